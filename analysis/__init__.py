@@ -1,0 +1,1 @@
+"""Label-free measurements: what attention heads repeat."""

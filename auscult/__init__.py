@@ -1,0 +1,61 @@
+"""Auscult listens inside self-supervised speech encoders.
+
+``auscult.load(SPEC)`` gives an encoder, ``auscult.corpus(SPEC)`` labelled speech, and
+``auscult.register_s3prl()`` makes every encoder an upstream of s3prl. Nothing heavy is imported
+before one of them is called.
+"""
+
+from pathlib import Path as _Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from auscult.dataset import Corpus
+    from auscult.upstream import Upstream
+
+__version__ = "0.1.0"
+__all__ = ["corpus", "load", "register_s3prl"]
+
+# In a checkout the rooms stand beside this folder, in a wheel inside it.
+_here = _Path(__file__).resolve().parent
+if not (_here / "probing").exists() and (_here.parent / "probing" / "__init__.py").is_file():
+    __path__.append(str(_here.parent))
+
+
+def load(spec: str, *, seed: int = 0) -> "Upstream":
+    """Build the encoder that ``spec`` addresses, in evaluation mode on the CPU.
+
+    Args:
+        spec: ``family[:checkpoint][@subnet]``, such as ``fbank``, ``hf:/models/wavlm-base``,
+            ``s3prl:tera_local:/x.ckpt`` or ``random(hubert_base)``; `auscult upstreams` lists all.
+        seed: Seed of the weights inside ``random(...)`` where the spec itself names none.
+
+    Raises:
+        UserError: Unknown family, missing checkpoint or unreadable file.
+    """
+    from auscult.upstreams import load_upstream
+
+    return load_upstream(spec, seed=seed)
+
+
+def corpus(spec: str, *, split: str | None = None, skip_bad: bool = False) -> "Corpus":
+    """Read the labelled speech that ``spec`` addresses.
+
+    Args:
+        spec: ``reader[:folder]``, such as ``tsv:/data/mine``, ``timit:/data/TIMIT`` or ``demo``.
+        split: Name of the split column, where the corpus has several.
+        skip_bad: Leave unreadable or inconsistent items out, counted in ``Corpus.skipped``,
+            instead of stopping at the first.
+
+    Raises:
+        UserError: Unknown reader, missing folder, or the first bad item.
+    """
+    from auscult.corpora import load_corpus
+
+    return load_corpus(spec, split=split, skip_bad=skip_bad)
+
+
+def register_s3prl() -> None:
+    """Add the entry ``auscult`` to ``s3prl.hub``; its checkpoint argument is any upstream spec."""
+    from auscult import bridge
+
+    bridge.register(load)

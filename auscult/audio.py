@@ -1,0 +1,40 @@
+"""From cuts to padded batches: mono float32 at 16 kHz, checked where it is read."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from auscult.contracts import SAMPLE_RATE, Waveforms
+from auscult.errors import UserError
+
+
+def read_samples(cut: Any) -> torch.Tensor:
+    """Return a cut's samples (time,), float32, resampled to 16 kHz, channels averaged.
+
+    Raises:
+        UserError: The audio cannot be decoded, is empty, or holds NaN or infinite samples.
+    """
+    resampled = cut if cut.sampling_rate == SAMPLE_RATE else cut.resample(SAMPLE_RATE)
+    try:
+        samples = np.asarray(resampled.load_audio(), dtype=np.float32)
+    except Exception as error:  # lhotse's backends raise many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{_file_of(cut)} cannot be read as audio: {reason}") from error
+    samples = samples.mean(axis=0) if samples.ndim == 2 else samples
+    if samples.size == 0:
+        raise UserError(f"{_file_of(cut)} holds no samples; remove it or pass --skip-bad.")
+    if not np.isfinite(samples).all():
+        raise UserError(f"{_file_of(cut)} holds NaN or infinite samples; mend it or --skip-bad.")
+    return torch.from_numpy(np.ascontiguousarray(samples))
+
+
+def read_batch(cuts: Sequence[Any]) -> Waveforms:
+    """Return a padded batch of the cuts' audio."""
+    return Waveforms.of([read_samples(cut) for cut in cuts])
+
+
+def _file_of(cut: Any) -> str:
+    sources = getattr(getattr(cut, "recording", None), "sources", None) or []
+    return str(sources[0].source) if sources else f"Cut {cut.id}"

@@ -1,0 +1,109 @@
+"""What every verb prints and where: tables or one JSON object on stdout, the rest on stderr."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from auscult.record import Artifact, Record
+
+Upstreams = Annotated[
+    list[str],
+    typer.Option("-u", "--upstream", help="Encoder: family[:checkpoint][@subnet]. Repeatable."),
+]
+CorpusSpec = Annotated[str, typer.Option("-c", "--corpus", help="Corpus: reader[:folder].")]
+SplitColumn = Annotated[
+    str | None, typer.Option("--split", help="Split column, where a corpus has several.")
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave bad items out, counted, instead of stopping.")
+]
+OutDir = Annotated[Path, typer.Option("--out", help="Folder for figures and results.sqlite.")]
+StoreUrl = Annotated[
+    str | None, typer.Option("--store", help="SQLAlchemy URL of the store instead of OUT's.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing on stderr but errors.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+
+
+class Output:
+    """Where a verb says things. Made first thing in each verb."""
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        self.json = json
+        logger = logging.getLogger("auscult")
+        logger.handlers = [logging.StreamHandler(sys.stderr)]
+        logger.handlers[0].setFormatter(logging.Formatter("%(message)s"))
+        logger.setLevel(logging.ERROR if quiet else logging.INFO)
+        logger.propagate = False
+        self.quiet = quiet
+
+    def table(
+        self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]
+    ) -> None:
+        """Print a table on stdout, or on stderr where stdout is kept for JSON."""
+        if self.json and self.quiet:
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left", *columns)
+        for row in rows:
+            table.add_row(*("" if cell is None else str(cell) for cell in row))
+        stream = sys.stderr if self.json else sys.stdout
+        width = None if stream.isatty() else 160
+        Console(file=stream, width=width).print(table)
+
+    def print(self, text: str) -> None:
+        """Print a line of the result on stdout; nothing where stdout is kept for JSON."""
+        if not self.json:
+            print(text)
+
+    def finish(self, records: "Sequence[Record]" = (), **extra: Any) -> None:
+        """Print the JSON object, where it was asked for."""
+        if self.json:
+            found: Mapping[str, Any] = {"records": [r.to_dict() for r in records], **extra}
+            print(json.dumps(found, indent=1, allow_nan=False))
+
+
+def command_line() -> str:
+    """Return the command as the user would type it again."""
+    import shlex
+
+    return shlex.join(["auscult", *sys.argv[1:]])
+
+
+def choose_device(name: str) -> str:
+    """Resolve ``auto``; check that a named device is there.
+
+    Raises:
+        UserError: The device is not there.
+    """
+    import torch
+
+    from auscult.errors import UserError
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"Device {name!r} was asked for, but torch finds no GPU; use --device cpu.")
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"Device {name!r} is not known; expected auto, cpu, cuda or cuda:N.")
+    return name
+
+
+def save(
+    records: "Sequence[Record]", artifacts: "Sequence[Artifact]", out: Path, store: str | None
+) -> None:
+    """Write records and artifacts to the store of this run."""
+    from auscult.results import open_store
+
+    open_store(store or out).add(records, artifacts)

@@ -1,0 +1,96 @@
+"""Labelled speech as lhotse cuts: what a corpus is, and how labels are read off its cuts.
+
+Labels stand in lhotse's own places, on the cut's only supervision: ``text``, ``speaker``,
+``gender``, ``language``; ``alignment["phone"]``, ``alignment["word"]`` and other alignments by
+name; everything else in ``custom``: ``keyword``, ``emotion``, ``slots`` (a dict), any column.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auscult.contracts import SAMPLE_RATE
+from auscult.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Named splits of labelled speech, read and validated."""
+
+    spec: str  # the address it was loaded by
+    splits: Mapping[str, Any]  # name -> lhotse CutSet (eager); one supervision each
+    sha256: Mapping[str, str]  # name -> fingerprint of the split's audio and labels
+    split_column: str = "split"  # which of the corpus' split columns this is
+    speaker_overlap: tuple[str, ...] = ()  # speakers that stand in more than one split
+    notes: tuple[str, ...] = ()  # what was decided on reading: a dev split made, resampling
+    skipped: tuple[str, ...] = field(default=())  # one sentence for each item left out
+
+    def split(self, name: str) -> Any:
+        """Return one split's CutSet.
+
+        Raises:
+            UserError: No such split.
+        """
+        if name not in self.splits:
+            raise UserError(
+                f"{self.spec} has no split {name!r}; its splits are {', '.join(self.splits)}."
+            )
+        return self.splits[name]
+
+
+def supervision_of(cut: Any) -> Any:
+    """Return the cut's only supervision.
+
+    Raises:
+        UserError: None or several.
+    """
+    if len(cut.supervisions) != 1:
+        raise UserError(f"Cut {cut.id} has {len(cut.supervisions)} supervisions; expected one.")
+    return cut.supervisions[0]
+
+
+def utterance_label(cut: Any, name: str) -> str | None:
+    """Return the label ``name`` of a whole utterance, or None where it has none.
+
+    Args:
+        cut: A lhotse cut with one supervision.
+        name: ``speaker``, ``sex``, ``transcript``, ``language``, ``slots.NAME`` for an intent
+            slot (``none`` where the utterance has slots but not this one), or any key of the
+            supervision's ``custom``.
+    """
+    supervision = supervision_of(cut)
+    builtin = {"speaker": "speaker", "sex": "gender", "transcript": "text", "language": "language"}
+    if name in builtin:
+        value = getattr(supervision, builtin[name])
+    elif name.startswith("slots."):
+        slots = (supervision.custom or {}).get("slots")
+        value = None if slots is None else slots.get(name.removeprefix("slots.")) or "none"
+    else:
+        value = (supervision.custom or {}).get(name)
+    return None if value is None or value == "" else str(value)
+
+
+def frame_labels(cut: Any, name: str, centres: NDArray[np.float64]) -> list[str | None]:
+    """Return the alignment label at each frame centre, or None in a gap.
+
+    Args:
+        cut: A lhotse cut with one supervision that has ``alignment[name]``.
+        name: ``phone``, ``word`` or any other alignment.
+        centres: (frame,) in samples at 16 kHz from the start of the cut.
+
+    Raises:
+        UserError: The utterance has no such alignment.
+    """
+    supervision = supervision_of(cut)
+    items: Sequence[Any] = (supervision.alignment or {}).get(name, ())
+    if not items:
+        have = ", ".join(supervision.alignment or {}) or "none"
+        raise UserError(f"Utterance {cut.id} has no alignment {name!r} (it has: {have}).")
+    starts = np.array([round(item.start * SAMPLE_RATE) for item in items])
+    ends = np.array([round((item.start + item.duration) * SAMPLE_RATE) for item in items])
+    which = np.searchsorted(starts, centres, side="right") - 1
+    inside = (which >= 0) & (centres < ends[which])
+    return [items[i].symbol or None if ok else None for i, ok in zip(which, inside, strict=True)]

@@ -1,0 +1,22 @@
+"""The one exception that means: the user can mend this."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what was asked for; its message is one sentence that says what to do.
+
+    The command line prints the message without a traceback and exits with status 2.
+    """
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Return the error for a ``name`` that is not among ``known``, with the nearest ones.
+
+    Example: ``Unknown upstream 'fbnk'. Did you mean fbank? Known: fbank, hf, log_mel.``
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return UserError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")

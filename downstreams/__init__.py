@@ -1,0 +1,1 @@
+"""SUPERB tasks and their heads, trained by s3prl's runner."""

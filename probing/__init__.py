@@ -1,0 +1,1 @@
+"""Small supervised readers of every frozen layer, and their statistics."""

@@ -1,0 +1,1 @@
+"""The only place where numbers live: store, tables, figures, report."""

@@ -1,0 +1,97 @@
+"""Who may import whom. Edit ALLOWED on purpose, never to silence a failure."""
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+FOLDER_OF: dict[str, str] = SETUPTOOLS["package-dir"]  # import name -> folder
+ROOMS = ("corpora", "upstreams", "downstreams", "probing", "analysis", "results")
+ALLOWED: dict[str, set[str]] = {"auscult": set(), **{room: {"auscult"} for room in ROOMS}}
+COMPOSITION_ROOTS = ("auscult/__init__.py", "auscult/cli/")  # may import every room
+BRIDGE = "auscult/bridge.py"  # the only module that may import s3prl
+
+
+def names_imported(path: Path) -> set[str]:
+    """Every absolute name that ``path`` imports, at any depth of its code."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """Folders of the rooms that ``path`` imports."""
+    parts = [name.split(".") for name in names_imported(path)]
+    return {FOLDER_OF.get(".".join(p[:2]), "auscult") for p in parts if p[0] == "auscult"}
+
+
+FILES = [path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def test_there_are_files_to_look_at() -> None:
+    assert len(FILES) >= 30
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_import_direction(path: Path) -> None:
+    relative = path.relative_to(ROOT).as_posix()
+    if relative.startswith(COMPOSITION_ROOTS):
+        return
+    room = relative.split("/")[0]
+    forbidden = rooms_imported(path) - ALLOWED[room] - {room}
+    assert not forbidden, f"{relative} (room {room!r}) must not import {sorted(forbidden)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_the_bridge_imports_s3prl(path: Path) -> None:
+    relative = path.relative_to(ROOT).as_posix()
+    found = {name for name in names_imported(path) if name.split(".")[0] == "s3prl"}
+    assert relative == BRIDGE or not found, f"{relative} imports {sorted(found)}: use {BRIDGE}"
+
+
+def test_the_guard_sees_a_violation(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.py"
+    bad.write_text("def f():\n    from auscult.upstreams import load_upstream\n    import s3prl.hub\n")
+    assert rooms_imported(bad) == {"upstreams"}
+    assert "s3prl.hub" in names_imported(bad)
+
+
+def test_rooms_and_package_table_agree() -> None:
+    assert set(ALLOWED) == set(FOLDER_OF.values())
+    on_disk = {
+        ".".join((name, *init.parent.relative_to(ROOT / folder).parts))
+        for name, folder in FOLDER_OF.items()
+        for init in (ROOT / folder).rglob("__init__.py")
+    }
+    assert on_disk == set(SETUPTOOLS["packages"])
+
+
+def test_every_module_imports() -> None:
+    count = 0
+    for name in SETUPTOOLS["packages"]:
+        package = importlib.import_module(name)
+        for module in pkgutil.iter_modules(package.__path__, f"{name}."):
+            importlib.import_module(module.name)
+            count += 1
+    assert count >= 25  # a loop that visits nothing passes too
+
+
+HEAVY = ("torch", "numpy", "lhotse", "transformers", "s3prl", "pandas", "matplotlib", "sqlalchemy")
+
+
+@pytest.mark.parametrize("statement", ["import auscult", "import auscult.cli.app"])
+def test_nothing_heavy_is_imported_at_start(statement: str) -> None:
+    code = f"import sys; {statement}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
