@@ -1,0 +1,102 @@
+"""How far a score would move with other speakers: the cluster bootstrap.
+
+Frames and utterances of one speaker are not independent, so whole speakers are resampled, then
+utterances within them; frames never. Without speaker labels every utterance is its own cluster.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_RESAMPLES = 1000
+LEVEL = 0.95
+
+
+def cluster_weights(
+    speakers: Sequence[str | None] | None,
+    num_items: int,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Return how often each resample draws each utterance, (resample, item).
+
+    Speakers are drawn with replacement, then as many utterances of each drawn speaker as it has.
+
+    Args:
+        speakers: The speaker of each utterance; None, or an empty one, is a cluster of its own.
+        num_items: Number of utterances.
+        num_resamples: Bootstrap resamples.
+        seed: Seed of the draws; the same draws serve every score of a task, so that differences
+            between layers and encoders are paired.
+    """
+    labels = speakers if speakers is not None else [None] * num_items
+    names = [label or f"\0{i}" for i, label in enumerate(labels)]
+    _, cluster_of = np.unique(names, return_inverse=True)
+    members = [np.flatnonzero(cluster_of == c) for c in range(cluster_of.max() + 1)]
+    generator = np.random.default_rng(seed)
+    weights = np.zeros((num_resamples, num_items))
+    for row in weights:
+        for c in generator.integers(len(members), size=len(members)):
+            drawn = members[c][generator.integers(len(members[c]), size=len(members[c]))]
+            np.add.at(row, drawn, 1.0)
+    return weights
+
+
+def accuracies(
+    correct: NDArray[np.float64], total: NDArray[np.float64], *, macro: bool = False
+) -> NDArray[np.float64]:
+    """Return micro or class-macro accuracy of sums of counts.
+
+    Args:
+        correct: (..., label) right answers by true class.
+        total: (..., label) items by true class.
+        macro: Mean of the classes' recalls, over classes that occur, instead of the share of
+            right answers.
+    """
+    if not macro:
+        return np.asarray(correct.sum(-1) / total.sum(-1))
+    recalls = np.divide(correct, total, out=np.full(correct.shape, np.nan), where=total > 0)
+    return np.asarray(np.nanmean(recalls, axis=-1))
+
+
+def cluster_interval(
+    correct: NDArray[np.float64],
+    total: NDArray[np.float64],
+    speakers: Sequence[str | None] | None,
+    *,
+    macro: bool = False,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the 95 % interval of an accuracy.
+
+    Args:
+        correct: (item, label) right answers in each utterance by true class.
+        total: (item, label) frames, or 1 for an utterance label, by true class.
+        speakers: The speaker of each utterance, or None.
+        macro: Of the class-macro accuracy.
+        num_resamples: Bootstrap resamples.
+        seed: Seed of the draws.
+    """
+    weights = cluster_weights(speakers, len(total), num_resamples=num_resamples, seed=seed)
+    return quantiles(accuracies(weights @ correct, weights @ total, macro=macro))
+
+
+def mean_interval(
+    values: NDArray[np.float64],
+    speakers: Sequence[str | None] | None,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of ``values`` (item,), one for each utterance."""
+    weights = cluster_weights(speakers, len(values), num_resamples=num_resamples, seed=seed)
+    return quantiles(weights @ values / weights.sum(-1))
+
+
+def quantiles(samples: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the percentile interval of bootstrap ``samples`` (resample,)."""
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
