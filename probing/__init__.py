@@ -1,1 +1,26 @@
 """Small supervised readers of every frozen layer, and their statistics."""
+
+from .bank import ProbeScore, TrainingPlan, train_bank
+from .example import Examples, FrameExamples, PooledExamples
+from .probe import PROBES, ProbeKey
+from .sweep import plan_for, sweep_layers
+from .target import Targets, build_targets, majority_class
+from .task import ProbeTask, resolve_tasks
+
+__all__ = [
+    "PROBES",
+    "Examples",
+    "FrameExamples",
+    "PooledExamples",
+    "ProbeKey",
+    "ProbeScore",
+    "ProbeTask",
+    "Targets",
+    "TrainingPlan",
+    "build_targets",
+    "majority_class",
+    "plan_for",
+    "resolve_tasks",
+    "sweep_layers",
+    "train_bank",
+]

@@ -60,9 +60,18 @@ def test_only_the_bridge_imports_s3prl(path: Path) -> None:
     assert relative == BRIDGE or not found, f"{relative} imports {sorted(found)}: use {BRIDGE}"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_rooms_are_imported_under_their_full_name(path: Path) -> None:
+    """`import probing` works in a checkout only, and makes a second copy of every class."""
+    bare = {name for name in names_imported(path) if name.split(".")[0] in ROOMS}
+    assert not bare, f"{path.relative_to(ROOT)} imports {sorted(bare)}: write auscult. in front"
+
+
 def test_the_guard_sees_a_violation(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
-    bad.write_text("def f():\n    from auscult.upstreams import load_upstream\n    import s3prl.hub\n")
+    bad.write_text(
+        "def f():\n    from auscult.upstreams import load_upstream\n    import s3prl.hub\n"
+    )
     assert rooms_imported(bad) == {"upstreams"}
     assert "s3prl.hub" in names_imported(bad)
 

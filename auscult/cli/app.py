@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from auscult.cli import extract, probe
+
 app = typer.Typer(
     name="auscult",
     help="Benchmark and probe self-supervised speech encoders.",
@@ -32,3 +34,5 @@ def options(
 
 
 # One line for each verb: app.command("name")(module.function), in the order of the help page.
+app.command("extract")(extract.extract)
+app.command("probe")(probe.probe)

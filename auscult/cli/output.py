@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from auscult.errors import UserError
+
 if TYPE_CHECKING:
+    from auscult.dataset import Corpus
     from auscult.record import Artifact, Record
 
 Upstreams = Annotated[
@@ -46,16 +49,14 @@ class Output:
         logger.propagate = False
         self.quiet = quiet
 
-    def table(
-        self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]
-    ) -> None:
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Print a table on stdout, or on stderr where stdout is kept for JSON."""
         if self.json and self.quiet:
             return
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(title=title, title_justify="left", *columns)
+        table = Table(*columns, title=title, title_justify="left")
         for row in rows:
             table.add_row(*("" if cell is None else str(cell) for cell in row))
         stream = sys.stderr if self.json else sys.stdout
@@ -89,8 +90,6 @@ def choose_device(name: str) -> str:
     """
     import torch
 
-    from auscult.errors import UserError
-
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -107,3 +106,18 @@ def save(
     from auscult.results import open_store
 
     open_store(store or out).add(records, artifacts)
+
+
+def check_speakers(corpus: "Corpus", allow: bool) -> None:
+    """Refuse splits that share speakers, unless that is allowed.
+
+    Raises:
+        UserError: Speakers stand in more than one split.
+    """
+    if corpus.speaker_overlap and not allow:
+        some = ", ".join(corpus.speaker_overlap[:3])
+        raise UserError(
+            f"{corpus.spec}: {len(corpus.speaker_overlap)} speakers ({some}, ...) stand in more "
+            f"than one split of column {corpus.split_column!r}, which flatters every score that "
+            "is not about speakers; choose another with --split, or --allow-shared-speakers."
+        )

@@ -1,0 +1,410 @@
+"""`auscult probe`: small readers of every layer of every encoder, with their company."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from auscult.cli.output import (
+    CorpusSpec,
+    Device,
+    Json,
+    OutDir,
+    Output,
+    Quiet,
+    SkipBad,
+    SplitColumn,
+    StoreUrl,
+    Upstreams,
+    check_speakers,
+    choose_device,
+    command_line,
+    save,
+)
+from auscult.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from auscult.dataset import Corpus
+    from auscult.probing import Examples, ProbeTask, TrainingPlan
+    from auscult.record import Provenance, Record
+    from auscult.upstream import Upstream
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class _Sweep:
+    """What all encoders and tasks of one command share."""
+
+    corpus: "Corpus"
+    plan: "TrainingPlan"
+    pooling: str
+    layers: str
+    budget: int
+    out: Path
+    device: str
+    provenance: "Provenance"
+    seed: int = 0
+
+
+def probe(
+    upstream: Upstreams,
+    corpus: CorpusSpec,
+    task: Annotated[
+        list[str],
+        typer.Option(
+            "-t",
+            "--task",
+            help="phone, phone39, phone61, frame_speaker, speaker, sex, keyword, emotion, intent, "
+            "slot:NAME, label:COLUMN or alignment:NAME. Repeatable.",
+        ),
+    ],
+    out: OutDir = Path("auscult-out"),
+    probe: Annotated[
+        list[str] | None, typer.Option("--probe", help="linear, mlp1, mlp2; all by default.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds of each probe.", min=1)] = 1,
+    layers: Annotated[str, typer.Option(help="all, or such as 0,3,6-12.")] = "all",
+    learning_rates: Annotated[
+        str, typer.Option(help="One, or several of which dev chooses: 1e-2,1e-3,1e-4.")
+    ] = "1e-3",
+    pooling: Annotated[
+        str, typer.Option(help="Utterance tasks: mean, or statistics (mean and deviation).")
+    ] = "mean",
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines/--no-baselines", help="Add log_mel and each encoder's random twin."
+        ),
+    ] = True,
+    budget: Annotated[
+        str, typer.Option(help="Keep features up to this size on disk; else encode each epoch.")
+    ] = "8GB",
+    split: SplitColumn = None,
+    allow_shared_speakers: Annotated[
+        bool, typer.Option(help="Go on although splits share speakers.")
+    ] = False,
+    skip_bad: SkipBad = False,
+    device: Device = "auto",
+    store: StoreUrl = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Probe every layer of one or more encoders.
+
+    Each utterance is encoded once; all layers, probe depths, seeds and tasks read those features.
+    Scores are on test; dev chooses the epoch and the learning rate. OUT receives results.sqlite,
+    a layer-curve PNG and, below .probe, what a killed run goes on from.
+
+    Examples:
+      auscult probe -u fbank -u "random(hubert_base)" -c tsv:data/timit -t phone39 --out phones
+      auscult probe -u hf:models/wavlm-base -c demo --split sid_split -t speaker --probe linear
+    """
+    import auscult
+    from auscult.probing import TrainingPlan, resolve_tasks
+    from auscult.record import provenance
+
+    output = Output(json=json, quiet=quiet)
+    where = choose_device(device)
+    plan = TrainingPlan(
+        probes=_probes(probe), seeds=tuple(range(seeds)), learning_rates=_rates(learning_rates)
+    )
+    if pooling not in ("mean", "statistics"):
+        raise unknown("pooling", pooling, ["mean", "statistics"])
+    specs = _with_baselines(upstream) if baselines else upstream
+    encoders = [auscult.load(spec) for spec in specs]
+    for encoder in encoders:
+        _layers(layers, encoder)
+    data = auscult.corpus(corpus, split=split, skip_bad=skip_bad)
+    cuts = [cut for name in SPLITS for cut in data.split(name)]
+    tasks = [found for name in task for found in resolve_tasks(name, cuts)]
+    if not all(t.about_speakers for t in tasks):
+        check_speakers(data, allow_shared_speakers)
+    run = provenance(command_line(), where)
+    sweep = _Sweep(data, plan, pooling, layers, _bytes(budget), out, where, run)
+    records: list[Record] = []
+    for encoder in encoders:
+        found = _probe_encoder(encoder.to(where), tasks, sweep)
+        save(found, [], out, store)
+        records += found
+        encoder.cpu()
+    _show(output, records, out)
+    output.finish(records)
+
+
+def _probe_encoder(
+    encoder: "Upstream", tasks: "Sequence[ProbeTask]", sweep: _Sweep
+) -> "list[Record]":
+    """Encode the corpus once, then sweep every task over it."""
+    from auscult.feature import FeatureStore, cache_folder, frame_bytes
+    from auscult.probing import build_targets, plan_for, sweep_layers
+    from auscult.progress import logger
+
+    cuts = {name: list(sweep.corpus.split(name)) for name in SPLITS}
+    size = sum(frame_bytes(encoder, found) for found in cuts.values())
+    need_frames = any(task.frames for task in tasks)
+    keep = need_frames and size <= sweep.budget
+    folder = cache_folder() / "features"
+    logger.info(_size_note(encoder, size, sweep.budget, need_frames, keep, folder))
+    stores = {
+        name: FeatureStore(encoder, found, keep_frames=keep, folder=folder).encode()
+        for name, found in cuts.items()
+    }
+    pooled = {name: found.pooled() for name, found in stores.items()}
+    num_frames = {name: found.num_frames for name, found in pooled.items()}
+    records = []
+    for task in tasks:
+        classes, targets = build_targets(task, cuts, num_frames, encoder.spec.geometry)
+        examples = _examples(task, stores, pooled, targets, sweep)
+        _warn_constant(task, examples, encoder, sweep)
+        scores = sweep_layers(
+            examples,
+            len(classes),
+            _layers(sweep.layers, encoder),
+            plan_for(task.frames, sweep.plan),
+            title=f"Probing {task.spec.name} in {encoder.spec.name}",
+            identity=_identity(task, encoder, sweep),
+            folder=sweep.out / ".probe",
+            device=sweep.device,
+        )
+        records += _records(task, encoder, sweep, classes, targets, scores)
+    return records
+
+
+def _examples(
+    task: "ProbeTask",
+    stores: Mapping[str, Any],
+    pooled: Mapping[str, Any],
+    targets: Mapping[str, Any],
+    sweep: _Sweep,
+) -> "dict[str, Examples]":
+    from auscult.probing import FrameExamples, PooledExamples
+
+    if task.frames:
+        return {s: FrameExamples(stores[s].frames(), pooled[s], targets[s]) for s in SPLITS}
+    return {s: PooledExamples(pooled[s], targets[s], sweep.pooling) for s in SPLITS}
+
+
+def _records(
+    task: "ProbeTask",
+    encoder: "Upstream",
+    sweep: _Sweep,
+    classes: Sequence[str],
+    targets: Mapping[str, Any],
+    scores: Mapping[str, Any],
+) -> "list[Record]":
+    """Turn counts into accuracies with intervals; all share one set of resamples."""
+    import numpy as np
+
+    from auscult.interval import accuracies, cluster_weights, quantiles
+    from auscult.probing import majority_class
+    from auscult.record import Record
+
+    commonest = majority_class(targets["train"])
+    config = _config(task, sweep, len(classes))
+    records = []
+    for split, found in scores.items():
+        speakers = [targets[split].speakers[i] for i in found[0].items]
+        weights = cluster_weights(speakers, len(speakers), seed=sweep.seed)
+        total = found[0].total
+        always = np.where(np.arange(total.shape[1]) == commonest, total, 0.0)
+        sums = weights @ total
+        for score in found:
+            for metric in task.spec.metrics:
+                macro = metric == "macro_accuracy"
+                right = score.correct.sum(0), weights @ score.correct
+                low, high = quantiles(accuracies(right[1], sums, macro=macro))
+                records.append(
+                    Record(
+                        upstream=encoder.spec.name,
+                        upstream_sha256=encoder.spec.sha256,
+                        corpus=sweep.corpus.spec,
+                        corpus_sha256=sweep.corpus.sha256[split],
+                        task=task.spec.name,
+                        task_version=task.spec.version,
+                        layer=score.key.layer,
+                        probe=score.key.probe,
+                        metric=metric,
+                        value=float(accuracies(right[0], total.sum(0), macro=macro)),
+                        low=low,
+                        high=high,
+                        majority=float(accuracies(always.sum(0), total.sum(0), macro=macro)),
+                        split=split,
+                        selected_on="dev",
+                        num_items=int(total.sum()),
+                        num_speakers=len(set(speakers) - {None}) or None,
+                        num_skipped=len(sweep.corpus.skipped),
+                        seed=score.key.seed,
+                        num_parameters=encoder.spec.num_parameters,
+                        config=config | {"learning_rate": score.key.learning_rate},
+                        provenance=sweep.provenance,
+                    )
+                )
+    return records
+
+
+def _config(task: "ProbeTask", sweep: _Sweep, num_classes: int) -> dict[str, Any]:
+    from auscult.probing import plan_for
+
+    plan = plan_for(task.frames, sweep.plan)
+    return {
+        "learning_rates": list(plan.learning_rates),
+        "batch_size": plan.batch_size,
+        "max_epochs": plan.max_epochs,
+        "patience": plan.patience,
+        "pooling": None if task.frames else sweep.pooling,
+        "split_column": sweep.corpus.split_column,
+        "num_classes": num_classes,
+    }
+
+
+def _identity(task: "ProbeTask", encoder: "Upstream", sweep: _Sweep) -> list[str]:
+    from auscult.record import code_version
+
+    corpus = [sweep.corpus.sha256[name] for name in SPLITS]
+    pooling = "" if task.frames else sweep.pooling
+    return [code_version(), task.spec.name, encoder.spec.sha256, *corpus, pooling]
+
+
+def _show(output: Output, records: "Sequence[Record]", out: Path) -> None:
+    """Print the best layer of each encoder, task and probe, and draw the curves."""
+    from auscult.results.figures import layer_curves
+
+    figure = out / "layer_curves.png"
+    layer_curves(records, figure)
+    output.table(
+        "Best layer by dev accuracy, scored on test",
+        ["task", "upstream", "probe", "layer", "accuracy", "95 %", "macro", "majority", "n", "spk"],
+        [_row(group, records) for group in _groups(records)],
+    )
+    output.print(f"Layer curves: {figure}")
+
+
+def _groups(records: "Sequence[Record]") -> list[tuple[str, str, str]]:
+    return list(dict.fromkeys((r.task, r.upstream, r.probe) for r in records))
+
+
+def _row(group: tuple[str, str, str], records: "Sequence[Record]") -> list[object]:
+    """Summarise the seeds of one encoder, task and probe at the layer that dev prefers."""
+    mine = [r for r in records if (r.task, r.upstream, r.probe) == group]
+
+    def mean(layer: object, split: str, metric: str, name: str = "value") -> float:
+        rows = [r for r in mine if (r.layer, r.split, r.metric) == (layer, split, metric)]
+        return float(sum(getattr(r, name) for r in rows) / len(rows))
+
+    layers = sorted({r.layer for r in mine}, key=str)
+    best = max(layers, key=lambda layer: mean(layer, "dev", "accuracy"))
+    of = next(r for r in mine if r.layer == best and r.split == "test")
+    values = [mean(best, "test", "accuracy", name) for name in ("value", "low", "high")]
+    return [
+        *group,
+        best,
+        f"{values[0]:.3f}",
+        f"{values[1]:.3f} - {values[2]:.3f}",
+        f"{mean(best, 'test', 'macro_accuracy'):.3f}",
+        f"{mean(best, 'test', 'accuracy', 'majority'):.3f}",
+        of.num_items,
+        of.num_speakers,
+    ]
+
+
+def _with_baselines(specs: Sequence[str]) -> list[str]:
+    """Add log-mel and the random twin of every encoder with weights to load."""
+    from auscult.address import Address, parse_address
+    from auscult.progress import logger
+
+    addresses = [parse_address(spec) for spec in specs]
+    wanted = [str(a) for a in addresses]
+    for a in addresses:
+        if a.family == "s3prl":
+            logger.info(f"{a} has no random twin: s3prl builds it from its checkpoint alone.")
+        elif a.checkpoint and not a.random:
+            wanted.append(str(Address(a.family, a.checkpoint, a.subnet, random=True)))
+    return list(dict.fromkeys([*wanted, "log_mel"]))
+
+
+def _warn_constant(
+    task: "ProbeTask", examples: "Mapping[str, Examples]", encoder: "Upstream", sweep: _Sweep
+) -> None:
+    from auscult.probing import PooledExamples
+    from auscult.progress import logger
+
+    train = examples["train"]
+    if not isinstance(train, PooledExamples):
+        return
+    same = [layer for layer in _layers(sweep.layers, encoder) if train.constant(layer)]
+    if same:
+        logger.warning(
+            f"{encoder.spec.name}: the mean over time of layer {same[0]} is the same for every "
+            f"utterance (normalisation per utterance removes it), so {task.spec.name} cannot be "
+            "read from it; --pooling statistics adds the deviation."
+        )
+
+
+def _size_note(
+    encoder: "Upstream", size: int, budget: int, frames: bool, keep: bool, folder: Path
+) -> str:
+    states = encoder.spec.num_layers + 1
+    text = f"{encoder.spec.name}: {states} states x {encoder.spec.dim} dims in float16"
+    if not frames:
+        return f"{text}: only means and deviations are kept, in {folder}."
+    if keep:
+        return f"{text} = {size / 1e9:.2f} GB, kept in {folder}."
+    return (
+        f"{text} = {size / 1e9:.2f} GB, more than the budget of {budget / 1e9:.2f} GB: the audio is "
+        "encoded anew at each epoch (--budget raises the limit)."
+    )
+
+
+def _probes(names: Sequence[str] | None) -> tuple[str, ...]:
+    from auscult.probing import PROBES
+
+    for name in names or ():
+        if name not in PROBES:
+            raise unknown("probe", name, PROBES)
+    return tuple(dict.fromkeys(names)) if names else tuple(PROBES)
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        rates = ()
+    if not rates or min(rates) <= 0:
+        raise UserError(
+            f"--learning-rates {text!r}: expected positive numbers with commas between, "
+            "such as 1e-2,1e-3."
+        )
+    return rates
+
+
+def _bytes(text: str) -> int:
+    units = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+    number, unit = (text[:-2], text[-2:].upper()) if text[-2:].upper() in units else (text, "")
+    try:
+        return int(float(number) * units.get(unit, 1))
+    except ValueError as error:
+        raise UserError(f"--budget {text!r}: expected a size such as 500MB or 8GB.") from error
+
+
+def _layers(text: str, encoder: "Upstream") -> list[int]:
+    """Read ``all`` or ``0,3,6-12``.
+
+    Raises:
+        UserError: Unreadable, or a layer that the encoder lacks.
+    """
+    last = encoder.spec.num_layers
+    if text == "all" or last == 0:
+        return list(range(last + 1))
+    try:
+        ends = [[int(x) for x in part.split("-")] for part in text.split(",")]
+        found = sorted({i for part in ends for i in range(part[0], part[-1] + 1)})
+    except (ValueError, IndexError) as error:
+        raise UserError(f"--layers {text!r}: expected all, or such as 0,3,6-12.") from error
+    if not found or found[0] < 0 or found[-1] > last:
+        raise UserError(
+            f"--layers {text!r}: {encoder.spec.name} has hidden states 0 to {last} only."
+        )
+    return found

@@ -1,0 +1,94 @@
+"""One pass of frozen audio through an encoder, in batches of near-equal length."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from auscult.audio import read_batch
+from auscult.contracts import SAMPLE_RATE, HiddenStates
+from auscult.errors import UserError
+from auscult.progress import progress
+from auscult.upstream import Upstream
+
+BATCH_SECONDS = 80.0  # of padded audio in one batch: 16 utterances of 5 s
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """All layers of one utterance, on the CPU."""
+
+    index: int  # position of the utterance in the cuts that were given
+    layers: tuple[Tensor, ...]  # num_layers + 1 tensors, each (frame, dim) float32
+
+
+def plan_batches(seconds: Sequence[float], batch_seconds: float = BATCH_SECONDS) -> list[list[int]]:
+    """Group utterances of near-equal length, shortest first.
+
+    Args:
+        seconds: Duration of each utterance.
+        batch_seconds: Upper limit of a batch's padded audio; a longer utterance stands alone.
+    """
+    batches: list[list[int]] = []
+    for i in sorted(range(len(seconds)), key=lambda i: (seconds[i], i)):
+        if batches and seconds[i] * (len(batches[-1]) + 1) <= batch_seconds:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def encode(
+    upstream: Upstream, cuts: Sequence[Any], batches: Sequence[Sequence[int]] | None = None
+) -> Iterator[Encoded]:
+    """Encode each cut once and yield its layers, batch by batch.
+
+    Args:
+        upstream: The encoder, in evaluation mode, on the device to use.
+        cuts: lhotse cuts.
+        batches: Positions in ``cuts`` that are encoded together; by default all, as
+            :func:`plan_batches` groups them.
+
+    Raises:
+        UserError: Unreadable audio, or an utterance too short for a single frame.
+    """
+    plan = plan_batches([cut.duration for cut in cuts]) if batches is None else batches
+    if not plan:
+        return
+    total = sum(cuts[i].duration for batch in plan for i in batch)
+    with (
+        ThreadPoolExecutor(max_workers=1) as reader,
+        progress(f"Encoding with {upstream.spec.name}", total, "s of audio") as advance,
+    ):
+        pending = reader.submit(read_batch, [cuts[i] for i in plan[0]])
+        for position, batch in enumerate(plan):
+            audio = pending.result()
+            if position + 1 < len(plan):
+                pending = reader.submit(read_batch, [cuts[i] for i in plan[position + 1]])
+            _refuse_short(upstream, [cuts[i] for i in batch], audio.lengths)
+            with torch.inference_mode():
+                states = upstream(audio.to(upstream.device))
+            yield from _unbatch(batch, states)
+            advance(sum(cuts[i].duration for i in batch))
+
+
+def _unbatch(batch: Sequence[int], states: HiddenStates) -> Iterator[Encoded]:
+    layers = [layer.float().cpu() for layer in states.layers]
+    for row, (index, frames) in enumerate(zip(batch, states.lengths.tolist(), strict=True)):
+        yield Encoded(index, tuple(layer[row, :frames] for layer in layers))
+
+
+def _refuse_short(upstream: Upstream, cuts: Sequence[Any], lengths: Tensor) -> None:
+    """Raise for the first utterance that is shorter than one frame of the encoder."""
+    needed = upstream.spec.geometry.receptive_field + min(upstream.spec.geometry.offset, 0)
+    for cut, samples in zip(cuts, lengths.tolist(), strict=True):
+        if samples >= needed:  # spares encoders whose num_frames is a forward pass
+            continue
+        if int(upstream.num_frames(torch.tensor([samples]))) < 1:
+            raise UserError(
+                f"Utterance {cut.id} is {samples} samples ({samples / SAMPLE_RATE:.3f} s) long, "
+                f"too short for one frame of {upstream.spec.name}; leave it out of the corpus."
+            )

@@ -1,0 +1,227 @@
+"""Many probes, few passes: every layer, depth, seed and learning rate reads the same features.
+
+Each probe has its own optimiser, order of examples and early stopping, so a probe's scores do not
+depend on which others are in the bank. Keys are values, never formatted strings.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from .example import Examples, chunks, labels_of, shuffled
+from .probe import ProbeKey, build_probe
+
+CHUNK_EXAMPLES = 32_768  # shuffled together; all layers of a chunk fit in memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """How probes are trained. Adam; the epoch that is best on dev is kept."""
+
+    probes: tuple[str, ...] = ("linear", "mlp1", "mlp2")
+    seeds: tuple[int, ...] = (0,)
+    learning_rates: tuple[float, ...] = (1e-3,)
+    batch_size: int = 256
+    max_epochs: int = 30
+    patience: int = 3  # epochs without a better dev accuracy
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeScore:
+    """The counts of one probe on one split, by utterance and true class."""
+
+    key: ProbeKey  # with the learning rate that dev chose
+    correct: NDArray[np.float64]  # (item, label)
+    total: NDArray[np.float64]  # (item, label)
+    items: tuple[int, ...]  # utterances that the rows stand for
+    epochs: int  # the epoch whose weights were kept
+
+
+@dataclass(slots=True)
+class _Student:
+    """One probe in training."""
+
+    key: ProbeKey
+    network: nn.Sequential
+    optimizer: torch.optim.Optimizer
+    best: float = -1.0
+    best_epoch: int = 0
+    best_state: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def learn(self, features: Tensor, labels: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        cross_entropy(self.network(features), labels).backward()
+        self.optimizer.step()
+
+    def answers(self, features: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return self.network(features).argmax(-1)
+
+
+def train_bank(
+    examples: Mapping[str, Examples],
+    num_classes: int,
+    layers: Sequence[int],
+    plan: TrainingPlan,
+    *,
+    device: str = "cpu",
+    on_epoch: Callable[[int], None] = lambda alive: None,
+) -> dict[str, list[ProbeScore]]:
+    """Train probes of ``layers`` on ``train``, stop and choose on ``dev``, score dev and test.
+
+    Args:
+        examples: ``train``, ``dev`` and ``test``.
+        num_classes: Size of the label set.
+        layers: Hidden states to read; all of them are in memory a chunk at a time.
+        plan: Depths, seeds, learning rates and when to stop.
+        device: Where the probes are.
+        on_epoch: Called after each epoch with the number of probes still learning.
+
+    Returns:
+        For ``dev`` and ``test``, one score for each layer, depth and seed.
+    """
+    scale = {layer: examples["train"].scale(layer) for layer in layers}
+    scale = {layer: (m.to(device), s.to(device)) for layer, (m, s) in scale.items()}
+    students = _students(layers, scale, num_classes, plan, device)
+    reader = _Reader(scale, device)
+    learning = students
+    for epoch in range(plan.max_epochs):
+        _learn_epoch(reader, examples["train"], learning, plan, epoch)
+        _grade(reader, examples["dev"], learning, epoch)
+        learning = [s for s in learning if epoch - s.best_epoch < plan.patience]
+        on_epoch(len(learning))
+        if not learning:
+            break
+    chosen = _choose(students)
+    for student in chosen:
+        student.network.load_state_dict(student.best_state)
+    return {
+        split: _score(reader, examples[split], chosen, num_classes) for split in ("dev", "test")
+    }
+
+
+class _Reader:
+    """Reads standardised examples; keeps the last reading, which small splits repeat."""
+
+    def __init__(self, scale: Mapping[int, tuple[Tensor, Tensor]], device: str) -> None:
+        self._scale = scale
+        self._device = device
+        self._kept: dict[int, tuple[tuple[int, ...], dict[int, Tensor], Tensor]] = {}
+
+    def read(
+        self, examples: Examples, items: Sequence[int], layers: Sequence[int], *, keep: bool
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """Return features (example, dim) by layer and labels (example,)."""
+        found = self._kept.get(id(examples))
+        if found and found[0] == tuple(items) and set(layers) <= found[1].keys():
+            return found[1], found[2]
+        raw = examples.read(items, layers)
+        features = {}
+        for layer, values in zip(layers, raw, strict=True):
+            mean, std = self._scale[layer]
+            features[layer] = (values.to(self._device) - mean) / std
+        labels = labels_of(examples.targets, items).to(self._device)
+        if keep:
+            self._kept[id(examples)] = (tuple(items), features, labels)
+        return features, labels
+
+
+def _students(
+    layers: Sequence[int],
+    scale: Mapping[int, tuple[Tensor, Tensor]],
+    num_classes: int,
+    plan: TrainingPlan,
+    device: str,
+) -> list[_Student]:
+    students = []
+    for choice in product(layers, plan.probes, plan.seeds, plan.learning_rates):
+        key = ProbeKey(*choice)
+        network = build_probe(key, len(scale[key.layer][0]), num_classes).to(device)
+        optimizer = torch.optim.Adam(network.parameters(), lr=key.learning_rate, fused=True)
+        students.append(_Student(key, network, optimizer))
+    return students
+
+
+def _learn_epoch(
+    reader: _Reader,
+    examples: Examples,
+    students: Sequence[_Student],
+    plan: TrainingPlan,
+    epoch: int,
+) -> None:
+    """Give every student each training example once."""
+    layers = sorted({student.key.layer for student in students})
+    items = examples.targets.items
+    runs = chunks(examples, items, CHUNK_EXAMPLES)
+    small = len(runs) == 1  # read once and kept; its examples are shuffled below all the same
+    if not small:
+        runs = chunks(examples, shuffled(items, epoch), CHUNK_EXAMPLES)
+    for number, run in enumerate(runs):
+        features, labels = reader.read(examples, run, layers, keep=small)
+        for seed in sorted({student.key.seed for student in students}):
+            order = torch.tensor(shuffled(range(len(labels)), seed, epoch, number))
+            order = order.to(labels.device)
+            for batch in order.split(plan.batch_size):
+                for student in students:
+                    if student.key.seed == seed:
+                        student.learn(features[student.key.layer][batch], labels[batch])
+
+
+def _grade(reader: _Reader, examples: Examples, students: Sequence[_Student], epoch: int) -> None:
+    """Measure dev accuracy and keep the weights of those that are better than ever."""
+    layers = sorted({student.key.layer for student in students})
+    right = dict.fromkeys((student.key for student in students), 0)
+    total = 0
+    runs = chunks(examples, examples.targets.items, CHUNK_EXAMPLES)
+    for run in runs:
+        features, labels = reader.read(examples, run, layers, keep=len(runs) == 1)
+        total += len(labels)
+        for student in students:
+            answers = student.answers(features[student.key.layer])
+            right[student.key] += int((answers == labels).sum())
+    for student in students:
+        accuracy = right[student.key] / total
+        if accuracy > student.best:
+            student.best, student.best_epoch = accuracy, epoch
+            state = student.network.state_dict()
+            student.best_state = {name: value.clone() for name, value in state.items()}
+
+
+def _choose(students: Sequence[_Student]) -> list[_Student]:
+    """Keep, of each layer, depth and seed, the learning rate that is best on dev."""
+    best: dict[tuple[int, str, int], _Student] = {}
+    for student in students:
+        place = (student.key.layer, student.key.probe, student.key.seed)
+        if place not in best or student.best > best[place].best:
+            best[place] = student
+    return list(best.values())
+
+
+def _score(
+    reader: _Reader, examples: Examples, students: Sequence[_Student], num_classes: int
+) -> list[ProbeScore]:
+    """Count right answers of each student by utterance and class."""
+    layers = sorted({student.key.layer for student in students})
+    items = examples.targets.items
+    row_of = {item: row for row, item in enumerate(items)}
+    total = np.zeros((len(items), num_classes))
+    correct = {student.key: np.zeros((len(items), num_classes)) for student in students}
+    runs = chunks(examples, items, CHUNK_EXAMPLES)
+    for run in runs:
+        features, labels = reader.read(examples, run, layers, keep=len(runs) == 1)
+        counts = [len(labels_of(examples.targets, [item])) for item in run]
+        rows = np.repeat([row_of[item] for item in run], counts)
+        classes = labels.cpu().numpy()
+        np.add.at(total, (rows, classes), 1.0)
+        for student in students:
+            hits = (student.answers(features[student.key.layer]) == labels).cpu().numpy()
+            np.add.at(correct[student.key], (rows[hits], classes[hits]), 1.0)
+    return [
+        ProbeScore(s.key, correct[s.key], total, tuple(items), s.best_epoch + 1) for s in students
+    ]

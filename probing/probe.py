@@ -1,0 +1,36 @@
+"""The probes: linear, and one and two hidden layers of 768 units, as in Audio ALBERT."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+HIDDEN = 768
+PROBES = {"linear": 0, "mlp1": 1, "mlp2": 2}  # name -> hidden layers
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ProbeKey:
+    """Which probe of a bank."""
+
+    layer: int
+    probe: str
+    seed: int
+    learning_rate: float
+
+
+def build_probe(key: ProbeKey, dim: int, num_classes: int) -> nn.Sequential:
+    """Build (example, dim) -> (example, label), its weights a function of ``key`` alone."""
+    sizes = [dim, *[HIDDEN] * PROBES[key.probe]]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_seed_of(key))
+        blocks: list[nn.Module] = []
+        for before, after in zip(sizes, sizes[1:], strict=False):
+            blocks += [nn.Linear(before, after), nn.ReLU()]
+        return nn.Sequential(*blocks, nn.Linear(sizes[-1], num_classes))
+
+
+def _seed_of(key: ProbeKey) -> int:
+    entropy = np.random.SeedSequence([key.layer, PROBES[key.probe], key.seed])
+    return int(entropy.generate_state(1)[0])

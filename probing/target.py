@@ -1,0 +1,121 @@
+"""Labels of a split as class numbers, checked against the classes of the training split."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from auscult.dataset import frame_labels, supervision_of, utterance_label
+from auscult.errors import UserError
+from auscult.frame import FrameGeometry
+from auscult.progress import logger
+
+from .task import ProbeTask
+
+UNLABELLED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The class of every example of one split.
+
+    ``labels`` has one tensor (example,) for each utterance: one entry for an utterance label, one
+    for each frame otherwise; ``UNLABELLED`` where there is none.
+    """
+
+    labels: tuple[Tensor, ...]
+    speakers: tuple[str | None, ...]  # (item,)
+
+    @property
+    def items(self) -> list[int]:
+        """Utterances with at least one labelled example."""
+        return [i for i, labels in enumerate(self.labels) if (labels != UNLABELLED).any()]
+
+
+def build_targets(
+    task: ProbeTask,
+    splits: Mapping[str, Sequence[Any]],
+    num_frames: Mapping[str, NDArray[np.int64]],
+    geometry: FrameGeometry,
+) -> tuple[tuple[str, ...], dict[str, Targets]]:
+    """Return the classes, sorted, and the targets of each split.
+
+    Classes are those of ``train``, then those that occur elsewhere only: no probe can answer
+    them, they count as wrong and are named in a note.
+
+    Args:
+        task: What is read.
+        splits: ``train``, ``dev`` and ``test``, each a sequence of cuts.
+        num_frames: (item,) valid frames of each utterance, by split.
+        geometry: Where the encoder's frames lie.
+
+    Raises:
+        UserError: A split without labels, one class only, or no speaker of train in another split.
+    """
+    found = {
+        name: [
+            _labels(task, cut, int(n), geometry)
+            for cut, n in zip(cuts, num_frames[name], strict=True)
+        ]
+        for name, cuts in splits.items()
+    }
+    seen = {name: {x for row in rows for x in row if x is not None} for name, rows in found.items()}
+    _check(task, seen)
+    classes = (*sorted(seen["train"]), *sorted(set().union(*seen.values()) - seen["train"]))
+    number: dict[str | None, int] = {label: i for i, label in enumerate(classes)}
+    number[None] = UNLABELLED
+    targets = {
+        name: Targets(
+            tuple(torch.tensor([number[x] for x in row]) for row in rows),
+            tuple(supervision_of(cut).speaker or None for cut in splits[name]),
+        )
+        for name, rows in found.items()
+    }
+    return classes, targets
+
+
+def majority_class(targets: Targets) -> int:
+    """Return the commonest class of a split; of equally common ones the first."""
+    counts = Counter(int(x) for row in targets.labels for x in row if x != UNLABELLED)
+    return min(counts, key=lambda label: (-counts[label], label))
+
+
+def _labels(
+    task: ProbeTask, cut: Any, num_frames: int, geometry: FrameGeometry
+) -> list[str | None]:
+    if task.aligned:
+        return frame_labels(cut, task.label, geometry.centres(num_frames))
+    label = utterance_label(cut, task.label)
+    return [label] * (num_frames if task.frames else 1)
+
+
+def _check(task: ProbeTask, seen: Mapping[str, set[str]]) -> None:
+    name = task.spec.name
+    for split, labels in seen.items():
+        if not labels:
+            raise UserError(
+                f"Task {name!r} needs the label {task.label!r}, and no utterance of the "
+                f"{split} split has it; `auscult corpora SPEC` lists what there is."
+            )
+        strange = sorted(labels - seen["train"])
+        if task.about_speakers and strange:
+            raise UserError(
+                f"Task {name!r} needs the same speakers in every split, but {split} has "
+                f"{len(strange)} that train lacks ({', '.join(strange[:3])}, ...); choose a split "
+                "column by utterance with --split, such as sid_split."
+            )
+        if strange:
+            logger.warning(
+                f"{name}: the {split} split has {len(strange)} classes that train lacks "
+                f"({', '.join(strange[:5])}); they count as wrong."
+            )
+    if len(seen["train"]) < 2:
+        only = next(iter(seen["train"]))
+        raise UserError(
+            f"Task {name!r} has one class only in train ({only!r}); there is nothing to tell apart."
+        )

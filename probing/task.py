@@ -1,0 +1,88 @@
+"""What a probe is asked to read: a label of the whole utterance or one of every frame."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from auscult.contracts import TaskSpec
+from auscult.dataset import supervision_of
+from auscult.errors import UserError, unknown
+
+METRICS = ("accuracy", "macro_accuracy")
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeTask:
+    """A task and the place of its label in a cut."""
+
+    spec: TaskSpec
+    label: str  # what auscult.dataset.utterance_label or frame_labels reads
+    aligned: bool = False  # a frame task whose label comes from an alignment
+
+    @property
+    def frames(self) -> bool:
+        """Whether every frame has a label of its own."""
+        return self.spec.output == "frame"
+
+    @property
+    def about_speakers(self) -> bool:
+        """Whether the classes are speakers, who then must stand in every split."""
+        return self.label == "speaker"
+
+
+def _utterance(name: str, label: str) -> ProbeTask:
+    return ProbeTask(TaskSpec(name=name, version=1, output="utterance", metrics=METRICS), label)
+
+
+def _frame(name: str, label: str, *, aligned: bool = True) -> ProbeTask:
+    spec = TaskSpec(name=name, version=1, output="frame", metrics=METRICS)
+    return ProbeTask(spec, label, aligned)
+
+
+TASKS = {
+    "phone": _frame("phone", "phone"),
+    "phone39": _frame("phone39", "phone39"),
+    "phone61": _frame("phone61", "phone61"),
+    "frame_speaker": _frame("frame_speaker", "speaker", aligned=False),
+    "speaker": _utterance("speaker", "speaker"),
+    "sex": _utterance("sex", "sex"),
+    "keyword": _utterance("keyword", "keyword"),
+    "emotion": _utterance("emotion", "emotion"),
+}
+PATTERNS = {
+    "intent": "every intent slot of the corpus, a task each",
+    "slot:NAME": "one intent slot",
+    "label:COLUMN": "any label of the utterance",
+    "alignment:NAME": "any alignment, frame by frame",
+}
+
+
+def resolve_tasks(name: str, cuts: Sequence[Any]) -> list[ProbeTask]:
+    """Return the tasks that ``name`` stands for in a corpus.
+
+    Args:
+        name: A key of ``TASKS`` or one of ``PATTERNS``.
+        cuts: Cuts of the corpus; ``intent`` finds its slots there.
+
+    Raises:
+        UserError: Unknown name, or a corpus without intent slots.
+    """
+    kind, _, rest = name.partition(":")
+    if name in TASKS:
+        return [TASKS[name]]
+    if name == "intent":
+        slots = sorted({slot for cut in cuts for slot in _slots(cut)})
+        if not slots:
+            raise UserError("Task 'intent' needs intent slots, and no utterance here has any.")
+        return [_utterance(f"slot:{slot}", f"slots.{slot}") for slot in slots]
+    if kind == "slot" and rest:
+        return [_utterance(name, f"slots.{rest}")]
+    if kind == "label" and rest:
+        return [_utterance(name, rest)]
+    if kind == "alignment" and rest:
+        return [_frame(name, rest)]
+    raise unknown("probing task", name, [*TASKS, *PATTERNS])
+
+
+def _slots(cut: Any) -> Sequence[str]:
+    return list((supervision_of(cut).custom or {}).get("slots") or ())
