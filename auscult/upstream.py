@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from auscult.contracts import AttentionMap, HiddenStates, UpstreamSpec, Waveforms
 from auscult.errors import UserError
 
+AttentionVisitor = Callable[[AttentionMap], None]
+
 
 class Upstream(nn.Module, ABC):
     """An encoder whose rows do not depend on their neighbours in the batch.
@@ -31,9 +33,32 @@ class Upstream(nn.Module, ABC):
     def num_frames(self, lengths: Tensor) -> Tensor:
         """Return the valid frames (batch,) of utterances of ``lengths`` (batch,) samples."""
 
-    def visit_attention(
-        self, audio: Waveforms, visit: Callable[[AttentionMap], None]
-    ) -> HiddenStates:
+    def check_audio(self, audio: Waveforms) -> Tensor:
+        """Return the valid frames (batch,) of ``audio``, which this encoder can read.
+
+        Raises:
+            UserError: Another sample rate, or an utterance too short for a frame.
+        """
+        if audio.sample_rate != self.spec.sample_rate:
+            raise UserError(
+                f"{self.spec.name} reads audio at {self.spec.sample_rate} Hz, got "
+                f"{audio.sample_rate} Hz; resample it first."
+            )
+        frames = self.num_frames(audio.lengths)
+        if len(frames) and int(frames.min()) < 1:
+            row = int(frames.argmin())
+            raise UserError(
+                f"Utterance {row} of the batch is {int(audio.lengths[row])} samples; "
+                f"{self.spec.name} needs at least {self.least_samples()}."
+            )
+        return frames
+
+    def least_samples(self) -> int:
+        """Return the length of the shortest utterance that has a frame."""
+        lengths = torch.arange(2 * self.spec.sample_rate)
+        return int(lengths[self.num_frames(lengths) > 0][0])
+
+    def visit_attention(self, audio: Waveforms, visit: AttentionVisitor) -> HiddenStates:
         """Encode ``audio`` and hand each block's map to ``visit``, first block first.
 
         Only the map in hand is kept in memory.

@@ -1,0 +1,130 @@
+"""Scoped hooks on encoders that we do not own: what is read off them, and what padding must not do.
+
+Every function is a context manager whose hooks are gone on exit, also after an exception.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from auscult.frame import conv_lengths
+
+
+@contextmanager
+def recorded_states(encoder: Any) -> Iterator[list[Tensor]]:
+    """Collect the input of the first block and the output of every block, (batch, frame, dim).
+
+    The last one is the output of the whole encoder: it differs from the last block's where a final
+    layer norm follows, and it is what fairseq, s3prl and SUPERB call the last layer.
+    """
+    states: list[Tensor] = []
+
+    def keep_input(module: nn.Module, args: tuple[Any, ...]) -> None:
+        states.append(args[0])
+
+    def keep_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        states.append(output[0] if isinstance(output, tuple) else output)
+
+    def keep_last(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        states[-1] = output[0]
+
+    with ExitStack() as scope:
+        scope.callback(encoder.layers[0].register_forward_pre_hook(keep_input).remove)
+        for block in encoder.layers:
+            scope.callback(block.register_forward_hook(keep_output).remove)
+        scope.callback(encoder.register_forward_hook(keep_last).remove)
+        yield states
+
+
+@contextmanager
+def exact_padding(
+    model: Any, lengths: Tensor, frames: Tensor, kernels: Sequence[int], strides: Sequence[int]
+) -> Iterator[None]:
+    """Keep padding out of every layer that looks along time, attention aside.
+
+    An attention mask alone does not: group norm takes its statistics over padded frames, and a
+    convolution that pads its own input with zeros sees whatever stands in the padded frames.
+
+    Args:
+        model: A transformers speech encoder.
+        lengths: (batch,) valid samples.
+        frames: (batch,) valid frames.
+        kernels: Kernel sizes of the convolutional extractor, empty without one.
+        strides: Its strides.
+    """
+
+    def norm_hook(rows: list[int]) -> Callable[[nn.GroupNorm, tuple[Tensor, ...], Tensor], Tensor]:
+        def replace(norm: nn.GroupNorm, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            alone = torch.zeros_like(output)  # (batch, dim, frame)
+            for i, valid in enumerate(rows):
+                alone[i : i + 1, :, :valid] = nn.functional.group_norm(
+                    args[0][i : i + 1, :, :valid], norm.num_groups, norm.weight, norm.bias, norm.eps
+                )
+            return alone
+
+        return replace
+
+    def zero_padding(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        steps = torch.arange(args[0].shape[-1], device=args[0].device)
+        padded = steps[None, None, :] >= frames.to(args[0].device)[:, None, None]
+        return (args[0].masked_fill(padded, 0.0), *args[1:])
+
+    with ExitStack() as scope:
+        for depth in range(len(kernels)):
+            norm = getattr(model.feature_extractor.conv_layers[depth], "layer_norm", None)
+            if isinstance(norm, nn.GroupNorm):
+                valid = conv_lengths(lengths, kernels[: depth + 1], strides[: depth + 1])
+                scope.callback(norm.register_forward_hook(norm_hook(valid.tolist())).remove)
+        for module in model.encoder.modules():
+            if isinstance(module, nn.Conv1d) and module.padding != (0,):
+                scope.callback(module.register_forward_pre_hook(zero_padding).remove)
+        yield
+
+
+@contextmanager
+def visited_attention(model: Any, visit: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Compute attention eagerly and hand each block's weights to ``visit`` as it is computed.
+
+    Args:
+        model: A transformers speech encoder.
+        visit: Called with the block, 1 for the first, and its weights (batch, head, frame, frame).
+    """
+
+    def hook(block: int) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hand_over(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            weights = output[1]
+            visit(block, weights[:, 0] if weights.ndim == 5 else weights)
+
+        return hand_over
+
+    before = model.config._attn_implementation
+    with ExitStack() as scope:
+        if before != "eager":
+            model.set_attn_implementation("eager")
+            scope.callback(model.set_attn_implementation, before)
+        if model.config.model_type == "wavlm":
+            scope.enter_context(_HeadsApart())
+        for block, layer in enumerate(model.encoder.layers, start=1):
+            attention = layer.attention if hasattr(layer, "attention") else layer.self_attn
+            scope.callback(attention.register_forward_hook(hook(block)).remove)
+        yield
+
+
+class _HeadsApart(TorchFunctionMode):
+    """Asks torch's fused attention for a map of each head instead of their mean.
+
+    transformers' WavLM takes the mean and repeats it once for each head; inside this mode it repeats
+    the maps themselves, (batch, copy, head, frame, frame).
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is nn.functional.multi_head_attention_forward:
+            kwargs["average_attn_weights"] = False
+        return func(*args, **kwargs)

@@ -1,0 +1,160 @@
+"""Published encoder shapes by name, for weights drawn from a seed where there is no checkpoint.
+
+Settings are those of fairseq's releases, given as what differs from the defaults of transformers'
+configuration class. HuBERT Large has convolution biases in some conversions on the hub and none in
+fairseq; here it has none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """An architecture without weights."""
+
+    name: str
+    model_type: str  # transformers' name of the configuration class
+    settings: Mapping[str, Any]
+    normalize: bool  # zero mean, unit variance over each utterance before the encoder
+    num_parameters: int  # without pretraining heads, with the mask vector
+    description: str
+
+
+_LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
+_XLARGE = _LARGE | {"hidden_size": 1280, "num_hidden_layers": 48, "intermediate_size": 5120}
+_PRE_NORM = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+_TINY = {
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+    "conv_dim": (64,) * 7,
+}
+_CONFORMER = {
+    "feat_extract_norm": "layer",
+    "conv_bias": True,
+    "position_embeddings_type": "relative",
+}
+
+_ROWS = (
+    Shape(
+        name="hubert_tiny",
+        model_type="hubert",
+        settings=_TINY,
+        normalize=False,
+        num_parameters=999_552,
+        description="4 blocks of width 128 on a 64-channel extractor; for trials and tests",
+    ),
+    Shape(
+        name="hubert_base",
+        model_type="hubert",
+        settings={},
+        normalize=False,
+        num_parameters=94_371_712,
+        description="HuBERT Base (LS-960): 12 blocks of 768",
+    ),
+    Shape(
+        name="hubert_large",
+        model_type="hubert",
+        settings=_LARGE | _PRE_NORM,
+        normalize=True,
+        num_parameters=315_435_136,
+        description="HuBERT Large (LL-60k): 24 blocks of 1024, pre-norm",
+    ),
+    Shape(
+        name="hubert_xlarge",
+        model_type="hubert",
+        settings=_XLARGE | _PRE_NORM,
+        normalize=True,
+        num_parameters=962_493_824,
+        description="HuBERT X-Large (LL-60k): 48 blocks of 1280, pre-norm",
+    ),
+    Shape(
+        name="distilhubert",
+        model_type="hubert",
+        settings={"num_hidden_layers": 2, "feat_proj_layer_norm": False},
+        normalize=False,
+        num_parameters=23_491_968,
+        description="DistilHuBERT: 2 blocks of 768 under HuBERT Base's extractor",
+    ),
+    Shape(
+        name="wav2vec2_base",
+        model_type="wav2vec2",
+        settings={},
+        normalize=False,
+        num_parameters=94_371_712,
+        description="wav2vec 2.0 Base (LS-960): 12 blocks of 768",
+    ),
+    Shape(
+        name="wav2vec2_large",
+        model_type="wav2vec2",
+        settings=_LARGE,
+        normalize=False,
+        num_parameters=315_428_992,
+        description="wav2vec 2.0 Large (LS-960): 24 blocks of 1024, post-norm, no biases",
+    ),
+    Shape(
+        name="wav2vec2_large_lv60",
+        model_type="wav2vec2",
+        settings=_LARGE | _PRE_NORM | {"conv_bias": True},
+        normalize=True,
+        num_parameters=315_438_720,
+        description="wav2vec 2.0 Large (LV-60): 24 blocks of 1024, pre-norm, convolution biases",
+    ),
+    Shape(
+        name="wavlm_base",
+        model_type="wavlm",
+        settings={},
+        normalize=False,
+        num_parameters=94_381_936,
+        description="WavLM Base and Base+: 12 blocks of 768, gated relative positions",
+    ),
+    Shape(
+        name="wavlm_large",
+        model_type="wavlm",
+        settings=_LARGE | _PRE_NORM,
+        normalize=True,
+        num_parameters=315_453_120,
+        description="WavLM Large: 24 blocks of 1024, pre-norm, gated relative positions",
+    ),
+    Shape(
+        name="data2vec_audio_base",
+        model_type="data2vec-audio",
+        settings={},
+        normalize=True,
+        num_parameters=93_164_288,
+        description="data2vec audio Base: 12 blocks of 768, five positional convolutions",
+    ),
+    Shape(
+        name="data2vec_audio_large",
+        model_type="data2vec-audio",
+        settings=_LARGE,
+        normalize=True,
+        num_parameters=313_276_416,
+        description="data2vec audio Large: 24 blocks of 1024, five positional convolutions",
+    ),
+    Shape(
+        name="wav2vec2_conformer_large",
+        model_type="wav2vec2-conformer",
+        settings=_LARGE | _CONFORMER,
+        normalize=True,
+        num_parameters=618_559_104,
+        description="wav2vec 2.0 Conformer Large: 24 blocks of 1024, relative positions",
+    ),
+    Shape(
+        name="w2v_bert_2",
+        model_type="wav2vec2-bert",
+        settings={},
+        normalize=True,
+        num_parameters=580_493_120,
+        description="w2v-BERT 2.0: 24 conformer blocks of 1024 on stacked filterbanks",
+    ),
+)
+SHAPES: Mapping[str, Shape] = {shape.name: shape for shape in _ROWS}
