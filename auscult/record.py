@@ -57,11 +57,16 @@ class Record:
     provenance: Provenance
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.value):
-            raise ValueError(
-                f"Record.value of {self.task}/{self.metric}: expected a finite number, "
-                f"got {self.value}."
-            )
+        for name in ("value", "low", "high", "majority"):
+            number = getattr(self, name)
+            if number is None and name != "value":
+                continue
+            if not math.isfinite(number):
+                raise ValueError(
+                    f"Record.{name} of {self.task}/{self.metric}: expected a finite number, "
+                    f"got {number}."
+                )
+            object.__setattr__(self, name, float(number))  # numpy scalars become plain floats
 
     @property
     def config_sha256(self) -> str:
@@ -71,7 +76,8 @@ class Record:
     @property
     def key(self) -> str:
         """Fingerprint of what was measured: two runs of one measurement share it."""
-        varies = {"value", "low", "high", "majority", "provenance", "num_items", "num_speakers"}
+        found = {"value", "low", "high", "majority", "num_items", "num_speakers", "num_skipped"}
+        varies = found | {"provenance"}
         parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in varies}
         return fingerprint(parts)
 
@@ -86,18 +92,25 @@ class Record:
         """Rebuild a record from :meth:`to_dict`'s output.
 
         Raises:
-            ValueError: A field is missing or unknown.
+            ValueError: A field is missing or unknown, or the configuration is not the one that
+                was fingerprinted.
         """
         values = dict(flat)
-        values.pop("config_sha256", None)
+        expected = values.pop("config_sha256", None)
         run = {f.name: values.pop(f.name) for f in fields(Provenance) if f.name in values}
         known = {f.name for f in fields(cls)} - {"provenance"}
         if strange := set(values) - known:
             raise ValueError(f"Record: unknown field(s) {', '.join(sorted(strange))}.")
         try:
-            return cls(**values, provenance=Provenance(**run))
+            record = cls(**values, provenance=Provenance(**run))
         except TypeError as error:
             raise ValueError(f"Record: {error}.") from error
+        if expected not in (None, record.config_sha256):
+            raise ValueError(
+                f"Record.config of {record.task}/{record.metric}: its fingerprint is "
+                f"{record.config_sha256}, but config_sha256 says {expected}."
+            )
+        return record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
