@@ -17,8 +17,6 @@ from torch.nn.functional import cross_entropy
 from .example import Examples, chunks, labels_of, shuffled
 from .probe import ProbeKey, build_probe
 
-CHUNK_EXAMPLES = 32_768  # shuffled together; all layers of a chunk fit in memory
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
@@ -30,6 +28,7 @@ class TrainingPlan:
     batch_size: int = 256
     max_epochs: int = 30
     patience: int = 3  # epochs without a better dev accuracy
+    chunk_examples: int = 32_768  # shuffled together; all layers of a chunk fit in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ def train_bank(
     learning = students
     for epoch in range(plan.max_epochs):
         _learn_epoch(reader, examples["train"], learning, plan, epoch)
-        _grade(reader, examples["dev"], learning, epoch)
+        _grade(reader, examples["dev"], learning, plan, epoch)
         learning = [s for s in learning if epoch - s.best_epoch < plan.patience]
         on_epoch(len(learning))
         if not learning:
@@ -102,7 +101,8 @@ def train_bank(
     for student in chosen:
         student.network.load_state_dict(student.best_state)
     return {
-        split: _score(reader, examples[split], chosen, num_classes) for split in ("dev", "test")
+        split: _score(reader, examples[split], chosen, num_classes, plan)
+        for split in ("dev", "test")
     }
 
 
@@ -158,10 +158,10 @@ def _learn_epoch(
     """Give every student each training example once."""
     layers = sorted({student.key.layer for student in students})
     items = examples.targets.items
-    runs = chunks(examples, items, CHUNK_EXAMPLES)
+    runs = chunks(examples, items, plan.chunk_examples)
     small = len(runs) == 1  # read once and kept; its examples are shuffled below all the same
     if not small:
-        runs = chunks(examples, shuffled(items, epoch), CHUNK_EXAMPLES)
+        runs = chunks(examples, shuffled(items, epoch), plan.chunk_examples)
     for number, run in enumerate(runs):
         features, labels = reader.read(examples, run, layers, keep=small)
         for seed in sorted({student.key.seed for student in students}):
@@ -173,12 +173,18 @@ def _learn_epoch(
                         student.learn(features[student.key.layer][batch], labels[batch])
 
 
-def _grade(reader: _Reader, examples: Examples, students: Sequence[_Student], epoch: int) -> None:
+def _grade(
+    reader: _Reader,
+    examples: Examples,
+    students: Sequence[_Student],
+    plan: TrainingPlan,
+    epoch: int,
+) -> None:
     """Measure dev accuracy and keep the weights of those that are better than ever."""
     layers = sorted({student.key.layer for student in students})
     right = dict.fromkeys((student.key for student in students), 0)
     total = 0
-    runs = chunks(examples, examples.targets.items, CHUNK_EXAMPLES)
+    runs = chunks(examples, examples.targets.items, plan.chunk_examples)
     for run in runs:
         features, labels = reader.read(examples, run, layers, keep=len(runs) == 1)
         total += len(labels)
@@ -204,7 +210,11 @@ def _choose(students: Sequence[_Student]) -> list[_Student]:
 
 
 def _score(
-    reader: _Reader, examples: Examples, students: Sequence[_Student], num_classes: int
+    reader: _Reader,
+    examples: Examples,
+    students: Sequence[_Student],
+    num_classes: int,
+    plan: TrainingPlan,
 ) -> list[ProbeScore]:
     """Count right answers of each student by utterance and class."""
     layers = sorted({student.key.layer for student in students})
@@ -212,7 +222,7 @@ def _score(
     row_of = {item: row for row, item in enumerate(items)}
     total = np.zeros((len(items), num_classes))
     correct = {student.key: np.zeros((len(items), num_classes)) for student in students}
-    runs = chunks(examples, items, CHUNK_EXAMPLES)
+    runs = chunks(examples, items, plan.chunk_examples)
     for run in runs:
         features, labels = reader.read(examples, run, layers, keep=len(runs) == 1)
         counts = [len(labels_of(examples.targets, [item])) for item in run]

@@ -1,10 +1,13 @@
 """The table of verbs."""
 
+import inspect
+import re
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from auscult.cli import extract, probe
+from auscult.cli import attention, demo, extract, probe
 
 app = typer.Typer(
     name="auscult",
@@ -24,6 +27,12 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _verb(name: str, function: Callable[..., None]) -> None:
+    """Add a verb; its docstring is its help page, with the lines of the examples kept."""
+    page = inspect.cleandoc(function.__doc__ or "")
+    app.command(name, help=re.sub(r"\n\n(Examples?:)", "\n\n\b\n\\1", page))(function)
+
+
 @app.callback()
 def options(
     version: Annotated[
@@ -33,6 +42,8 @@ def options(
     """Benchmark and probe self-supervised speech encoders."""
 
 
-# One line for each verb: app.command("name")(module.function), in the order of the help page.
-app.command("extract")(extract.extract)
-app.command("probe")(probe.probe)
+# One line for each verb: _verb("name", module.function), in the order of the help page.
+_verb("demo", demo.demo)
+_verb("extract", extract.extract)
+_verb("probe", probe.probe)
+_verb("attention", attention.attention)

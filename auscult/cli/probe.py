@@ -353,8 +353,8 @@ def _size_note(
     if keep:
         return f"{text} = {size / 1e9:.2f} GB, kept in {folder}."
     return (
-        f"{text} = {size / 1e9:.2f} GB, more than the budget of {budget / 1e9:.2f} GB: the audio is "
-        "encoded anew at each epoch (--budget raises the limit)."
+        f"{text} = {size / 1e9:.2f} GB, more than the budget of {budget / 1e9:.2f} GB: the audio "
+        "is encoded anew at each epoch (--budget raises the limit)."
     )
 
 

@@ -1,0 +1,76 @@
+"""`auscult demo`: the main job on synthetic speech, by the same commands a user would type."""
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from auscult.cli.output import Output, Quiet
+from auscult.errors import UserError
+
+ENCODERS = ("-u", "fbank", "-u", "random(hubert_tiny)")
+STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "Read phones and keywords from every layer (splits by speaker)",
+        ("probe", *ENCODERS, "-c", "demo", "-t", "phone", "-t", "keyword"),
+    ),
+    (
+        "Read the speaker from every layer (splits by sentence)",
+        ("probe", *ENCODERS, "-c", "demo", "--split", "sid_split", "-t", "speaker"),
+    ),
+    (
+        "Map what the attention heads repeat",
+        ("attention", "-u", "random(hubert_tiny)", "-c", "demo"),
+    ),
+    (
+        "Train SUPERB's keyword-spotting head with s3prl's runner, 300 steps",
+        ("run", *ENCODERS, "-c", "demo", "-t", "keyword_spotting", "--steps", "300"),
+    ),
+)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything it makes.")] = Path(
+        "demo-out"
+    ),
+    quiet: Quiet = False,
+) -> None:
+    """Show the whole of Auscult in a few minutes, without any data of yours.
+
+    The speech is synthetic (espeak-ng, 24 voices) and the HuBERT is tiny and untrained: the
+    numbers show the machinery, not an encoder.
+
+    Example:
+      auscult demo --out demo-out
+    """
+    output = Output(quiet=quiet)
+    started = time.monotonic()
+    for title, words in STEPS:
+        folder = out / ("speaker" if "speaker" in words else words[0])
+        _run(title, [*words, "--out", str(folder), "--store", _store(out)], output, quiet)
+    report = out / "report.html"
+    _run("Write the report", ["report", str(out), "--out", str(report)], output, quiet)
+    spent = time.monotonic() - started
+    output.print(f"Done in {spent:.0f} s. Open the report in a browser:\n{report.resolve()}")
+
+
+def _store(out: Path) -> str:
+    """Return the one store that all steps write to."""
+    return f"sqlite:///{out / 'results.sqlite'}"
+
+
+def _run(title: str, words: list[str], output: Output, quiet: bool) -> None:
+    """Run one command as a user would, in a process of its own, and show it."""
+    output.print(f"\n== {title}\n$ {shlex.join(['auscult', *words])}")
+    sys.stdout.flush()
+    words = [*words, "--quiet"] if quiet else words
+    done = subprocess.run([sys.executable, "-m", "auscult", *words])
+    if done.returncode:
+        raise UserError(
+            f"The demo stopped: `auscult {shlex.join(words)}` ended with status {done.returncode}; "
+            "its own message stands above. Run `auscult demo` again to go on from there."
+        )
