@@ -42,16 +42,7 @@ def test_the_wheel_holds_one_name_and_every_module(dist: Path) -> None:
 def test_the_installed_wheel_passes_the_fast_tests_elsewhere(dist: Path, tmp_path: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     site = tmp_path / "site"
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--no-deps",
-        "--quiet",
-        "--target",
-        str(site),
-    ]
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet"]
     subprocess.run([*pip, "--target", str(site), str(wheel)], check=True)
     environment = os.environ | {"PYTHONPATH": str(site)}
     where = "import auscult, auscult.probing as p; print(auscult.__file__, p.__file__)"
