@@ -3,7 +3,7 @@
 from .bank import ProbeScore, TrainingPlan, train_bank
 from .example import Examples, FrameExamples, PooledExamples
 from .probe import PROBES, ProbeKey
-from .sweep import plan_for, sweep_layers
+from .sweep import sweep_layers
 from .target import Targets, build_targets, majority_class
 from .task import ProbeTask, resolve_tasks
 
@@ -19,7 +19,6 @@ __all__ = [
     "TrainingPlan",
     "build_targets",
     "majority_class",
-    "plan_for",
     "resolve_tasks",
     "sweep_layers",
     "train_bank",

@@ -1,7 +1,7 @@
 """A layer sweep: one task, one encoder, every layer, with what is done kept on disk."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from auscult.progress import progress
@@ -58,8 +58,3 @@ def sweep_layers(
                 scores[split] += rows
             advance(len(group))
     return scores
-
-
-def plan_for(frames: bool, plan: TrainingPlan) -> TrainingPlan:
-    """Adapt the plan to utterance labels: small batches, more epochs, more patience."""
-    return plan if frames else replace(plan, batch_size=32, max_epochs=100, patience=10)

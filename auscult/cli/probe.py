@@ -1,7 +1,7 @@
 """`auscult probe`: small readers of every layer of every encoder, with their company."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,7 +46,15 @@ class _Sweep:
     out: Path
     device: str
     provenance: "Provenance"
+    max_epochs: int | None = None
     seed: int = 0
+
+    def plan_for(self, task: "ProbeTask") -> "TrainingPlan":
+        """Adapt the plan to utterance labels: small batches, more epochs, more patience."""
+        plan = self.plan
+        if not task.frames:
+            plan = replace(plan, batch_size=32, max_epochs=100, patience=10)
+        return plan if self.max_epochs is None else replace(plan, max_epochs=self.max_epochs)
 
 
 def probe(
@@ -70,6 +78,9 @@ def probe(
     learning_rates: Annotated[
         str, typer.Option(help="One, or several of which dev chooses: 1e-2,1e-3,1e-4.")
     ] = "1e-3",
+    max_epochs: Annotated[
+        int | None, typer.Option(help="Limit; 30 for frames, 100 for utterances.", min=1)
+    ] = None,
     pooling: Annotated[
         str, typer.Option(help="Utterance tasks: mean, or statistics (mean and deviation).")
     ] = "mean",
@@ -123,7 +134,7 @@ def probe(
     if not all(t.about_speakers for t in tasks):
         check_speakers(data, allow_shared_speakers)
     run = provenance(command_line(), where)
-    sweep = _Sweep(data, plan, pooling, layers, _bytes(budget), out, where, run)
+    sweep = _Sweep(data, plan, pooling, layers, _bytes(budget), out, where, run, max_epochs)
     records: list[Record] = []
     for encoder in encoders:
         found = _probe_encoder(encoder.to(where), tasks, sweep)
@@ -139,7 +150,7 @@ def _probe_encoder(
 ) -> "list[Record]":
     """Encode the corpus once, then sweep every task over it."""
     from auscult.feature import FeatureStore, cache_folder, frame_bytes
-    from auscult.probing import build_targets, plan_for, sweep_layers
+    from auscult.probing import build_targets, sweep_layers
     from auscult.progress import logger
 
     cuts = {name: list(sweep.corpus.split(name)) for name in SPLITS}
@@ -163,7 +174,7 @@ def _probe_encoder(
             examples,
             len(classes),
             _layers(sweep.layers, encoder),
-            plan_for(task.frames, sweep.plan),
+            sweep.plan_for(task),
             title=f"Probing {task.spec.name} in {encoder.spec.name}",
             identity=_identity(task, encoder, sweep),
             folder=sweep.out / ".probe",
@@ -246,9 +257,7 @@ def _records(
 
 
 def _config(task: "ProbeTask", sweep: _Sweep, num_classes: int) -> dict[str, Any]:
-    from auscult.probing import plan_for
-
-    plan = plan_for(task.frames, sweep.plan)
+    plan = sweep.plan_for(task)
     return {
         "learning_rates": list(plan.learning_rates),
         "batch_size": plan.batch_size,
