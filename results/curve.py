@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from auscult.record import Record
@@ -17,6 +17,7 @@ class Point:
     """One layer's score: the mean over seeds, with the mean of the seeds' interval ends."""
 
     layer: int | str | None
+    head: int | None
     value: float
     low: float | None
     high: float | None
@@ -34,7 +35,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One upstream under one probe and metric: a point for each layer, in order."""
+    """One upstream under one probe and metric: a point for each layer (and head), in order."""
 
     label: str  # the upstream, told apart from others of its name
     first: Record  # what is common to all points is read off this one
@@ -44,47 +45,89 @@ class Curve:
     @property
     def layers(self) -> tuple[Point, ...]:
         """The points of single hidden states."""
-        return tuple(p for p in self.points if isinstance(p.layer, int))
+        return tuple(p for p in self.points if isinstance(p.layer, int) and p.head is None)
 
     @property
     def is_flat(self) -> bool:
         """Whether the upstream has one representation only, as fbank has."""
         return [p.layer for p in self.layers] == [0]
 
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The point that a curve is summarised by, and the split that it was chosen on."""
+
+    curve: Curve
+    point: Point
+    chosen_on: str  # "" where there was nothing to choose
+
     @property
-    def best(self) -> Point | None:
-        """The best point on the split reported on; None where the metric knows no better."""
-        return best_point(self.points, self.first)
+    def optimistic(self) -> bool:
+        """Whether the point was chosen on the split that its score is reported on."""
+        return self.chosen_on == self.curve.first.split
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a smaller value of the metric is the better one."""
+        return self.curve.first.metric in LOWER_IS_BETTER
 
 
-def best_point(points: Sequence[Point], record: Record) -> Point | None:
-    """Return the best point, the first of equals; None for measures without a direction."""
-    if record.unit or not points:
+def choose(curve: Curve, curves: Iterable[Curve]) -> Choice | None:
+    """Choose a curve's point on its selection split, or failing that on its own scores.
+
+    Args:
+        curve: The curve to summarise.
+        curves: All curves, among which the one on the selection split is looked for.
+
+    Returns:
+        None where the metric knows no better.
+    """
+    first = curve.first
+    if first.unit:
         return None  # bits, seconds, parameters describe, they do not score
-    sign = -1 if record.metric in LOWER_IS_BETTER else 1
-    return max(points, key=lambda p: sign * p.value)
+    if len(curve.points) == 1:
+        return Choice(curve, curve.points[0], "")
+    sign = -1 if first.metric in LOWER_IS_BETTER else 1
+    subject = _subject(first)
+    for other in curves:
+        if other.label == curve.label and _subject(other.first) == subject:
+            if other.first.split == first.selected_on != first.split:
+                points = {(p.layer, p.head): p for p in curve.points}
+                for best in sorted(other.points, key=lambda p: -sign * p.value):
+                    if (best.layer, best.head) in points:
+                        return Choice(curve, points[best.layer, best.head], first.selected_on)
+    return Choice(curve, max(curve.points, key=lambda p: sign * p.value), first.split)
+
+
+def held_out(records: Iterable[Record]) -> list[Record]:
+    """Leave out scores on the split that chose them, unless there are no others."""
+    every = list(records)
+    return [record for record in every if record.split != record.selected_on] or every
 
 
 def gather(records: Iterable[Record]) -> list[Curve]:
     """Gather records into curves, averaging over seeds and over nothing else.
 
-    Records that differ in configuration only are one curve while they complete each other, such
-    as layers measured by two commands, and two curves where both have the same layer and seed.
+    Layers measured by several commands complete one curve. Where two commands measured the same
+    layer with the same seed (in different configurations, else one had replaced the other), each
+    command has its own curve.
     """
     groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
     for record in records:
-        groups[_identity(record)].append(record)
-    parts: list[list[Record]] = []
+        groups[(*_subject(record), record.split, record.corpus_sha256)].append(record)
+    curves = []
     for group in groups.values():
-        if len({(r.layer, r.seed) for r in group}) == len(group):
-            parts.append(group)
-            continue
-        by_config: dict[str, list[Record]] = defaultdict(list)
-        for record in group:
-            by_config[record.config_sha256].append(record)
-        parts += by_config.values()
-    names = _labels(parts)
-    return [_curve(name, part) for name, part in zip(names, parts, strict=True)]
+        runs = [group]
+        if len({(r.layer, r.head, r.seed) for r in group}) < len(group):
+            by_run: dict[str, list[Record]] = defaultdict(list)
+            for record in group:
+                by_run[record.provenance.created + record.provenance.command].append(record)
+            runs = list(by_run.values())
+        curves += [_curve(part, _differences(part, runs)) for part in runs]
+    weights: dict[str, set[str]] = defaultdict(set)
+    for curve in curves:
+        weights[curve.first.upstream].add(curve.first.upstream_sha256)
+    return [_named(curve, len(weights[curve.first.upstream]) > 1) for curve in curves]
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
@@ -96,7 +139,7 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def corpus_label(corpus: str) -> str:
-    """Return a corpus' name, marked where its speech is synthetic: no number of it is about people."""
+    """Return a corpus' name, marked where its speech is synthetic."""
     return f"{corpus} (synthetic speech)" if corpus.split(":")[0] == SYNTHETIC else corpus
 
 
@@ -105,47 +148,58 @@ def metric_order(metric: str) -> tuple[bool, str]:
     return (metric != "accuracy", metric)
 
 
-def _identity(record: Record) -> tuple[object, ...]:
+def _subject(record: Record) -> tuple[object, ...]:
+    """What a curve is about, whichever split it is scored on."""
     return (
-        *(record.corpus, record.corpus_sha256, record.task, record.task_version, record.split),
-        *(record.selected_on, record.metric, record.unit, record.probe, record.head),
-        *(record.upstream, record.upstream_sha256),
+        *(record.corpus, record.task, record.task_version, record.selected_on),
+        *(record.metric, record.unit, record.probe, record.upstream, record.upstream_sha256),
     )
 
 
-def _labels(parts: Sequence[Sequence[Record]]) -> list[str]:
-    """Name each part by its upstream, and by a fingerprint where two would be called the same."""
-    weights: dict[str, set[str]] = defaultdict(set)
-    configs: dict[tuple[object, ...], int] = defaultdict(int)
-    for part in parts:
-        weights[part[0].upstream].add(part[0].upstream_sha256)
-        configs[_identity(part[0])] += 1
-    labels = []
-    for part in parts:
-        first, label = part[0], part[0].upstream
-        if len(weights[first.upstream]) > 1:
-            label += f" (weights {first.upstream_sha256[:8]})"
-        if configs[_identity(first)] > 1:
-            label += f" (config {first.config_sha256[:8]})"
-        labels.append(label)
-    return labels
+def _differences(part: Sequence[Record], runs: Sequence[Sequence[Record]]) -> str:
+    """Say how one of several runs was configured, where they differ; or when it was made."""
+    if len(runs) == 1:
+        return ""
+    settings = [{k: {str(r.config.get(k)) for r in run} for k in run[0].config} for run in runs]
+    mine = settings[runs.index(part)]
+    differ = [
+        f"{name}={min(values)}"
+        for name, values in sorted(mine.items())
+        if len(values) == 1 and any(other.get(name) != values for other in settings)
+    ]
+    return ", ".join(differ) or part[0].provenance.created
 
 
-def _curve(label: str, records: Sequence[Record]) -> Curve:
-    by_layer: dict[int | str | None, list[Record]] = defaultdict(list)
+def _curve(records: Sequence[Record], remark: str) -> Curve:
+    places: dict[tuple[int | str | None, int | None], list[Record]] = defaultdict(list)
     for record in records:
-        by_layer[record.layer].append(record)
-    order = sorted(by_layer, key=lambda x: (not isinstance(x, int), x if isinstance(x, int) else 0))
-    points = tuple(_point(layer, by_layer[layer]) for layer in order)
+        places[record.layer, record.head].append(record)
+    points = tuple(_point(places[place]) for place in sorted(places, key=_place_order))
+    label = records[0].upstream + (f" ({remark})" if remark else "")
     return Curve(label, records[0], tuple(records), points)
 
 
-def _point(layer: int | str | None, seeds: Sequence[Record]) -> Point:
+def _named(curve: Curve, ambiguous: bool) -> Curve:
+    """Add the fingerprint of the weights where several encoders are called the same."""
+    weights = f" (weights {curve.first.upstream_sha256[:8]})" if ambiguous else ""
+    return replace(curve, label=curve.label + weights)
+
+
+def _place_order(place: tuple[int | str | None, int | None]) -> tuple[int, int, str, int]:
+    """Sort key: layers by number, then the learned sum, then the whole model."""
+    layer, head = place
+    rank = 0 if isinstance(layer, int) else 1 if layer else 2
+    number = layer if isinstance(layer, int) else 0
+    return (rank, number, str(layer), -1 if head is None else head)
+
+
+def _point(seeds: Sequence[Record]) -> Point:
     lows = [r.low for r in seeds if r.low is not None]
     highs = [r.high for r in seeds if r.high is not None]
     values = [r.value for r in seeds]
     return Point(
-        layer=layer,
+        layer=seeds[0].layer,
+        head=seeds[0].head,
         value=fmean(values),
         low=fmean(lows) if lows else None,
         high=fmean(highs) if highs else None,

@@ -14,13 +14,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from auscult.errors import unknown
 from auscult.record import Artifact, Record
 
-from .curve import Curve, corpus_label, gather, short_names
+from .curve import Curve, corpus_label, gather, held_out, short_names
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe-Ito
 MARKERS = "osD^vP*"
@@ -52,12 +53,13 @@ def layer_curves(
     """Draw scores over layers: tasks as rows, probes as columns, encoders as colours.
 
     Lines are means over seeds, bands the means of the seeds' 95 % intervals. An encoder with one
-    representation is a dashed line across its panel, the commonest class a dotted one.
+    representation is a dashed line across its panel, the commonest class a dotted one. Scores on
+    the split that chose the epoch are left out.
 
     Raises:
         UserError: No record of a single layer has this metric.
     """
-    every = [record for record in records if isinstance(record.layer, int) and record.head is None]
+    every = [r for r in held_out(records) if isinstance(r.layer, int) and r.head is None]
     curves = gather(record for record in every if record.metric == metric)
     if not curves:
         raise unknown("metric of a layer curve", metric, {record.metric for record in every})
@@ -77,7 +79,8 @@ def layer_curves(
             axes.set_title(probe)
         for axes in grid[-1]:
             axes.set_xlabel("layer")
-        _legend_below(figure, grid.flat)
+        intervals = any(point.low is not None for curve in curves for point in curve.layers)
+        _legend_below(figure, grid.flat, intervals)
         if title:
             figure.suptitle(title, fontsize=9)
 
@@ -91,10 +94,10 @@ def divergence_maps(artifact: Artifact, path: Path) -> None:
     maps = [("mean over heads", artifact.arrays["mean"])]
     maps += [(f"head {i}", values) for i, values in enumerate(artifact.arrays["same_head"])]
     blocks = np.unique(artifact.arrays["block_of"]).tolist()
-    columns = min(4, len(maps))
+    columns = min(range(4, 7), key=lambda n: -len(maps) % n) if len(maps) > 4 else len(maps)
     rows = -(-len(maps) // columns)
     top = _largest(values for _, values in maps)
-    with _figure(path, _width(columns), 0.6 + 1.75 * rows) as figure:
+    with _figure(path, PAGE, 0.6 + (PAGE - 0.9) / max(columns, 3) * 1.15 * rows) as figure:
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes, (name, values) in zip(panels.flat, maps, strict=False):
             image = _map(axes, values, top)
@@ -210,13 +213,15 @@ def _task_of(curve: Curve) -> tuple[str, str, str]:
     return (curve.first.task, curve.first.corpus, curve.first.corpus_sha256)
 
 
-def _legend_below(figure: Figure, panels: Iterable[Axes]) -> None:
-    """Write one legend under all panels, each entry once, the majority class last."""
+def _legend_below(figure: Figure, panels: Iterable[Axes], intervals: bool = False) -> None:
+    """Write one legend under all panels, each entry once, encoders before what they are held to."""
     entries: dict[str, Any] = {}
+    if intervals:
+        entries["95 % interval"] = Patch(color=GREY, alpha=0.3, linewidth=0)
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
-    order = sorted(entries, key=lambda label: label == "majority class")
+    order = sorted(entries, key=lambda label: label in ("majority class", "95 % interval"))
     inches = 0.45 + 0.065 * max(len(label) for label in order)
     columns = max(1, int(figure.get_figwidth() / inches))
     handles = [entries[label] for label in order]
@@ -241,8 +246,8 @@ def _ticks(axes: Axes, blocks: Sequence[int]) -> None:
 
 
 def _colour_bar(figure: Figure, image: AxesImage, axes: Any, artifact: Artifact) -> None:
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, pad=0.02)
-    bar.set_label(f"Jensen-Shannon divergence ({artifact.meta.get('unit', 'bit')})")
+    bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=25, pad=0.02)
+    bar.set_label(f"Jensen-Shannon\ndivergence ({artifact.meta['unit']})")
     bar.outline.set_linewidth(0.4)
 
 

@@ -1,4 +1,4 @@
-"""Where records and artifacts are kept: one SQLite file by default, any SQLAlchemy URL by choice."""
+"""Where records and artifacts are kept: an SQLite file, or any database that SQLAlchemy knows."""
 
 import io
 from collections.abc import Iterable, Iterator, Mapping

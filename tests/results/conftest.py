@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from auscult.record import Artifact, Provenance, Record
 
 UPSTREAMS = ("fbank", "random(hubert_base)", "hf:/models/hubert-base-ls960")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from auscult.errors import UserError
 from auscult.record import Artifact, Provenance, Record
 from auscult.results import open_store

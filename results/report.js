@@ -1,0 +1,180 @@
+"use strict";
+
+// Draws the figures of the report from the JSON in #figures, and again when a choice changes.
+
+const figures = JSON.parse(document.getElementById("figures").textContent);
+const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8a8a"];
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star"];
+const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+
+const byId = (id) => document.getElementById(id);
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const distinct = (values) => [...new Set(values)];
+
+// Plotly reads a little HTML in its labels; names from files are text.
+const plain = (text) =>
+  String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+function fill(select, names) {
+  const before = select.selectedOptions[0]?.textContent;
+  select.replaceChildren(...names.map((name, i) => new Option(name, i)));
+  select.selectedIndex = Math.max(0, names.indexOf(before));
+}
+
+const chosen = (select) => select.selectedOptions[0].textContent;
+
+function layout(extra) {
+  const axis = {
+    gridcolor: colour("--rule"), linecolor: colour("--faint"), zeroline: false, automargin: true,
+    title: { standoff: 8 },
+  };
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { family: colour("--sans"), size: 13, color: colour("--text") },
+    margin: { l: 50, r: 10, t: 10, b: 45 },
+    hovermode: "closest",
+    hoverlabel: { align: "left" },
+    legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top" },
+    ...extra,
+    xaxis: { ...axis, ...extra.xaxis },
+    yaxis: { ...axis, ...extra.yaxis },
+  };
+}
+
+// Layer curves
+
+const labels = distinct(figures.panels.flatMap((panel) => panel.curves.map((curve) => curve.label)));
+
+function curveTraces(curve, layers) {
+  const place = labels.indexOf(curve.label);
+  const tint = PALETTE[place % PALETTE.length];
+  const flat = curve.flat && layers.length > 1;
+  const x = flat ? layers : curve.layers;
+  const over = (values) => (flat ? layers.map(() => values[0]) : values);
+  const edge = { x, mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false, legendgroup: curve.label };
+  return [
+    { ...edge, y: over(curve.low) },
+    { ...edge, y: over(curve.high), fill: "tonexty", fillcolor: tint + "2e" },
+    {
+      x, y: over(curve.values), name: plain(curve.label), legendgroup: curve.label,
+      text: over(curve.notes),
+      hovertemplate: `<b>${plain(curve.label)}</b><br>${flat ? "one representation" : "layer %{x}"}<br>%{text}<extra></extra>`,
+      mode: flat ? "lines" : "lines+markers",
+      line: { color: tint, width: 2, dash: flat ? "dash" : "solid" },
+      marker: { color: tint, size: 7, symbol: SYMBOLS[Math.floor(place / PALETTE.length) % SYMBOLS.length] },
+    },
+  ];
+}
+
+function drawCurves() {
+  const [subject, metric, probe] = ["subject", "metric", "probe"].map((id) => byId(`curves-${id}`));
+  let panels = figures.panels;
+  fill(subject, distinct(panels.map((panel) => panel.subject)));
+  panels = panels.filter((panel) => panel.subject === chosen(subject));
+  fill(metric, distinct(panels.map((panel) => panel.metric)));
+  panels = panels.filter((panel) => panel.metric === chosen(metric));
+  fill(probe, distinct(panels.map((panel) => panel.probe)));
+  const panel = panels.find((one) => one.probe === chosen(probe));
+  const layers = distinct(panel.curves.flatMap((curve) => curve.layers)).sort((a, b) => a - b);
+  const traces = panel.curves.flatMap((curve) => curveTraces(curve, layers));
+  if (panel.majority !== null) {
+    const ends = layers.length > 1 ? layers : [layers[0] - 0.5, layers[0] + 0.5];
+    traces.push({
+      x: ends, y: ends.map(() => panel.majority), name: "majority class", mode: "lines",
+      line: { color: colour("--faint"), width: 1.5, dash: "dot" },
+      hovertemplate: "majority class<br>%{y:.3f}<extra></extra>",
+    });
+  }
+  Plotly.react("curves-plot", traces, layout({
+    xaxis: { title: { text: "layer", standoff: 8 }, dtick: Math.ceil(layers.length / 14) },
+    yaxis: { title: { text: plain(panel.metric), standoff: 8 } },
+  }), CONFIG);
+}
+
+// Divergence maps
+
+const largest = (rows) => Math.max(0, ...rows.flat(2).filter((value) => value !== null)) || 1;
+
+function heatmap(values, top, unit, text) {
+  return {
+    type: "heatmap", z: values, zmin: 0, zmax: top, colorscale: "Viridis", hoverongaps: false,
+    text, hovertemplate: `%{text}<br>%{z:.4f} ${plain(unit)}<extra></extra>`,
+    colorbar: { title: { text: plain(unit), side: "top" }, thickness: 12, outlinewidth: 0 },
+  };
+}
+
+function drawSquare(trace, ticks, names, title, lines) {
+  const edges = lines.flatMap((at) => [
+    { type: "line", x0: at, x1: at, yref: "paper", y0: 0, y1: 1 },
+    { type: "line", y0: at, y1: at, xref: "paper", x0: 0, x1: 1 },
+  ]);
+  const axis = { title: { text: title, standoff: 8 }, tickvals: ticks, ticktext: names, showgrid: false, constrain: "domain" };
+  Plotly.react("maps-plot", [trace], layout({
+    plot_bgcolor: colour("--missing"),
+    shapes: edges.map((edge) => ({ ...edge, line: { color: "#ffffff", width: 0.7 } })),
+    xaxis: axis,
+    yaxis: { ...axis, autorange: "reversed", scaleanchor: "x" },
+  }), CONFIG);
+}
+
+function drawAllPairs(map) {
+  const names = map.block_of.map((block, i) => `layer ${block}, head ${map.head_of[i]}`);
+  const text = names.map((row) => names.map((column) => `${row}<br>${column}`));
+  const items = map.blocks.map((block) => [map.block_of.indexOf(block), map.block_of.lastIndexOf(block)]);
+  const centres = items.map(([first, last]) => (first + last) / 2);
+  const edges = items.slice(1).map(([first]) => first - 0.5);
+  const trace = heatmap(map.all_pairs, largest([map.all_pairs]), map.unit, text);
+  drawSquare(trace, centres, map.blocks, "layer (heads in order within each)", edges);
+}
+
+function drawMaps() {
+  const [upstream, head] = ["upstream", "head"].map((id) => byId(`maps-${id}`));
+  fill(upstream, figures.maps.map((map) => map.label));
+  const map = figures.maps[upstream.selectedIndex];
+  fill(head, ["mean over heads", "all pairs", ...map.same_head.map((_, i) => `head ${i}`)]);
+  if (head.selectedIndex === 1) return drawAllPairs(map);
+  const values = head.selectedIndex === 0 ? map.mean : map.same_head[head.selectedIndex - 2];
+  const text = map.blocks.map((row) => map.blocks.map((column) => `layers ${row} and ${column}, ${chosen(head)}`));
+  const trace = heatmap(values, largest([map.mean, ...map.same_head]), map.unit, text);
+  return drawSquare(trace, map.blocks.map((_, i) => i), map.blocks, "layer", []);
+}
+
+// Layer weights
+
+function drawWeights() {
+  const upstream = byId("weights-upstream");
+  fill(upstream, figures.weights.map((one) => one.label));
+  const { weights } = figures.weights[upstream.selectedIndex];
+  const equal = 1 / weights.length;
+  Plotly.react("weights-plot", [{
+    type: "bar", x: weights.map((_, i) => i), y: weights, marker: { color: PALETTE[0] },
+    hovertemplate: "layer %{x}<br>%{y:.4f}<extra></extra>",
+  }], layout({
+    bargap: 0.3,
+    shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: equal, y1: equal, line: { color: colour("--faint"), width: 1.5, dash: "dash" } }],
+    xaxis: { title: { text: "layer", standoff: 8 }, dtick: Math.ceil(weights.length / 14), showgrid: false },
+    yaxis: { title: { text: "weight", standoff: 8 }, rangemode: "tozero" },
+  }), CONFIG);
+}
+
+const sections = [
+  [figures.panels, "curves-", drawCurves],
+  [figures.maps, "maps-", drawMaps],
+  [figures.weights, "weights-", drawWeights],
+].filter(([found]) => found.length);
+
+function drawAll() {
+  for (const [, , draw] of sections) draw();
+}
+
+for (const [, prefix, draw] of sections) {
+  for (const select of document.querySelectorAll(`select[id^="${prefix}"]`)) {
+    select.addEventListener("change", draw);
+  }
+}
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+addEventListener("beforeprint", () => {
+  for (const table of document.querySelectorAll("details")) table.open = true;
+});
+drawAll();

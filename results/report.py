@@ -1,0 +1,280 @@
+"""The report: one page that opens anywhere, holds every number and loads nothing.
+
+Text from files is escaped where it enters the page; a content security policy, which names the
+page's two scripts by their fingerprints, keeps anything else from running or being fetched.
+"""
+
+import base64
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from auscult.errors import UserError
+from auscult.record import Artifact, Provenance, Record
+
+from .curve import Choice, Curve, choose, corpus_label, gather, held_out, metric_order, short_names
+from .store import Store
+from .table import LayerTable, cell, layer_tables, place
+
+HERE = Path(__file__).parent
+DIGITS = 5  # significant digits of a map's cell, far below its uncertainty
+
+
+@dataclass(slots=True)
+class _Run:
+    """One command, and what of the page came out of it."""
+
+    number: int
+    provenance: Provenance
+    upstreams: set[str] = field(default_factory=set)
+    subjects: set[str] = field(default_factory=set)  # task on corpus
+    num_records: int = 0
+    num_artifacts: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"R{self.number}"
+
+
+def write_report(stores: Store | Sequence[Store], path: Path) -> None:
+    """Write all that one or several stores hold as one self-contained HTML page.
+
+    Raises:
+        UserError: The stores hold nothing, or cannot be read.
+    """
+    several = [stores] if isinstance(stores, Store) else list(stores)
+    records = {r.key: r for store in several for r in store.records()}
+    artifacts = {a.key: a for store in several for a in store.artifacts()}
+    if not records and not artifacts:
+        names = " and ".join(str(store) for store in several) or "No store"
+        raise UserError(f"{names} holds no results to report; measure something first.")
+    page = _page(list(records.values()), list(artifacts.values()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+def _page(records: Sequence[Record], artifacts: Sequence[Artifact]) -> str:
+    runs = _runs([*records, *artifacts])
+    tables = layer_tables(held_out(records))
+    choices = _choices(tables, gather(records))
+    scripts = [get_plotlyjs(), (HERE / "report.js").read_text(encoding="utf-8")]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(
+        policy=_policy(scripts),
+        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        scripts=[Markup(script) for script in scripts],  # ours, and plotly's own file
+        encoders=_encoders(records, artifacts),
+        measured=_measured(tables),
+        sentences=_sentences(choices),
+        choices=choices,
+        measures=[c for t in tables for c in t.curves if c.first.unit and len(c.points) == 1],
+        tables=tables,
+        runs=runs,
+        environments=_environments(runs),
+        runs_of=lambda found: _runs_of(found, runs),
+        cell=cell,
+        place=place,
+        corpus_label=corpus_label,
+        figures={
+            "panels": _panels(tables),
+            "maps": [_map(a) for a in artifacts if a.kind == "attention_divergence"],
+            "weights": [_weights(a) for a in artifacts if a.kind == "layer_weights"],
+        },
+    )
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """Allow the page its own scripts and styles, and no network at all."""
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    sources = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _runs(found: Iterable[Record | Artifact]) -> list[_Run]:
+    """Return the commands behind all numbers, in the order they were given."""
+    groups: dict[tuple[str, str, str], list[Record | Artifact]] = defaultdict(list)
+    for item in found:
+        run = item.provenance
+        groups[run.created, run.command, run.device].append(item)
+    runs = []
+    for number, key in enumerate(sorted(groups), start=1):
+        run = _Run(number, groups[key][0].provenance)
+        for item in groups[key]:
+            run.upstreams.add(item.upstream)
+            run.subjects.add(f"{item.task} on {corpus_label(item.corpus)}")
+            run.num_records += isinstance(item, Record)
+            run.num_artifacts += isinstance(item, Artifact)
+        runs.append(run)
+    return runs
+
+
+def _runs_of(found: Iterable[Record | Artifact], runs: Sequence[_Run]) -> list[_Run]:
+    wanted = {(r.provenance.created, r.provenance.command, r.provenance.device) for r in found}
+    return [
+        run
+        for run in runs
+        if (run.provenance.created, run.provenance.command, run.provenance.device) in wanted
+    ]
+
+
+def _environments(runs: Sequence[_Run]) -> list[tuple[Provenance, list[_Run]]]:
+    """Group runs by code, libraries and device."""
+    groups: dict[str, list[_Run]] = defaultdict(list)
+    for run in runs:
+        p = run.provenance
+        groups[f"{p.code_version} {p.device} {sorted(p.libraries.items())}"].append(run)
+    return [(group[0].provenance, group) for group in groups.values()]
+
+
+def _encoders(
+    records: Sequence[Record], artifacts: Sequence[Artifact]
+) -> list[tuple[str, str, int | None]]:
+    """Return name, fingerprint and number of parameters of every encoder."""
+    sizes: dict[tuple[str, str], int | None] = {
+        (a.upstream, a.upstream_sha256): None for a in artifacts
+    }
+    for record in records:
+        key = (record.upstream, record.upstream_sha256)
+        sizes[key] = sizes.get(key) or record.num_parameters
+    return [(name, sha, sizes[name, sha]) for name, sha in sorted(sizes)]
+
+
+def _measured(tables: Sequence[LayerTable]) -> list[Record]:
+    """Return one record for each corpus split and task."""
+    firsts = [table.curves[0].first for table in tables]
+    distinct = {(r.corpus, r.corpus_sha256, r.task, r.task_version, r.split): r for r in firsts}
+    return list(distinct.values())
+
+
+def _choices(tables: Sequence[LayerTable], curves: Sequence[Curve]) -> list[Choice]:
+    """Return each encoder's chosen layer under each probe, by the main metric of its task."""
+    main: dict[tuple[str, str], str] = {}
+    for table in tables:
+        first = table.curves[0].first
+        key = (first.corpus, first.task)
+        main[key] = min(main.get(key, first.metric), first.metric, key=metric_order)
+    shown = [curve for table in tables for curve in table.curves]
+    found = [
+        choose(c, curves) for c in shown if c.first.metric == main[c.first.corpus, c.first.task]
+    ]
+    return [choice for choice in found if choice]
+
+
+def _sentences(choices: Sequence[Choice]) -> list[str]:
+    """Say in words which encoder reads best, and whether the next one can be told from it."""
+    groups: dict[tuple[str, ...], list[Choice]] = defaultdict(list)
+    for choice in choices:
+        first = choice.curve.first
+        groups[first.task, first.corpus, first.corpus_sha256, first.metric].append(choice)
+    return [_sentence(group) for group in groups.values()]
+
+
+def _sentence(group: Sequence[Choice]) -> str:
+    sign = -1 if group[0].lower_is_better else 1
+    ranked = sorted(group, key=lambda choice: -sign * choice.point.value)
+    best, first = ranked[0], ranked[0].curve.first
+    text = (
+        f"{first.task} on {corpus_label(first.corpus)}: {best.curve.label} is read best, "
+        f"{first.metric} {cell(best.point)} with {first.probe} at layer {place(best.point)}"
+    )
+    if best.optimistic:
+        text += f" (picked on {first.split}, optimistic)"
+    elif best.chosen_on:
+        text += f" (chosen on {best.chosen_on})"
+    others = [c for c in ranked if c.curve.label != best.curve.label]
+    if others:
+        text += f"; next {others[0].curve.label} with {cell(others[0].point)}"
+        text += ", intervals overlapping" if _overlap(best, others[0]) else ""
+    if first.majority is not None:
+        text += f"; the commonest class alone scores {first.majority:.3f}"
+    return text + "."
+
+
+def _overlap(one: Choice, other: Choice) -> bool:
+    (a, b), (c, d) = one.point.interval, other.point.interval
+    return a <= d and c <= b
+
+
+def _panels(tables: Sequence[LayerTable]) -> list[dict[str, Any]]:
+    """Return what the interactive layer curves are drawn from."""
+    labels = short_names(curve.label for table in tables for curve in table.curves)
+    corpora = short_names(table.curves[0].first.corpus for table in tables)
+    return [
+        {
+            "subject": f"{first.task} · {corpus_label(corpora[first.corpus])} · {first.split}",
+            "metric": first.metric + (f" ({first.unit})" if first.unit else ""),
+            "probe": first.probe,
+            "majority": first.majority,
+            "curves": [_curve(labels[c.label], c) for c in table.curves if c.layers],
+        }
+        for table in tables
+        if (first := table.curves[0].first) and any(curve.layers for curve in table.curves)
+    ]
+
+
+def _curve(label: str, curve: Curve) -> dict[str, Any]:
+    records = {record.layer: record for record in curve.records}
+    return {
+        "label": label,
+        "flat": curve.is_flat,
+        "layers": [p.layer for p in curve.layers],
+        "values": [p.value for p in curve.layers],
+        "low": [p.interval[0] for p in curve.layers],
+        "high": [p.interval[1] for p in curve.layers],
+        "notes": [
+            f"{cell(p, curve.first.unit)}{f' {curve.first.unit}' if curve.first.unit else ''}"
+            f"{f', sd {p.spread:.3f} over {p.num_seeds} seeds' if p.spread is not None else ''}"
+            f", n = {records[p.layer].num_items:,}"
+            for p in curve.layers
+        ],
+    }
+
+
+def _map(artifact: Artifact) -> dict[str, Any]:
+    """Return what the divergence maps of one encoder are drawn from."""
+    arrays = artifact.arrays
+    return {
+        "label": _artifact_label(artifact),
+        "unit": artifact.meta["unit"],
+        "blocks": np.unique(arrays["block_of"]).tolist(),
+        "block_of": arrays["block_of"].tolist(),
+        "head_of": arrays["head_of"].tolist(),
+        "mean": _rounded(arrays["mean"].tolist()),
+        "same_head": _rounded(arrays["same_head"].tolist()),
+        "all_pairs": _rounded(arrays["all_pairs"].tolist()),
+    }
+
+
+def _weights(artifact: Artifact) -> dict[str, Any]:
+    weights = np.asarray(artifact.arrays["weights"], np.float64).tolist()
+    return {"label": f"{_artifact_label(artifact)} · {artifact.task}", "weights": _rounded(weights)}
+
+
+def _artifact_label(artifact: Artifact) -> str:
+    about = [f"{k} {v}" for k, v in artifact.meta.items() if k in ("split", "num_utterances")]
+    return " · ".join([artifact.upstream, corpus_label(artifact.corpus), *about])
+
+
+def _rounded(value: Any) -> Any:
+    """Round nested lists for the page; what is missing becomes null, as JSON wants it."""
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None

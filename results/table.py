@@ -1,0 +1,170 @@
+"""Records as tables: flat for machines, layers by encoders for people and papers."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from auscult.record import Record
+
+from .curve import Curve, Point, corpus_label, gather, metric_order
+
+LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "[": "{[}",  # or a row that starts with one is taken for the option of \\
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTable:
+    """Scores of one task, probe and metric: a row for each layer, a column for each encoder."""
+
+    title: str
+    caption: str
+    curves: tuple[Curve, ...]
+    cells: pd.DataFrame  # text; the index names the layers
+
+
+def flat_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """Return one row for each record; configuration and libraries as JSON text."""
+    rows = [record.to_dict() for record in records]
+    for row in rows:
+        row["config"] = json.dumps(row["config"], sort_keys=True)
+        row["libraries"] = json.dumps(row["libraries"], sort_keys=True)
+    return pd.DataFrame(rows).astype({"num_speakers": "Int64", "num_parameters": "Int64"})
+
+
+def layer_tables(records: Iterable[Record]) -> list[LayerTable]:
+    """Return one table for each corpus, task, split, metric and probe."""
+    groups: dict[tuple[str, ...], list[Curve]] = {}
+    for curve in gather(records):
+        first = curve.first
+        subject = (first.corpus, first.corpus_sha256, first.task, str(first.task_version))
+        key = (*subject, first.split, first.selected_on, first.metric, first.unit, first.probe)
+        groups.setdefault(key, []).append(curve)
+    order = sorted(groups, key=lambda k: (k[0], k[2], k[4], metric_order(k[6]), k))
+    return [_layer_table(groups[key]) for key in order]
+
+
+def cell(point: Point, unit: str = "") -> str:
+    """Write a value and its interval: ``0.532 [0.510, 0.553]``."""
+    text = _number(point.value, unit)
+    if point.low is None or point.high is None:
+        return text
+    return f"{text} [{_number(point.low, unit)}, {_number(point.high, unit)}]"
+
+
+def place(point: Point) -> str:
+    """Name the layer of a point, and the head where it is about one."""
+    layer = "model" if point.layer is None else str(point.layer)
+    return layer if point.head is None else f"{layer}, head {point.head}"
+
+
+def to_csv(records: Sequence[Record]) -> str:
+    """Write one line for each record, numbers with all their digits."""
+    return flat_frame(records).to_csv(index=False, lineterminator="\n")
+
+
+def to_json(records: Sequence[Record]) -> str:
+    """Write ``{"records": [...]}``, as every command prints it with ``--json``."""
+    found = {"records": [record.to_dict() for record in records]}
+    return json.dumps(found, indent=1, allow_nan=False) + "\n"
+
+
+def to_markdown(records: Sequence[Record]) -> str:
+    """Write layer tables in GitHub's Markdown."""
+    return "\n".join(_markdown(table) for table in layer_tables(records))
+
+
+def to_latex(records: Sequence[Record]) -> str:
+    """Write layer tables for a document that uses the package booktabs."""
+    return "\n".join(_latex(table) for table in layer_tables(records))
+
+
+WRITERS: dict[str, Callable[[Sequence[Record]], str]] = {
+    "csv": to_csv,
+    "json": to_json,
+    "markdown": to_markdown,
+    "latex": to_latex,
+}
+
+
+def _layer_table(curves: Sequence[Curve]) -> LayerTable:
+    first = curves[0].first
+    columns = {
+        curve.label: {place(point): cell(point, first.unit) for point in curve.points}
+        for curve in curves
+    }
+    longest = sorted(curves, key=lambda curve: -len(curve.points))
+    places = dict.fromkeys(place(point) for curve in longest for point in curve.points)
+    cells = pd.DataFrame(columns, index=list(places), dtype="object").fillna("")
+    cells.index.name = "layer"
+    unit = f" ({first.unit})" if first.unit else ""
+    title = f"{first.task} on {corpus_label(first.corpus)}: {first.metric}{unit}, {first.probe}"
+    return LayerTable(title, _caption(curves), tuple(curves), cells)
+
+
+def _caption(curves: Sequence[Curve]) -> str:
+    """Say what the numbers of a table rest on."""
+    records = [record for curve in curves for record in curve.records]
+    first = curves[0].first
+    parts = [
+        f"split {first.split}" + (f", selected on {first.selected_on}" * bool(first.selected_on))
+    ]
+    parts.append(f"{_span([r.num_items for r in records])} items")
+    speakers = [r.num_speakers for r in records if r.num_speakers is not None]
+    if speakers:
+        parts.append(f"{_span(speakers)} speakers")
+    if any(r.num_skipped for r in records):
+        parts.append(f"{_span([r.num_skipped for r in records])} items left out")
+    majorities = [r.majority for r in records if r.majority is not None]
+    if majorities:
+        parts.append(f"majority class {_span(majorities)}")
+    seeds = [point.num_seeds for curve in curves for point in curve.points]
+    if max(seeds) > 1:
+        parts.append(f"mean of {_span(seeds)} seeds")
+    if any(r.low is not None for r in records):
+        parts.append("[95 % interval]")
+    return "; ".join(parts)
+
+
+def _span(numbers: Sequence[int] | Sequence[float]) -> str:
+    low, high = _count(min(numbers)), _count(max(numbers))
+    return low if low == high else f"{low} to {high}"
+
+
+def _count(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:.3f}"
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:.3f}" if not unit else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
+def _markdown(table: LayerTable) -> str:
+    def line(words: Iterable[Any]) -> str:
+        return "| " + " | ".join(str(word).replace("|", r"\|") for word in words) + " |"
+
+    head = line(["layer", *table.cells.columns])
+    rule = "|---:|" + "---:|" * len(table.cells.columns)
+    rows = [line(row) for row in table.cells.itertuples()]
+    return "\n".join([f"**{table.title}**", "", head, rule, *rows, "", table.caption, ""])
+
+
+def _latex(table: LayerTable) -> str:
+    def escape(text: object) -> str:
+        return str(text).translate(LATEX)
+
+    cells = table.cells.map(escape).rename(index=escape, columns=escape)
+    caption = escape(f"{table.title}; {table.caption}.")
+    columns = "l" + "r" * len(cells.columns)
+    return cells.to_latex(caption=caption, column_format=columns, position="tb", escape=False)
