@@ -44,15 +44,16 @@ def parse_address(spec: str) -> Address:
             raise UserError(f"Upstream {spec!r} is random(random(...)); write random once.")
         seed = int(wrapped[2]) if wrapped[2] else None
         return Address(inner.family, inner.checkpoint, inner.subnet, random=True, seed=seed)
-    if text.startswith("random(") or not text:
+    family, _, rest = text.partition(":")
+    subnet = ""
+    if not rest:
+        family, _, subnet = family.partition("@")
+    elif "@" in rest and not Path(rest).expanduser().exists():  # a path may itself hold an @
+        head, _, tail = rest.rpartition("@")
+        rest, subnet = (rest, "") if "/" in tail else (head, tail)
+    if not family or "(" in family or ")" in family:
         raise UserError(
             f"Upstream {spec!r} cannot be read: expected family[:checkpoint][@subnet], "
             "such as fbank, hf:/models/wavlm-base or random(hubert_base)."
         )
-    family, _, rest = text.partition(":")
-    subnet = ""
-    if rest and not Path(rest).exists():  # a path may itself contain an @
-        rest, _, subnet = rest.partition("@")
-    elif not rest:
-        family, _, subnet = family.partition("@")
     return Address(family, rest, subnet)

@@ -3,6 +3,7 @@
 Every function is a context manager whose hooks are gone on exit, also after an exception.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -37,12 +38,13 @@ def recorded_states(encoder: Any) -> Iterator[list[Tensor]]:
         for block in encoder.layers:
             scope.callback(block.register_forward_hook(keep_output).remove)
         scope.callback(encoder.register_forward_hook(keep_last).remove)
+        scope.callback(_forget_positions, encoder)
         yield states
 
 
 @contextmanager
 def exact_padding(
-    model: Any, lengths: Tensor, frames: Tensor, kernels: Sequence[int], strides: Sequence[int]
+    model: Any, lengths: Tensor, frames: Tensor, *, kernels: Sequence[int], strides: Sequence[int]
 ) -> Iterator[None]:
     """Keep padding out of every layer that looks along time, attention aside.
 
@@ -56,32 +58,18 @@ def exact_padding(
         kernels: Kernel sizes of the convolutional extractor, empty without one.
         strides: Its strides.
     """
-
-    def norm_hook(rows: list[int]) -> Callable[[nn.GroupNorm, tuple[Tensor, ...], Tensor], Tensor]:
-        def replace(norm: nn.GroupNorm, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            alone = torch.zeros_like(output)  # (batch, dim, frame)
-            for i, valid in enumerate(rows):
-                alone[i : i + 1, :, :valid] = nn.functional.group_norm(
-                    args[0][i : i + 1, :, :valid], norm.num_groups, norm.weight, norm.bias, norm.eps
-                )
-            return alone
-
-        return replace
-
-    def zero_padding(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        steps = torch.arange(args[0].shape[-1], device=args[0].device)
-        padded = steps[None, None, :] >= frames.to(args[0].device)[:, None, None]
-        return (args[0].masked_fill(padded, 0.0), *args[1:])
-
     with ExitStack() as scope:
+        if model.config.model_type == "wavlm":
+            scope.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
         for depth in range(len(kernels)):
             norm = getattr(model.feature_extractor.conv_layers[depth], "layer_norm", None)
             if isinstance(norm, nn.GroupNorm):
                 valid = conv_lengths(lengths, kernels[: depth + 1], strides[: depth + 1])
-                scope.callback(norm.register_forward_hook(norm_hook(valid.tolist())).remove)
+                scope.callback(norm.register_forward_hook(_normalize_alone(valid)).remove)
         for module in model.encoder.modules():
             if isinstance(module, nn.Conv1d) and module.padding != (0,):
-                scope.callback(module.register_forward_pre_hook(zero_padding).remove)
+                scope.callback(module.register_forward_pre_hook(_zero_padding(frames)).remove)
         yield
 
 
@@ -114,11 +102,48 @@ def visited_attention(model: Any, visit: Callable[[int, Tensor], None]) -> Itera
         yield
 
 
+def _normalize_alone(
+    lengths: Tensor,
+) -> Callable[[nn.GroupNorm, tuple[Tensor, ...], Tensor], Tensor]:
+    """Return a hook that normalises each row's valid steps by themselves and zeroes the rest."""
+
+    def hook(norm: nn.GroupNorm, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        alone = torch.zeros_like(output)  # (batch, dim, frame)
+        for row, valid in enumerate(lengths.tolist()):
+            steps = args[0][row : row + 1, :, :valid]
+            alone[row : row + 1, :, :valid] = nn.functional.group_norm(
+                steps, norm.num_groups, norm.weight, norm.bias, norm.eps
+            )
+        return alone
+
+    return hook
+
+
+def _zero_padding(
+    lengths: Tensor,
+) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """Return a hook that zeroes a layer's input (batch, dim, frame) after each row's length."""
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        steps = torch.arange(args[0].shape[-1], device=args[0].device)
+        padded = steps >= lengths.to(args[0].device)[:, None, None]
+        return (args[0].masked_fill(padded, 0.0), *args[1:])
+
+    return hook
+
+
+def _forget_positions(encoder: Any) -> None:
+    """Drop cached rotary positions: made in inference mode, they would break the next backward."""
+    positions = getattr(encoder, "embed_positions", None)
+    if hasattr(positions, "cached_sequence_length"):
+        positions.cached_sequence_length = None
+
+
 class _HeadsApart(TorchFunctionMode):
     """Asks torch's fused attention for a map of each head instead of their mean.
 
-    transformers' WavLM takes the mean and repeats it once for each head; inside this mode it repeats
-    the maps themselves, (batch, copy, head, frame, frame).
+    transformers' WavLM takes the mean and repeats it once for each head; inside this mode it
+    repeats the maps themselves, (batch, copy, head, frame, frame).
     """
 
     def __torch_function__(

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from auscult.address import Address
 from auscult.contracts import SAMPLE_RATE, HiddenStates, UpstreamSpec, Waveforms
 from auscult.errors import UserError
-from auscult.frame import FrameGeometry
+from auscult.frame import FrameGeometry, conv_lengths
 from auscult.upstream import Upstream, fingerprint_weights
 
 WINDOW, STRIDE = 400, 160  # samples: 25 ms every 10 ms
@@ -69,10 +69,10 @@ class SpectralUpstream(Upstream):
         return HiddenStates((pad_sequence(rows, batch_first=True),), frames)
 
     def num_frames(self, lengths: Tensor) -> Tensor:
-        """Return the valid frames (batch,): whole windows only, and none where CMVN has no variance."""
-        frames = (lengths - WINDOW).div(STRIDE, rounding_mode="floor") + 1
+        """Return the valid frames (batch,): whole windows, at least two where CMVN needs them."""
+        frames = conv_lengths(lengths, (WINDOW,), (STRIDE,))
         least = 2 if self.recipe.cmvn else 1
-        return torch.where(frames < least, torch.zeros_like(frames), frames)
+        return frames.masked_fill(frames < least, 0)
 
 
 def compute_features(recipe: Recipe, samples: Tensor) -> Tensor:

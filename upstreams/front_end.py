@@ -1,0 +1,99 @@
+"""What a transformers speech encoder reads of an utterance, and how many frames come of it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from auscult.contracts import SAMPLE_RATE
+from auscult.frame import FrameGeometry, conv_geometry, conv_lengths
+
+
+class FrontEnd(Protocol):
+    """From the samples of one utterance to the encoder's input."""
+
+    @property
+    def kernels(self) -> tuple[int, ...]:
+        """Kernel sizes of the convolutions inside the model; empty without any."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the convolutions inside the model."""
+
+    @property
+    def geometry(self) -> FrameGeometry:
+        """Where a frame lies in the audio."""
+
+    def prepare(self, samples: Tensor) -> Tensor:
+        """Return the input for one utterance's samples (time,), its first axis in time order."""
+
+    def num_frames(self, lengths: Tensor) -> Tensor:
+        """Return the frames (batch,) of utterances of ``lengths`` (batch,) samples."""
+
+
+@dataclass(frozen=True)
+class WaveformFrontEnd:
+    """Samples, normalised over the utterance where the encoder asks for it."""
+
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+    normalize: bool
+
+    @property
+    def geometry(self) -> FrameGeometry:
+        """Where a frame lies in the audio."""
+        return conv_geometry(self.kernels, self.strides)
+
+    def prepare(self, samples: Tensor) -> Tensor:
+        """Return the samples (time,), as transformers' Wav2Vec2FeatureExtractor does."""
+        if not self.normalize:
+            return samples
+        variance, mean = torch.var_mean(samples, correction=0)
+        return (samples - mean) / torch.sqrt(variance + 1e-7)
+
+    def num_frames(self, lengths: Tensor) -> Tensor:
+        """Return the frames (batch,) of utterances of ``lengths`` (batch,) samples."""
+        return conv_lengths(lengths, self.kernels, self.strides)
+
+
+@dataclass(frozen=True)
+class FilterbankFrontEnd:
+    """w2v-BERT 2.0's input: 80 log-mel filters every 10 ms, stacked in pairs.
+
+    An odd last filterbank frame is dropped: the published extractor masks the pair it begins.
+    """
+
+    normalize: bool
+    kernels: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    geometry: FrameGeometry = FrameGeometry(stride=320, receptive_field=560)
+
+    @cached_property
+    def _extractor(self) -> Any:
+        from transformers import SeamlessM4TFeatureExtractor
+
+        return SeamlessM4TFeatureExtractor()
+
+    def prepare(self, samples: Tensor) -> Tensor:
+        """Return stacked filterbanks (frame, 160)."""
+        features = self._extractor(
+            samples.cpu().numpy(),
+            sampling_rate=SAMPLE_RATE,
+            padding=False,
+            pad_to_multiple_of=None,
+            do_normalize_per_mel_bins=self.normalize,
+        )
+        return torch.as_tensor(features["input_features"][0], dtype=torch.float32)
+
+    def num_frames(self, lengths: Tensor) -> Tensor:
+        """Return the frames (batch,) of utterances of ``lengths`` (batch,) samples."""
+        return conv_lengths(lengths, (400, 2), (160, 2))
+
+
+def front_end_of(config: Any, normalize: bool) -> FrontEnd:
+    """Return the front end of the encoder that a transformers configuration describes."""
+    if config.model_type == "wav2vec2-bert":
+        return FilterbankFrontEnd(normalize)
+    return WaveformFrontEnd(tuple(config.conv_kernel), tuple(config.conv_stride), normalize)
