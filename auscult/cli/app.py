@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from auscult.cli import attention, demo, extract, probe
+from auscult.cli import attention, corpora, demo, extract, probe, report, results, run, upstreams
 
 app = typer.Typer(
     name="auscult",
@@ -27,10 +27,10 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-def _verb(name: str, function: Callable[..., None]) -> None:
+def _verb(name: str, function: Callable[..., None], to: typer.Typer = app) -> None:
     """Add a verb; its docstring is its help page, with the lines of the examples kept."""
     page = inspect.cleandoc(function.__doc__ or "")
-    app.command(name, help=re.sub(r"\n\n(Examples?:)", "\n\n\b\n\\1", page))(function)
+    to.command(name, help=re.sub(r"\n\n(Examples?:)", "\n\n\b\n\\1", page))(function)
 
 
 @app.callback()
@@ -44,6 +44,17 @@ def options(
 
 # One line for each verb: _verb("name", module.function), in the order of the help page.
 _verb("demo", demo.demo)
+_verb("corpora", corpora.corpora)
+_verb("upstreams", upstreams.upstreams)
+_verb("check", upstreams.check)
 _verb("extract", extract.extract)
 _verb("probe", probe.probe)
 _verb("attention", attention.attention)
+_verb("run", run.run)
+_verb("report", report.report)
+
+_results = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(_results, name="results", help="List, show and export what a store holds.")
+_verb("ls", results.ls, _results)
+_verb("show", results.show, _results)
+_verb("export", results.export, _results)

@@ -1,0 +1,94 @@
+"""`auscult upstreams` and `auscult check`: which encoders there are, and how they behave."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from auscult.cli.output import Device, Json, Output, Quiet, choose_device
+
+if TYPE_CHECKING:
+    from auscult.testing import Finding
+
+
+def upstreams(json: Json = False, quiet: Quiet = False) -> None:
+    """List the families of encoders and the shapes that have names.
+
+    Examples:
+      auscult upstreams
+      auscult upstreams --json
+    """
+    from auscult.upstreams import FAMILIES, SHAPES
+
+    output = Output(json=json, quiet=quiet)
+    output.table(
+        "Families: write what the example shows; random(...) around hf keeps only the shape",
+        ("family", "needs", "what it is", "example"),
+        [(f.name, f.needs, f.description, f.example) for f in FAMILIES.values()],
+    )
+    output.table(
+        "Shapes: weights from a seed, random(hubert_base) or random(hubert_base, seed=3)",
+        ("shape", "architecture", "parameters", "reads audio", "what it is"),
+        [
+            (
+                f"random({shape.name})",
+                shape.model_type,
+                f"{shape.num_parameters:,}",
+                "normalised" if shape.normalize else "as it is",
+                shape.description,
+            )
+            for shape in SHAPES.values()
+        ],
+    )
+    families = [
+        {"name": f.name, "needs": f.needs, "description": f.description, "example": f.example}
+        for f in FAMILIES.values()
+    ]
+    shapes = [asdict(shape) | {"spec": f"random({shape.name})"} for shape in SHAPES.values()]
+    output.finish(families=families, shapes=shapes)
+
+
+def check(
+    upstream: Annotated[
+        str, typer.Argument(help="Encoder: family[:checkpoint][@subnet].", show_default=False)
+    ],
+    device: Device = "cpu",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Hold an encoder to the contract that every number rests on.
+
+    Exits with status 1 if a check fails.
+
+    Examples:
+      auscult check hf:/models/my-hubert
+      auscult check "random(hubert_tiny)" --json
+    """
+    import auscult
+    from auscult.progress import track
+    from auscult.testing import run_checks, upstream_checks
+
+    output = Output(json=json, quiet=quiet)
+    where = choose_device(device)
+    encoder = auscult.load(upstream).to(where)
+    total = len(list(upstream_checks()))
+    findings = list(track(run_checks(encoder), f"Checking {upstream}", total, "checks"))
+    output.table(
+        f"{encoder.spec.name} on {where}: {encoder.spec.num_layers} blocks of {encoder.spec.dim}, "
+        f"{encoder.spec.num_parameters:,} parameters, sha256 {encoder.spec.sha256[:12]}",
+        ("check", "result", "promise", "why"),
+        [(finding.check, _result(finding), finding.promise, finding.why) for finding in findings],
+    )
+    output.finish(
+        upstream=asdict(encoder.spec),
+        device=where,
+        checks=[asdict(finding) for finding in findings],
+    )
+    if not all(finding.passed for finding in findings):
+        raise SystemExit(1)
+
+
+def _result(finding: "Finding") -> str:
+    if not finding.passed:
+        return "FAIL"
+    return "does not apply" if finding.why else "pass"
