@@ -1,0 +1,227 @@
+"""`auscult attention`: which heads of an encoder attend alike, as maps and as numbers."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from auscult.cli.output import (
+    CorpusSpec,
+    Device,
+    Json,
+    OutDir,
+    Output,
+    Quiet,
+    SkipBad,
+    SplitColumn,
+    StoreUrl,
+    Upstreams,
+    choose_device,
+    command_line,
+    save,
+)
+from auscult.errors import unknown
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from auscult.analysis import DivergenceMaps
+    from auscult.dataset import Corpus
+    from auscult.record import Artifact, Provenance, Record
+    from auscult.upstream import Upstream
+
+TASK, TASK_VERSION = "attention_divergence", 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What all encoders of one command share."""
+
+    corpus: "Corpus"
+    split: str
+    cuts: Sequence[Any]  # the utterances listened to
+    config: Mapping[str, Any]
+    provenance: "Provenance"
+
+
+def attention(
+    upstream: Upstreams,
+    corpus: CorpusSpec,
+    out: OutDir = Path("auscult-out"),
+    split_name: Annotated[
+        str, typer.Option("--split-name", help="The split to listen to.")
+    ] = "test",
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Only this many utterances, spread evenly over the split.", min=1),
+    ] = None,
+    base: Annotated[str, typer.Option(help="2 for bits (0 to 1), e for nats.")] = "2",
+    split: SplitColumn = None,
+    skip_bad: SkipBad = False,
+    device: Device = "auto",
+    store: StoreUrl = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Map how far the attention heads of one or more encoders diverge from each other.
+
+    Jensen-Shannon divergence of every pair of heads, mean over query frames, then utterances.
+    OUT receives results.sqlite and, for each encoder, a PNG of the layer x layer map of each head,
+    one of all pairs of (layer, head), and an .npz of the arrays.
+
+    Examples:
+      auscult attention -u "random(hubert_base)" -c tsv:data/timit --limit 50 --out heads
+      auscult attention -u hf:models/hubert-base -u hf:models/wavlm-base -c demo --base e
+    """
+    import auscult
+    from auscult.analysis import BASES, check_attention, measure
+    from auscult.record import provenance
+
+    output = Output(json=json, quiet=quiet)
+    where = choose_device(device)
+    if base not in BASES:
+        raise unknown("base", base, BASES)
+    encoders = [auscult.load(spec) for spec in dict.fromkeys(upstream)]
+    for encoder in encoders:
+        check_attention(encoder)
+    data = auscult.corpus(corpus, split=split, skip_bad=skip_bad)
+    cuts = _spread(list(data.split(split_name)), limit)
+    config = {"base": base, "limit": limit, "split_column": data.split_column}
+    run = _Run(data, split_name, cuts, config, provenance(command_line(), where))
+    groups: list[list[Record]] = []
+    files: list[Path] = []
+    for encoder in encoders:
+        maps = measure(
+            encoder.to(where), _utterances(cuts), base=base, skip_bad=skip_bad, total=len(cuts)
+        )
+        encoder.cpu()
+        found, artifact = _records(encoder, maps, run), _artifact(encoder, maps, run)
+        save(found, [artifact], out, store)
+        groups.append(found)
+        files += _write(artifact, out)
+    _show(output, groups, files)
+    output.finish(
+        [record for found in groups for record in found], files=[str(path) for path in files]
+    )
+
+
+def _spread(cuts: list[Any], limit: int | None) -> list[Any]:
+    """Choose ``limit`` cuts at equal steps, so that they are not all of the first speaker."""
+    if limit is None or limit >= len(cuts):
+        return cuts
+    return [cuts[i * len(cuts) // limit] for i in range(limit)]
+
+
+def _utterances(cuts: Sequence[Any]) -> "Iterator[tuple[str, Tensor]]":
+    from auscult.audio import read_samples
+
+    for cut in cuts:
+        yield cut.id, read_samples(cut)
+
+
+def _records(encoder: "Upstream", maps: "DivergenceMaps", run: _Run) -> "list[Record]":
+    """Return the means of the maps with intervals over speakers, then utterances."""
+    from auscult.dataset import utterance_label
+    from auscult.interval import mean_interval
+    from auscult.record import Record
+
+    speaker_of = {cut.id: utterance_label(cut, "speaker") for cut in run.cuts}
+    speakers = [speaker_of[name] for name in maps.utterances]
+    scores: list[tuple[str, int | None, NDArray[Any]]] = [
+        ("jsd_same_head", None, maps.utterance_same_head),
+        ("jsd_all_pairs", None, maps.utterance_all_pairs),
+    ]
+    for block, values in enumerate(maps.utterance_next_layer.T, start=1):
+        scores.append(("jsd_next_layer", block, values))
+    records = []
+    for metric, layer, values in scores:
+        low, high = mean_interval(values, speakers)
+        records.append(
+            Record(
+                upstream=encoder.spec.name,
+                upstream_sha256=encoder.spec.sha256,
+                corpus=run.corpus.spec,
+                corpus_sha256=run.corpus.sha256[run.split],
+                task=TASK,
+                task_version=TASK_VERSION,
+                layer=layer,
+                probe="jsd",
+                metric=metric,
+                unit=maps.unit,
+                value=float(values.mean()),
+                low=low,
+                high=high,
+                split=run.split,
+                num_items=maps.num_utterances,
+                num_speakers=len(set(speakers) - {None}) or None,
+                num_skipped=len(run.corpus.skipped) + len(maps.skipped),
+                seed=0,
+                num_parameters=encoder.spec.num_parameters,
+                config=run.config,
+                provenance=run.provenance,
+            )
+        )
+    return records
+
+
+def _artifact(encoder: "Upstream", maps: "DivergenceMaps", run: _Run) -> "Artifact":
+    from auscult.record import Artifact
+
+    arrays = ("all_pairs", "block_of", "head_of", "same_head", "mean")
+    return Artifact(
+        kind=TASK,
+        upstream=encoder.spec.name,
+        upstream_sha256=encoder.spec.sha256,
+        corpus=run.corpus.spec,
+        corpus_sha256=run.corpus.sha256[run.split],
+        task=TASK,
+        arrays={name: getattr(maps, name) for name in arrays},
+        meta={
+            "unit": maps.unit,
+            "num_utterances": maps.num_utterances,
+            "split": run.split,
+            **run.config,
+        },
+        provenance=run.provenance,
+    )
+
+
+def _write(artifact: "Artifact", out: Path) -> list[Path]:
+    """Write the figures and the arrays of one encoder; return their paths."""
+    import numpy as np
+
+    from auscult.results.figures import all_pairs_map, divergence_maps
+
+    # The key tells apart specs that the file system would not, such as hf:a/b and hf:a-b.
+    words = re.sub(r"[^A-Za-z0-9]+", "-", artifact.upstream).strip("-")[-60:]
+    stem = f"attention_{words}_{artifact.key[:8]}"
+    paths = [out / f"{stem}_{kind}" for kind in ("same_head.png", "all_pairs.png")]
+    paths.append(out / f"{stem}.npz")
+    out.mkdir(parents=True, exist_ok=True)
+    divergence_maps(artifact, paths[0])
+    all_pairs_map(artifact, paths[1])
+    np.savez_compressed(paths[2], unit=np.array(artifact.meta["unit"]), **artifact.arrays)
+    return paths
+
+
+def _show(output: Output, groups: "Sequence[Sequence[Record]]", files: Sequence[Path]) -> None:
+    """Print one row for each encoder, and where the figures are."""
+    rows: list[list[object]] = []
+    for same, pairs, *steps in groups:  # the order of _records
+        closest = min(steps, key=lambda record: record.value)
+        pair = f"{closest.layer} and next: {_with_interval(closest)}"
+        scores = [_with_interval(same), _with_interval(pairs), pair]
+        rows.append([same.upstream, *scores, same.num_items, same.num_speakers])
+    columns = ["upstream", "same head", "all pairs", "closest layers", "utterances", "speakers"]
+    unit = groups[0][0].unit
+    output.table(f"Attention divergence in {unit}s [95 % interval]", columns, rows)
+    for path in files:
+        output.print(str(path))
+
+
+def _with_interval(record: "Record") -> str:
+    return f"{record.value:.4f} [{record.low:.4f}, {record.high:.4f}]"
