@@ -1,5 +1,6 @@
 """From cuts to padded batches: mono float32 at 16 kHz, checked where it is read."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,8 +21,7 @@ def read_samples(cut: Any) -> torch.Tensor:
     try:
         samples = np.asarray(resampled.load_audio(), dtype=np.float32)
     except Exception as error:  # lhotse's backends raise many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{_file_of(cut)} cannot be read as audio: {reason}") from error
+        raise UserError(f"{_file_of(cut)} cannot be read as audio: {_reason(error)}.") from error
     samples = samples.mean(axis=0) if samples.ndim == 2 else samples
     if samples.size == 0:
         raise UserError(f"{_file_of(cut)} holds no samples; remove it or pass --skip-bad.")
@@ -33,6 +33,16 @@ def read_samples(cut: Any) -> torch.Tensor:
 def read_batch(cuts: Sequence[Any]) -> Waveforms:
     """Return a padded batch of the cuts' audio."""
     return Waveforms.of([read_samples(cut) for cut in cuts])
+
+
+def _reason(error: Exception) -> str:
+    """Return what libsndfile said, out of lhotse's account of all its backends."""
+    text = str(error).strip()
+    if said := re.search(r"LibsndfileError'>: (?:Error opening .*?: |Error : )?(.+)", text):
+        return said[1].rstrip(".")
+    if "declared samples" in text:
+        return "it is not as long as it was when the corpus was read"
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def _file_of(cut: Any) -> str:

@@ -1,0 +1,91 @@
+"""`auscult corpora`: the readers, or what one corpus holds."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from auscult.cli.output import Json, Output, Quiet, SkipBad, SplitColumn
+
+if TYPE_CHECKING:
+    from auscult.dataset import Corpus
+
+
+def corpora(
+    spec: Annotated[
+        str | None, typer.Argument(help="Corpus to read and check: reader[:folder].")
+    ] = None,
+    split: SplitColumn = None,
+    skip_bad: SkipBad = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the corpus readers, or read and check one corpus and say what it holds."""
+    out = Output(json=json, quiet=quiet)
+    if spec is None:
+        _list_readers(out)
+        return
+
+    from auscult.corpora import load_corpus
+
+    _show(out, load_corpus(spec, split=split, skip_bad=skip_bad))
+
+
+def _list_readers(out: Output) -> None:
+    from dataclasses import asdict
+
+    from auscult.corpora import READERS
+
+    rows = [
+        (
+            reader.name + (":DIR" if reader.signs else ""),
+            reader.description,
+            ", ".join(reader.labels),
+            reader.splits,
+            reader.layout,
+        )
+        for reader in READERS.values()
+    ]
+    out.table("Corpus readers", ("corpus", "what", "labels", "splits", "the folder holds"), rows)
+    out.finish(readers=[asdict(reader) for reader in READERS.values()])
+
+
+def _show(out: Output, corpus: "Corpus") -> None:
+    from dataclasses import asdict
+
+    from auscult.corpora.summary import summarize_alignments, summarize_labels, summarize_splits
+
+    splits = summarize_splits(corpus)
+    labels, alignments = summarize_labels(corpus), summarize_alignments(corpus)
+    out.table(
+        f"{corpus.spec}, split by {corpus.split_column}",
+        ("split", "utterances", "minutes", "speakers", "sha256"),
+        [(s.name, s.utterances, f"{s.minutes:.1f}", s.speakers, s.sha256[:12]) for s in splits],
+    )
+    for title, rows in (("Labels of utterances", labels), ("Alignments", alignments)):
+        if rows:
+            out.table(
+                title,
+                ("name", "classes", "has it", "most frequent"),
+                [
+                    (r.name, r.classes, f"{r.coverage:.1%}", ", ".join(_short(r.most_frequent)))
+                    for r in rows
+                ],
+            )
+    if corpus.skipped:
+        out.table("Left out", ("what and why",), [(sentence,) for sentence in corpus.skipped])
+    out.finish(
+        corpus={
+            "spec": corpus.spec,
+            "split_column": corpus.split_column,
+            "splits": [asdict(split) for split in splits],
+            "labels": [asdict(label) for label in labels],
+            "alignments": [asdict(alignment) for alignment in alignments],
+            "speaker_overlap": list(corpus.speaker_overlap),
+            "notes": list(corpus.notes),
+            "skipped": list(corpus.skipped),
+        }
+    )
+
+
+def _short(values: tuple[str, ...]) -> list[str]:
+    return [value if len(value) <= 24 else f"{value[:23]}…" for value in values]

@@ -1,0 +1,133 @@
+"""``librispeech:DIR``: LibriSpeech, with phone alignments where their files are found.
+
+Alignments are looked for in ``alignments/`` in DIR or beside it, and in DIR: TextGrids as the
+Montreal Forced Aligner writes them (``dev-clean/84/121123/84-121123-0000.TextGrid``), or s3prl's
+``converted_aligned_phones.txt`` (an utterance id and one phone for each 10 ms on each line).
+Phones lose their stress digits; silence is ``sil``.
+"""
+
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+
+from auscult.contracts import SAMPLE_RATE
+
+from .item import Item, Listing, Span
+from .textgrid import read_textgrid
+
+FRAME = SAMPLE_RATE // 100  # s3prl's labels stand every 10 ms
+SLACK = 400  # samples; rounded times may pass the end of their file by as much
+SILENCES = ("", "sil", "sp", "SIL", "<eps>")
+CONVERTED = "converted_aligned_phones.txt"
+
+
+def read(folder: Path, split: str | None) -> Listing:
+    """List the utterances of ``folder``."""
+    root = folder / "LibriSpeech" if (folder / "LibriSpeech").is_dir() else folder
+    parts = sorted({path.parents[2].name for path in root.glob("*/*/*/*.trans.txt")})
+    names, note = _splits(parts, every_train=split == "all_train_split")
+    listing = Listing([], notes=[note] if note else [], split_column=split or "split")
+    sexes = _sexes([root / "SPEAKERS.TXT", root.parent / "SPEAKERS.TXT"])
+    places = [root / "alignments", root.parent / "alignments", root]
+    converted = next((p / CONVERTED for p in places if (p / CONVERTED).is_file()), None)
+    frames = _converted(converted) if converted else {}
+    aligned = 0
+    for part, name in names.items():
+        for transcripts in sorted((root / part).glob("*/*/*.trans.txt")):
+            for line in transcripts.read_text(encoding="utf-8").splitlines():
+                utterance, _, text = line.strip().partition(" ")
+                path = transcripts.parent / f"{utterance}.flac"
+                grids = [p / path.relative_to(root).with_suffix(".TextGrid") for p in places]
+                try:
+                    alignments = _alignments(grids, frames.get(utterance))
+                except ValueError as error:
+                    listing.problems.append(f"{path} has alignments that cannot be read: {error}")
+                    continue
+                aligned += bool(alignments)
+                speaker = utterance.split("-")[0]
+                listing.items.append(
+                    Item(
+                        id=utterance,
+                        path=path,
+                        split=name,
+                        speaker=speaker,
+                        sex=sexes.get(speaker),
+                        text=text,
+                        language="en",
+                        labels={"part": part},
+                        alignments=alignments,
+                        slack=SLACK,
+                    )
+                )
+    total = len(listing.items)
+    listing.notes.append(
+        f"Phone alignments were found for {aligned} of {total} utterances"
+        + (f"; those without a TextGrid are from {converted}." if frames else ".")
+    )
+    return listing
+
+
+def _splits(parts: list[str], *, every_train: bool) -> tuple[dict[str, str], str]:
+    """Name the split of each part that is used; the note says which is not."""
+    train = [part for part in parts if part.startswith("train-")]
+    if "train-clean-100" in train and not every_train:
+        unused = [part for part in train if part != "train-clean-100"]
+        train = ["train-clean-100"]
+    else:
+        unused = []
+    names = {part: "train" for part in train}
+    for name in ("dev", "test"):
+        first = next((p for p in parts if p.startswith(f"{name}-clean")), None)
+        names |= {first: name} if first else {}
+    others = [part for part in parts if part not in names and part not in unused]
+    names |= {part: part for part in others}
+    if not unused:
+        return names, ""
+    return names, (
+        f"Train is train-clean-100; {', '.join(unused)} not used (--split all_train_split does)."
+    )
+
+
+def _sexes(places: list[Path]) -> dict[str, str]:
+    """Read SPEAKERS.TXT: ``ID | SEX | ...``, comments after a semicolon."""
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [line.split("|") for line in lines if line.count("|") >= 2 and line[0] != ";"]
+    return {row[0].strip(): row[1].strip().lower() for row in rows}
+
+
+def _alignments(
+    grids: list[Path], frames: tuple[Span, ...] | None
+) -> Mapping[str, tuple[Span, ...]]:
+    grid = next((path for path in grids if path.is_file()), None)
+    if grid is None:
+        return {"phone": frames} if frames else {}
+    try:
+        tiers = read_textgrid(grid)
+        phones, words = tiers["phones"], tiers["words"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{grid}: {error}") from error
+    return {
+        "phone": tuple(Span(s.start, s.end, _phone(s.symbol)) for s in phones if s.end > s.start),
+        "word": tuple(s for s in words if s.end > s.start),
+    }
+
+
+def _phone(symbol: str) -> str:
+    return "sil" if symbol in SILENCES else symbol.rstrip("012")
+
+
+def _converted(path: Path) -> dict[str, tuple[Span, ...]]:
+    """Read s3prl's labels of 10 ms frames as runs of equal labels."""
+    found: dict[str, tuple[Span, ...]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        utterance, *labels = line.split() or [""]
+        spans, at = [], 0
+        for label, run in groupby(labels):
+            end = at + FRAME * len(list(run))
+            spans.append(Span(at, end, label))
+            at = end
+        found[utterance] = tuple(spans)
+    return found

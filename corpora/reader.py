@@ -1,0 +1,171 @@
+"""The table of corpus readers, and the one way in: ``load_corpus``.
+
+lhotse has recipes for most of these layouts, and what they know (phone foldings, speaker lists)
+is taken from them. The listing itself is ours: a recipe opens every file on its way, drops
+missing ones with a warning and dies at the first unreadable one, so that nothing could be counted
+or left out by name; and none gives sex, phones, slots or keyword classes where we need them.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auscult.errors import UserError, unknown
+
+from .item import Listing
+
+if TYPE_CHECKING:
+    from auscult.dataset import Corpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """One layout that can be read."""
+
+    name: str
+    description: str
+    labels: tuple[str, ...]
+    splits: str
+    layout: str  # what the folder must hold, for error messages and the list of readers
+    target: str  # "module:function" of (folder, split column) -> Listing
+    signs: tuple[str, ...] = ()  # glob patterns, one of which matches in such a folder
+    split_columns: tuple[str, ...] = ("split",)  # empty where the folder itself names them
+
+    def matches(self, folder: Path) -> bool:
+        """Say whether ``folder`` looks like this layout."""
+        return any(next(folder.glob(sign), None) is not None for sign in self.signs)
+
+
+_ROWS = (
+    Reader(
+        name="demo",
+        description="synthetic commands spoken by 24 espeak-ng voices, 10 minutes, made on demand",
+        labels=("phone", "word", "speaker", "sex", "transcript", "keyword", "slots"),
+        splits="train, dev, test: split (by speaker) or sid_split (same speakers, by sentence)",
+        layout="nothing: it is generated (pip install 'auscult[demo]')",
+        target="demo:read",
+        split_columns=("split", "sid_split"),
+    ),
+    Reader(
+        name="tsv",
+        description="anybody's speech, listed in a plain table (docs/tsv-corpus.md)",
+        labels=("any column", "slots", "phone", "word", "any alignment column"),
+        splits="any column named split, *split or split*",
+        layout="MANIFEST.tsv (a header line with the column path), PHONES.tsv, WORDS.tsv",
+        target="tsv:read",
+        signs=("MANIFEST.tsv",),
+        split_columns=(),
+    ),
+    Reader(
+        name="timit",
+        description="TIMIT as distributed by the LDC, without the two sa sentences",
+        labels=("phone61", "phone39", "phone", "word", "speaker", "sex", "transcript"),
+        splits="train, dev (50 speakers), test (core test, 24 speakers)",
+        layout="TRAIN/DR1/FCJF0/SI1027.WAV with .PHN, .WRD and .TXT beside, and TEST likewise",
+        target="timit:read",
+        signs=("[Tt][Rr][Aa][Ii][Nn]/[Dd][Rr][1-8]", "*/[Tt][Rr][Aa][Ii][Nn]/[Dd][Rr][1-8]"),
+    ),
+    Reader(
+        name="librispeech",
+        description="LibriSpeech, with phone alignments where their files are found",
+        labels=("speaker", "sex", "transcript", "phone", "word"),
+        splits="train (train-clean-100; all_train_split: every train-*), dev, test, other parts",
+        layout="train-clean-100/103/1240/*.trans.txt with .flac beside; alignments/ for "
+        "TextGrids or converted_aligned_phones.txt",
+        target="librispeech:read",
+        signs=("*/*/*/*.trans.txt", "LibriSpeech/*/*/*/*.trans.txt"),
+        split_columns=("split", "all_train_split"),
+    ),
+    Reader(
+        name="speech_commands",
+        description="Google Speech Commands v0.01 or v0.02 in SUPERB's 12 classes",
+        labels=("keyword", "word", "speaker", "transcript"),
+        splits="train, dev (validation_list.txt), test (the official test set in test/, or "
+        "testing_list.txt)",
+        layout="validation_list.txt, testing_list.txt, _background_noise_/ and one folder a word",
+        target="speech_commands:read",
+        signs=("validation_list.txt", "speech_commands_v0.0[12]/validation_list.txt"),
+    ),
+    Reader(
+        name="fluent_speech_commands",
+        description="Fluent Speech Commands: three intent slots",
+        labels=("slots.action", "slots.object", "slots.location", "speaker", "sex", "transcript"),
+        splits="train, dev, test",
+        layout="data/train_data.csv, data/valid_data.csv, data/test_data.csv and wavs/speakers/",
+        target="fluent_speech_commands:read",
+        signs=("data/train_data.csv", "*/data/train_data.csv"),
+    ),
+    Reader(
+        name="voxceleb1",
+        description="VoxCeleb1 for speaker identification",
+        labels=("speaker", "sex", "nationality", "video"),
+        splits="train, dev, test: veri_test_class.txt or iden_split.txt, or made by video",
+        layout="wav/id10001/VIDEO/00001.wav, or the same under dev/wav and test/wav",
+        target="voxceleb1:read",
+        signs=("wav/id1*", "dev/wav/id1*", "test/wav/id1*"),
+    ),
+)
+READERS: dict[str, Reader] = {row.name: row for row in _ROWS}
+
+
+def load_corpus(spec: str, *, split: str | None = None, skip_bad: bool = False) -> "Corpus":
+    """Read, check and split the labelled speech that ``spec`` addresses.
+
+    Args:
+        spec: ``reader[:folder]``, such as ``tsv:/data/mine`` or ``demo``; see ``READERS``.
+        split: Name of the split column, where there are several.
+        skip_bad: Leave bad items out, each named in ``Corpus.skipped``, instead of stopping.
+
+    Raises:
+        UserError: Unknown reader or split column, wrong folder, an empty split, or, without
+            ``skip_bad``, the first bad item.
+    """
+    name, _, place = spec.strip().partition(":")
+    if name not in READERS:
+        raise _unknown_reader(spec, name)
+    reader = READERS[name]
+    folder = Path(place).expanduser()
+    _check_folder(reader, folder if place else None)
+    if split is not None and reader.split_columns and split not in reader.split_columns:
+        raise unknown(f"split column of {name}", split, reader.split_columns)
+
+    from .assembly import assemble
+
+    module, _, function = reader.target.partition(":")
+    read: Callable[[Path, str | None], Listing]
+    read = getattr(importlib.import_module(f".{module}", __package__), function)
+    return assemble(spec, read(folder, split), skip_bad=skip_bad)
+
+
+def _unknown_reader(spec: str, name: str) -> UserError:
+    if not Path(spec).expanduser().is_dir():
+        return unknown("corpus reader", name, READERS)
+    fits = _fitting(Path(spec).expanduser()) or "tsv"
+    return UserError(
+        f"Corpus {spec!r} is a folder without a reader in front; write READER:FOLDER, such as "
+        f"{fits}:{spec}."
+    )
+
+
+def _check_folder(reader: Reader, folder: Path | None) -> None:
+    """Raise unless ``folder`` looks like what ``reader`` reads."""
+    if not reader.signs:
+        if folder is not None:
+            raise UserError(f"Corpus {reader.name!r} takes no folder, but {folder} was given.")
+        return
+    expected = f"expected {reader.name}:FOLDER, where FOLDER holds {reader.layout}"
+    if folder is None:
+        raise UserError(f"Corpus {reader.name!r} needs a folder: {expected}.")
+    if not folder.is_dir():
+        raise UserError(f"Folder {folder} does not exist; {expected}.")
+    if not reader.matches(folder):
+        fits = _fitting(folder)
+        hint = f" It looks like {fits}: try {fits}:{folder}." if fits else ""
+        raise UserError(f"Folder {folder} is no {reader.name} corpus; {expected}.{hint}")
+
+
+def _fitting(folder: Path) -> str | None:
+    """Return the name of the first reader whose layout ``folder`` looks like."""
+    return next((row.name for row in _ROWS if row.matches(folder)), None)

@@ -1,0 +1,224 @@
+"""``tsv:DIR``: anybody's speech, listed in plain tables.
+
+``DIR/MANIFEST.tsv`` is tab-separated UTF-8 text with one header line and no quoting: one line for
+each utterance, as many fields in it as in the header. Columns:
+
+* ``path`` (required): the audio file, relative to DIR. Any rate and number of channels.
+* ``utt``: the utterance's id; without this column, the path without its suffix.
+* ``speaker``, ``sex``, ``transcript``, ``language``: labels; empty where unknown.
+* ``slots_json``: intent slots as one JSON object, such as ``{"action": "bring"}``.
+* any column whose name begins or ends with ``split``: what the utterance is for: ``train``,
+  ``dev``, ``test`` or another name; an utterance whose value is empty is not used. Where there are
+  several such columns, ``split`` is taken unless another is asked for.
+* every other column is a label of that name. Without a column ``keyword``, ``label`` is the
+  keyword as well.
+
+``DIR/PHONES.tsv`` and ``DIR/WORDS.tsv`` (optional) give times: columns ``utt``, ``start``,
+``end`` and one or more columns of symbols. Times are in samples at 16 kHz, whatever the rate of
+the file; ``start`` is inclusive, ``end`` exclusive; an empty symbol is a gap. Each symbol column
+is an alignment of that name, and the first one is also ``phone`` or ``word``.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from auscult.errors import UserError, unknown
+
+from .item import Item, Listing, Span
+
+STANDARD = ("path", "utt", "speaker", "sex", "transcript", "language", "slots_json")
+DEV_NAMES = ("valid", "val", "validation", "development")  # other names for dev
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A tab-separated file: lines that fit its header, and sentences about those that do not."""
+
+    path: Path
+    header: list[str]
+    rows: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # line number, fields
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """The alignments of PHONES.tsv or WORDS.tsv."""
+
+    spans: dict[str, dict[str, list[Span]]]  # utterance -> alignment -> spans
+    problems: dict[str, str]  # utterance -> what is wrong with its lines
+
+
+def read(folder: Path, split: str | None) -> Listing:
+    """List the utterances of ``folder``.
+
+    Raises:
+        UserError: A table cannot be read, or its columns are not what they should be.
+    """
+    table = _read_table(folder / "MANIFEST.tsv", required=("path",))
+    if "slots" in table.header:
+        raise UserError(f"{table.path} has a column 'slots'; intent slots go into 'slots_json'.")
+    column = _choose_split(table, split)
+    times = [
+        _read_times(folder / name, also)
+        for name, also in (("PHONES.tsv", "phone"), ("WORDS.tsv", "word"))
+        if (folder / name).is_file()
+    ]
+    items: list[Item] = []
+    problems, notes = list(table.problems), _unknown_utterances(folder, table, times)
+    used = [(line, row) for line, row in table.rows if row[column]]
+    if len(used) < len(table.rows):
+        unused = len(table.rows) - len(used)
+        notes.append(f"{unused} of {len(table.rows)} utterances have no {column!r}; not used.")
+    for line, row in used:
+        item = _item(folder, column, row, times)
+        if isinstance(item, Item):
+            items.append(item)
+        else:
+            problems.append(f"{table.path} line {line} {item}")
+    given = dict.fromkeys(row[column] for _, row in used)
+    notes += [f"Split {name!r} is read as 'dev'." for name in given if name in DEV_NAMES]
+    expected = tuple(dict.fromkeys(map(_split_name, given)))
+    return Listing(items, problems, notes, column, expected)
+
+
+def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a table that :func:`read` reads; no field may hold a tab or a line break."""
+    lines = ["\t".join(map(str, row)) for row in [header, *rows]]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+
+
+def _read_table(path: Path, required: Sequence[str]) -> _Table:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text: {error}.") from error
+    header = lines[0].rstrip("\r").split("\t")
+    if missing := [name for name in required if name not in header]:
+        raise UserError(
+            f"{path} has no column {missing[0]!r}; its first line must name the columns, "
+            f"separated by tabs (found: {', '.join(header)[:200]})."
+        )
+    if twice := [name for name, count in Counter(header).items() if count > 1]:
+        raise UserError(f"{path} has the column {twice[0]!r} more than once.")
+    table = _Table(path, header)
+    for number, line in enumerate(lines[1:], start=2):
+        fields = line.rstrip("\r").split("\t")
+        if fields == [""]:
+            continue
+        if len(fields) == len(header):
+            table.rows.append((number, dict(zip(header, fields, strict=True))))
+        else:
+            table.problems.append(
+                f"{path} line {number} has {len(fields)} fields where the header has {len(header)}"
+            )
+    return table
+
+
+def _choose_split(table: _Table, asked: str | None) -> str:
+    columns = [name for name in table.header if _is_split(name)]
+    if not columns:
+        raise UserError(
+            f"{table.path} has no column whose name begins or ends with 'split'; add one that "
+            "says train, dev or test for each utterance."
+        )
+    if asked is not None:
+        if asked not in columns:
+            raise unknown(f"split column of {table.path}", asked, columns)
+        return asked
+    if len(columns) == 1:
+        return columns[0]
+    if "split" in columns:
+        return "split"
+    raise UserError(
+        f"{table.path} has several split columns; choose one with --split: {', '.join(columns)}."
+    )
+
+
+def _item(folder: Path, column: str, row: Mapping[str, str], times: Sequence[_Times]) -> Item | str:
+    """Return the utterance of one line, or what is wrong with the line."""
+    if not row["path"]:
+        return "has no path"
+    name = _utterance(row)
+    for table in times:
+        if name in table.problems:
+            return f"names {row['path']}, but {table.problems[name]}"
+    labels: dict[str, Any] = {
+        key: value
+        for key, value in row.items()
+        if value and key not in STANDARD and not _is_split(key)
+    }
+    if "keyword" not in row and row.get("label"):
+        labels["keyword"] = row["label"]
+    if row.get("slots_json"):
+        try:
+            slots = json.loads(row["slots_json"])
+        except ValueError:
+            slots = None
+        if not isinstance(slots, dict):
+            return f"has slots_json {row['slots_json']!r}, which is no JSON object"
+        labels["slots"] = {key: str(value) for key, value in slots.items()}
+    return Item(
+        id=name,
+        path=folder / row["path"],
+        split=_split_name(row[column]),
+        speaker=row.get("speaker") or None,
+        sex=row.get("sex") or None,
+        text=row.get("transcript") or None,
+        language=row.get("language") or None,
+        labels=labels,
+        alignments={
+            alignment: tuple(spans)
+            for table in times
+            for alignment, spans in table.spans.get(name, {}).items()
+        },
+    )
+
+
+def _utterance(row: Mapping[str, str]) -> str:
+    return row.get("utt") or Path(row["path"]).with_suffix("").as_posix()
+
+
+def _is_split(column: str) -> bool:
+    return column.startswith("split") or column.endswith("split")
+
+
+def _split_name(value: str) -> str:
+    return "dev" if value in DEV_NAMES else value
+
+
+def _read_times(path: Path, also: str) -> _Times:
+    """Read PHONES.tsv or WORDS.tsv; ``also`` is the first symbol column's second name."""
+    table = _read_table(path, required=("utt", "start", "end"))
+    symbols = [name for name in table.header if name not in ("utt", "start", "end")]
+    if not symbols:
+        raise UserError(f"{path} has no column of symbols beside utt, start and end.")
+    if table.problems:  # which utterance such a line belongs to is not known
+        raise UserError(f"{table.problems[0]}.")
+    names = {name: name for name in symbols} | {also: symbols[0]}
+    times = _Times({}, {})
+    for line, row in table.rows:
+        try:
+            start, end = int(row["start"]), int(row["end"])
+        except ValueError:
+            where = f"{path} line {line} gives it the times {row['start']!r} to {row['end']!r}"
+            times.problems[row["utt"]] = f"{where}, which are no whole samples"
+            continue
+        alignments = times.spans.setdefault(row["utt"], {})
+        for name, source in names.items():
+            alignments.setdefault(name, []).append(Span(start, end, row[source]))
+    return times
+
+
+def _unknown_utterances(folder: Path, table: _Table, times: Sequence[_Times]) -> list[str]:
+    known = {_utterance(row) for _, row in table.rows}
+    strange = sorted({name for part in times for name in part.spans} - known)
+    if not strange:
+        return []
+    return [
+        f"PHONES.tsv or WORDS.tsv of {folder} give times for {len(strange)} utterances that "
+        f"MANIFEST.tsv does not have (first: {strange[0]})."
+    ]

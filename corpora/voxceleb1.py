@@ -1,0 +1,85 @@
+"""``voxceleb1:DIR``: VoxCeleb1 for speaker identification.
+
+The official list (``veri_test_class.txt`` or ``iden_split.txt``, the same format: 1, 2 or 3 for
+train, dev or test and a path) splits each speaker's videos. Without it a split is made likewise:
+no video stands in two splits.
+"""
+
+import csv
+from pathlib import Path
+
+from .item import Item, Listing
+from .splitting import DEV_SHARE, hold_out
+
+PLACES = ("wav", "dev/wav", "test/wav")
+LISTS = ("veri_test_class.txt", "iden_split.txt")
+SPLITS = {"1": "train", "2": "dev", "3": "test"}
+
+
+def read(folder: Path, split: str | None) -> Listing:
+    """List the utterances of ``folder``."""
+    files = {
+        path.relative_to(folder / place).as_posix(): path
+        for place in PLACES
+        for path in sorted((folder / place).glob("id*/*/*.wav"))
+    }
+    official = next((folder / name for name in LISTS if (folder / name).is_file()), None)
+    listing = Listing([], expected=tuple(SPLITS.values()) if official else ("train",))
+    if official is None:
+        chosen = _made(list(files))
+        listing.notes.append(
+            f"{folder} holds neither {' nor '.join(LISTS)}: train, dev and test were made by "
+            "video within each speaker."
+        )
+    else:
+        chosen = {}
+        for number, line in enumerate(official.read_text(encoding="utf-8").splitlines(), start=1):
+            part, _, name = line.strip().partition(" ")
+            if line.strip() and (part not in SPLITS or name.count("/") != 2):
+                listing.problems.append(f"{official} line {number} reads {line!r}, not '1 PATH'")
+            elif line.strip():
+                chosen[name.strip()] = SPLITS[part]
+        if left := len(files.keys() - chosen):
+            listing.notes.append(f"{left} files are not in {official} and are not used.")
+    meta = _meta(folder / "vox1_meta.csv")
+    for name, part in chosen.items():
+        speaker, video, _ = name.split("/")
+        sex, nationality = meta.get(speaker, (None, None))
+        listing.items.append(
+            Item(
+                id=name.removesuffix(".wav").replace("/", "-"),
+                path=files.get(name, folder / PLACES[0] / name),
+                split=part,
+                speaker=speaker,
+                sex=sex,
+                labels={"video": video} | ({"nationality": nationality} if nationality else {}),
+            )
+        )
+    return listing
+
+
+def _made(names: list[str]) -> dict[str, str]:
+    """Split each speaker's videos into train, dev and test, as far as they reach."""
+    videos: dict[str, dict[str, int]] = {}
+    for name in names:
+        speaker, video, _ = name.split("/")
+        sizes = videos.setdefault(speaker, {})
+        sizes[video] = sizes.get(video, 0) + 1
+    split_of: dict[tuple[str, str], str] = {}
+    for speaker, sizes in videos.items():
+        test = hold_out(sizes, DEV_SHARE)
+        rest = {video: size for video, size in sizes.items() if video not in test}
+        dev = hold_out(rest, DEV_SHARE)
+        for video in sizes:
+            part = "test" if video in test else "dev" if video in dev else "train"
+            split_of[speaker, video] = part
+    return {name: split_of[name.split("/")[0], name.split("/")[1]] for name in names}
+
+
+def _meta(path: Path) -> dict[str, tuple[str, str]]:
+    """Return sex and nationality of each speaker in vox1_meta.csv, which has tabs."""
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.reader(file, delimiter="\t") if len(row) >= 4]
+    return {row[0]: (row[2].strip(), row[3].strip()) for row in rows[1:]}
