@@ -67,7 +67,7 @@ def layer_curves(
     probes = sorted({curve.first.probe for curve in curves})
     looks = _looks(curves)
     corpora = short_names(corpus for _, corpus, _ in rows)
-    with _figure(path, _width(len(probes)), 0.7 + 1.75 * len(rows)) as figure:
+    with _figure(path, _width(len(probes)), 0.9 + 1.75 * len(rows)) as figure:
         grid = figure.subplots(len(rows), len(probes), sharey="row", sharex=True, squeeze=False)
         for panels, key in zip(grid, rows, strict=True):
             for axes, probe in zip(panels, probes, strict=True):
@@ -97,7 +97,7 @@ def divergence_maps(artifact: Artifact, path: Path) -> None:
     columns = min(range(4, 7), key=lambda n: -len(maps) % n) if len(maps) > 4 else len(maps)
     rows = -(-len(maps) // columns)
     top = _largest(values for _, values in maps)
-    with _figure(path, PAGE, 0.6 + (PAGE - 0.9) / max(columns, 3) * 1.15 * rows) as figure:
+    with _figure(path, PAGE, 0.5 + ((PAGE - 1) / max(columns, 3) + 0.35) * rows) as figure:
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes, (name, values) in zip(panels.flat, maps, strict=False):
             image = _map(axes, values, top)
@@ -260,4 +260,6 @@ def _largest(maps: Iterable[NDArray[Any]]) -> float:
 def _subject(artifact: Artifact) -> str:
     upstream = short_names([artifact.upstream])[artifact.upstream]
     corpus = short_names([artifact.corpus])[artifact.corpus]
-    return f"{upstream} on {corpus_label(corpus)}"
+    text = f"{upstream} on {corpus_label(corpus)}"
+    number = artifact.meta.get("num_utterances")
+    return text if number is None else f"{text}, {number:,} utterances"

@@ -3,9 +3,14 @@
 // Draws the figures of the report from the JSON in #figures, and again when a choice changes.
 
 const figures = JSON.parse(document.getElementById("figures").textContent);
-const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8a8a"];
+const DARK = matchMedia("(prefers-color-scheme: dark)");
+const PALETTES = { // Okabe and Ito's, told apart by the colour-blind
+  light: ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"],
+  dark: ["#56b4e9", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#f0e442", "#ffffff"],
+};
+const palette = () => (DARK.matches ? PALETTES.dark : PALETTES.light);
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star"];
-const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+const CONFIG = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
 
 const byId = (id) => document.getElementById(id);
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -32,7 +37,8 @@ function layout(extra) {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: colour("--sans"), size: 13, color: colour("--text") },
-    margin: { l: 50, r: 10, t: 10, b: 45 },
+    margin: { l: 50, r: 10, t: 36, b: 45 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--faint"), activecolor: colour("--link") },
     hovermode: "closest",
     hoverlabel: { align: "left" },
     legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top" },
@@ -48,7 +54,7 @@ const labels = distinct(figures.panels.flatMap((panel) => panel.curves.map((curv
 
 function curveTraces(curve, layers) {
   const place = labels.indexOf(curve.label);
-  const tint = PALETTE[place % PALETTE.length];
+  const tint = palette()[place % palette().length];
   const flat = curve.flat && layers.length > 1;
   const x = flat ? layers : curve.layers;
   const over = (values) => (flat ? layers.map(() => values[0]) : values);
@@ -62,7 +68,7 @@ function curveTraces(curve, layers) {
       hovertemplate: `<b>${plain(curve.label)}</b><br>${flat ? "one representation" : "layer %{x}"}<br>%{text}<extra></extra>`,
       mode: flat ? "lines" : "lines+markers",
       line: { color: tint, width: 2, dash: flat ? "dash" : "solid" },
-      marker: { color: tint, size: 7, symbol: SYMBOLS[Math.floor(place / PALETTE.length) % SYMBOLS.length] },
+      marker: { color: tint, size: 7, symbol: SYMBOLS[Math.floor(place / palette().length) % SYMBOLS.length] },
     },
   ];
 }
@@ -100,19 +106,20 @@ function heatmap(values, top, unit, text) {
   return {
     type: "heatmap", z: values, zmin: 0, zmax: top, colorscale: "Viridis", hoverongaps: false,
     text, hovertemplate: `%{text}<br>%{z:.4f} ${plain(unit)}<extra></extra>`,
-    colorbar: { title: { text: plain(unit), side: "top" }, thickness: 12, outlinewidth: 0 },
+    colorbar: { title: { text: `divergence (${plain(unit)})`, side: "right" }, thickness: 12, outlinewidth: 0 },
   };
 }
 
-function drawSquare(trace, ticks, names, title, lines) {
-  const edges = lines.flatMap((at) => [
-    { type: "line", x0: at, x1: at, yref: "paper", y0: 0, y1: 1 },
-    { type: "line", y0: at, y1: at, xref: "paper", x0: 0, x1: 1 },
-  ]);
+function drawSquare(trace, ticks, names, title, edges = []) {
+  const last = trace.z.length - 0.5;
+  const line = { type: "line", line: { color: "#ffffff", width: 0.7 } };
   const axis = { title: { text: title, standoff: 8 }, tickvals: ticks, ticktext: names, showgrid: false, constrain: "domain" };
   Plotly.react("maps-plot", [trace], layout({
     plot_bgcolor: colour("--missing"),
-    shapes: edges.map((edge) => ({ ...edge, line: { color: "#ffffff", width: 0.7 } })),
+    shapes: edges.flatMap((at) => [
+      { ...line, x0: at, x1: at, y0: -0.5, y1: last },
+      { ...line, y0: at, y1: at, x0: -0.5, x1: last },
+    ]),
     xaxis: axis,
     yaxis: { ...axis, autorange: "reversed", scaleanchor: "x" },
   }), CONFIG);
@@ -137,7 +144,7 @@ function drawMaps() {
   const values = head.selectedIndex === 0 ? map.mean : map.same_head[head.selectedIndex - 2];
   const text = map.blocks.map((row) => map.blocks.map((column) => `layers ${row} and ${column}, ${chosen(head)}`));
   const trace = heatmap(values, largest([map.mean, ...map.same_head]), map.unit, text);
-  return drawSquare(trace, map.blocks.map((_, i) => i), map.blocks, "layer", []);
+  return drawSquare(trace, map.blocks.map((_, i) => i), map.blocks, "layer");
 }
 
 // Layer weights
@@ -148,7 +155,7 @@ function drawWeights() {
   const { weights } = figures.weights[upstream.selectedIndex];
   const equal = 1 / weights.length;
   Plotly.react("weights-plot", [{
-    type: "bar", x: weights.map((_, i) => i), y: weights, marker: { color: PALETTE[0] },
+    type: "bar", x: weights.map((_, i) => i), y: weights, marker: { color: palette()[0] },
     hovertemplate: "layer %{x}<br>%{y:.4f}<extra></extra>",
   }], layout({
     bargap: 0.3,
@@ -173,7 +180,7 @@ for (const [, prefix, draw] of sections) {
     select.addEventListener("change", draw);
   }
 }
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+DARK.addEventListener("change", drawAll);
 addEventListener("beforeprint", () => {
   for (const table of document.querySelectorAll("details")) table.open = true;
 });

@@ -23,7 +23,7 @@ from auscult.record import Artifact, Provenance, Record
 
 from .curve import Choice, Curve, choose, corpus_label, gather, held_out, metric_order, short_names
 from .store import Store
-from .table import LayerTable, cell, layer_tables, place
+from .table import LayerTable, caption, cell, layer_tables, place
 
 HERE = Path(__file__).parent
 DIGITS = 5  # significant digits of a map's cell, far below its uncertainty
@@ -43,6 +43,26 @@ class _Run:
     @property
     def name(self) -> str:
         return f"R{self.number}"
+
+    @property
+    def contents(self) -> str:
+        counts = ((self.num_records, "number"), (self.num_artifacts, "array"))
+        return ", ".join(f"{n:,} {word}{'s' * (n != 1)}" for n, word in counts if n)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """One task on one corpus: each encoder's chosen layer under each probe."""
+
+    first: Record
+    sentence: str
+    probes: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Choice | None]]]
+    optimistic: bool
+
+    @property
+    def curves(self) -> list[Curve]:
+        return [choice.curve for _, found in self.rows for choice in found if choice]
 
 
 def write_report(stores: Store | Sequence[Store], path: Path) -> None:
@@ -65,7 +85,6 @@ def write_report(stores: Store | Sequence[Store], path: Path) -> None:
 def _page(records: Sequence[Record], artifacts: Sequence[Artifact]) -> str:
     runs = _runs([*records, *artifacts])
     tables = layer_tables(held_out(records))
-    choices = _choices(tables, gather(records))
     scripts = [get_plotlyjs(), (HERE / "report.js").read_text(encoding="utf-8")]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -80,9 +99,9 @@ def _page(records: Sequence[Record], artifacts: Sequence[Artifact]) -> str:
         scripts=[Markup(script) for script in scripts],  # ours, and plotly's own file
         encoders=_encoders(records, artifacts),
         measured=_measured(tables),
-        sentences=_sentences(choices),
-        choices=choices,
+        findings=_findings(tables, gather(records)),
         measures=[c for t in tables for c in t.curves if c.first.unit and len(c.points) == 1],
+        caption=caption,
         tables=tables,
         runs=runs,
         environments=_environments(runs),
@@ -164,47 +183,47 @@ def _measured(tables: Sequence[LayerTable]) -> list[Record]:
     return list(distinct.values())
 
 
-def _choices(tables: Sequence[LayerTable], curves: Sequence[Curve]) -> list[Choice]:
-    """Return each encoder's chosen layer under each probe, by the main metric of its task."""
-    main: dict[tuple[str, str], str] = {}
+def _findings(tables: Sequence[LayerTable], curves: Sequence[Curve]) -> list[_Finding]:
+    """Summarise each task by its main metric, one finding for each corpus and task."""
+    groups: dict[tuple[object, ...], list[Choice]] = defaultdict(list)
     for table in tables:
         first = table.curves[0].first
-        key = (first.corpus, first.task)
-        main[key] = min(main.get(key, first.metric), first.metric, key=metric_order)
-    shown = [curve for table in tables for curve in table.curves]
-    found = [
-        choose(c, curves) for c in shown if c.first.metric == main[c.first.corpus, c.first.task]
+        subject = (first.corpus, first.corpus_sha256, first.task, first.task_version, first.split)
+        chosen = [choose(curve, curves) for curve in table.curves]
+        groups[(*subject, first.metric)] += [choice for choice in chosen if choice]
+    metrics: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    for *subject, metric in (key for key, group in groups.items() if group):
+        metrics[tuple(subject)].append(str(metric))
+    return [
+        _finding(groups[(*subject, min(found, key=metric_order))])
+        for subject, found in metrics.items()
     ]
-    return [choice for choice in found if choice]
 
 
-def _sentences(choices: Sequence[Choice]) -> list[str]:
-    """Say in words which encoder reads best, and whether the next one can be told from it."""
-    groups: dict[tuple[str, ...], list[Choice]] = defaultdict(list)
-    for choice in choices:
-        first = choice.curve.first
-        groups[first.task, first.corpus, first.corpus_sha256, first.metric].append(choice)
-    return [_sentence(group) for group in groups.values()]
+def _finding(group: Sequence[Choice]) -> _Finding:
+    first = group[0].curve.first
+    probes = sorted({choice.curve.first.probe for choice in group})
+    cells: dict[str, dict[str, Choice]] = defaultdict(dict)
+    for choice in group:
+        cells[choice.curve.label][choice.curve.first.probe] = choice
+    rows = [(label, [found.get(probe) for probe in probes]) for label, found in cells.items()]
+    return _Finding(first, _sentence(group), probes, rows, any(c.optimistic for c in group))
 
 
 def _sentence(group: Sequence[Choice]) -> str:
+    """Say in words which encoder reads best, and whether the next one can be told from it."""
     sign = -1 if group[0].lower_is_better else 1
     ranked = sorted(group, key=lambda choice: -sign * choice.point.value)
     best, first = ranked[0], ranked[0].curve.first
-    text = (
-        f"{first.task} on {corpus_label(first.corpus)}: {best.curve.label} is read best, "
-        f"{first.metric} {cell(best.point)} with {first.probe} at layer {place(best.point)}"
-    )
-    if best.optimistic:
-        text += f" (picked on {first.split}, optimistic)"
-    elif best.chosen_on:
-        text += f" (chosen on {best.chosen_on})"
+    text = f"{best.curve.label} scores best: {cell(best.point)} with {first.probe}"
+    text += f" at layer {place(best.point)}" if best.chosen_on else ""
+    text += f" (picked on {best.chosen_on})" if best.optimistic else ""
     others = [c for c in ranked if c.curve.label != best.curve.label]
     if others:
-        text += f"; next {others[0].curve.label} with {cell(others[0].point)}"
-        text += ", intervals overlapping" if _overlap(best, others[0]) else ""
+        text += f"; next is {others[0].curve.label} with {cell(others[0].point)}"
+        text += ", the intervals overlap" if _overlap(best, others[0]) else ""
     if first.majority is not None:
-        text += f"; the commonest class alone scores {first.majority:.3f}"
+        text += f". Always answering the commonest class scores {first.majority:.3f}"
     return text + "."
 
 
@@ -269,8 +288,10 @@ def _weights(artifact: Artifact) -> dict[str, Any]:
 
 
 def _artifact_label(artifact: Artifact) -> str:
-    about = [f"{k} {v}" for k, v in artifact.meta.items() if k in ("split", "num_utterances")]
-    return " · ".join([artifact.upstream, corpus_label(artifact.corpus), *about])
+    parts = [artifact.upstream, corpus_label(artifact.corpus)]
+    if "num_utterances" in artifact.meta:
+        parts.append(f"{artifact.meta['num_utterances']:,} utterances")
+    return " · ".join(parts)
 
 
 def _rounded(value: Any) -> Any:

@@ -110,16 +110,15 @@ def _layer_table(curves: Sequence[Curve]) -> LayerTable:
     cells.index.name = "layer"
     unit = f" ({first.unit})" if first.unit else ""
     title = f"{first.task} on {corpus_label(first.corpus)}: {first.metric}{unit}, {first.probe}"
-    return LayerTable(title, _caption(curves), tuple(curves), cells)
+    return LayerTable(title, caption(curves), tuple(curves), cells)
 
 
-def _caption(curves: Sequence[Curve]) -> str:
+def caption(curves: Sequence[Curve]) -> str:
     """Say what the numbers of a table rest on."""
     records = [record for curve in curves for record in curve.records]
     first = curves[0].first
-    parts = [
-        f"split {first.split}" + (f", selected on {first.selected_on}" * bool(first.selected_on))
-    ]
+    selected = f", epochs selected on {first.selected_on}" if first.selected_on else ""
+    parts = [f"split {first.split}{selected}"]
     parts.append(f"{_span([r.num_items for r in records])} items")
     speakers = [r.num_speakers for r in records if r.num_speakers is not None]
     if speakers:
@@ -133,7 +132,7 @@ def _caption(curves: Sequence[Curve]) -> str:
     if max(seeds) > 1:
         parts.append(f"mean of {_span(seeds)} seeds")
     if any(r.low is not None for r in records):
-        parts.append("[95 % interval]")
+        parts.append("brackets: 95 % interval")
     return "; ".join(parts)
 
 

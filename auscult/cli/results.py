@@ -40,7 +40,7 @@ def ls(store: StoreAt = ".", json: Json = False, quiet: Quiet = False) -> None:
     from auscult.results.curve import gather, held_out, metric_order
 
     output = Output(json=json, quiet=quiet)
-    records = _some(open_store(store).records(), store)
+    records = open_store(store).records()
     curves = gather(records)
     shown = gather(held_out(records))
     shown.sort(key=lambda c: (c.first.corpus, c.first.task, metric_order(c.first.metric)))
@@ -126,7 +126,9 @@ def export(
 
 def _some(records: "Sequence[Record]", store: str) -> "Sequence[Record]":
     if not records:
-        raise UserError(f"No record in {store} fits; `auscult results ls {store}` lists them all.")
+        raise UserError(
+            f"No record in {store} fits; `auscult results ls {store}` lists what there is."
+        )
     return records
 
 

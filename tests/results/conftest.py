@@ -1,5 +1,6 @@
 """Records and artifacts of the sizes and shapes that real runs give, with invented numbers."""
 
+import hashlib
 import math
 from collections.abc import Callable
 
@@ -11,6 +12,10 @@ from auscult.record import Artifact, Provenance, Record
 UPSTREAMS = ("fbank", "random(hubert_base)", "hf:/models/hubert-base-ls960")
 TASKS = {"phone39": ("tsv:/data/timit-sample", 0.08), "keyword": ("demo", 0.1)}
 PROBES = {"linear": 0.0, "mlp1": 0.06, "mlp2": 0.07}
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def run(upstream: str, verb: str = "probe") -> Provenance:
@@ -45,9 +50,9 @@ def probe_record(
     half = 0.03 if task == "phone39" else 0.06
     return Record(
         upstream=upstream,
-        upstream_sha256=f"{UPSTREAMS.index(upstream):064x}",
+        upstream_sha256=sha256(upstream),
         corpus=corpus,
-        corpus_sha256="c" * 64,
+        corpus_sha256=sha256(corpus),
         task=task,
         task_version=1,
         layer=layer,
@@ -84,7 +89,7 @@ def divergence(upstream: str = UPSTREAMS[1], heads: int = 12, layers: int = 12) 
     return Artifact(
         kind="attention_divergence",
         upstream=upstream,
-        upstream_sha256="1" * 64,
+        upstream_sha256=sha256(upstream),
         corpus="tsv:/data/timit-sample",
         corpus_sha256="c" * 64,
         task="attention_divergence",
@@ -105,7 +110,7 @@ def weights(upstream: str = UPSTREAMS[2]) -> Artifact:
     return Artifact(
         kind="layer_weights",
         upstream=upstream,
-        upstream_sha256="2" * 64,
+        upstream_sha256=sha256(upstream),
         corpus="demo",
         corpus_sha256="c" * 64,
         task="keyword_spotting",
@@ -114,16 +119,16 @@ def weights(upstream: str = UPSTREAMS[2]) -> Artifact:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def records() -> list[Record]:
     return probe_records()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_divergence() -> Callable[..., Artifact]:
     return divergence
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_weights() -> Callable[..., Artifact]:
     return weights

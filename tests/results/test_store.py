@@ -140,8 +140,9 @@ def test_every_field_of_a_record_has_a_column() -> None:
 
 
 def _write(where: Path, upstream: str) -> None:
-    for i in range(200):
-        open_store(where).add([record(upstream=upstream, layer=i)], [artifact(upstream=upstream)])
+    for i in range(0, 200, 4):
+        few = [record(upstream=upstream, layer=i + k) for k in range(4)]
+        open_store(where).add(few, [artifact(upstream=upstream)])
 
 
 def test_two_writers_lose_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""Curves average over seeds and over nothing else; layers are chosen where they may be."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from auscult.record import Record
+from auscult.results.curve import (
+    Choice,
+    Curve,
+    choose,
+    corpus_label,
+    gather,
+    held_out,
+    short_names,
+)
+
+
+def only(records: Sequence[Record], **wanted: object) -> list[Record]:
+    return [r for r in records if all(getattr(r, k) == v for k, v in wanted.items())]
+
+
+def chosen(curve: Curve, curves: Sequence[Curve]) -> Choice:
+    found = choose(curve, curves)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def one(records: list[Record]) -> list[Record]:
+    """One encoder's curve: 13 layers, 2 seeds."""
+    hubert = only(records, upstream="random(hubert_base)", task="phone39")
+    return only(hubert, probe="linear", metric="accuracy")
+
+
+def test_points_are_means_over_seeds(one: list[Record]) -> None:
+    (curve,) = gather(reversed(one))
+    assert [point.layer for point in curve.layers] == list(range(13))
+    assert curve.label == "random(hubert_base)" and not curve.is_flat
+    first, second = sorted(only(one, layer=4), key=lambda r: r.seed)
+    point = curve.points[4]
+    assert point.num_seeds == 2
+    assert point.value == pytest.approx((first.value + second.value) / 2)
+    assert point.low == pytest.approx(point.value - 0.03)
+    assert point.spread == pytest.approx(abs(first.value - second.value) / 2**0.5)
+
+
+def test_whatever_else_differs_is_another_curve(records: list[Record]) -> None:
+    assert len(gather(records)) == 3 * 2 * 3 * 2  # upstreams, tasks, probes, metrics
+
+
+def test_layers_come_before_the_sum_and_the_model(one: list[Record]) -> None:
+    extra = [replace(one[0], layer=layer, head=head) for layer, head in ((None, None), (3, 1))]
+    (curve,) = gather([replace(one[0], layer="weighted"), *extra, *one])
+    places = [(point.layer, point.head) for point in curve.points]
+    assert places[3:6] == [(3, None), (3, 1), (4, None)]
+    assert places[-2:] == [("weighted", None), (None, None)]
+    assert len(curve.layers) == 13
+
+
+def test_commands_that_measured_other_layers_complete_a_curve(one: list[Record]) -> None:
+    later = replace(one[0].provenance, created="2027-01-01T00:00:00+00:00")
+    parts = [replace(r, provenance=later) if r.layer in (1, 2) else r for r in one]
+    assert len(gather(parts)) == 1
+
+
+def test_other_configurations_are_told_apart(one: list[Record]) -> None:
+    later = replace(one[0].provenance, created="2027-01-01T00:00:00+00:00")
+    slow = [replace(r, config={"max_epochs": 9, "rate": r.layer}, provenance=later) for r in one]
+    fast = [replace(r, config={"max_epochs": 2, "rate": r.layer}) for r in one]
+    labels = sorted(curve.label for curve in gather(fast + slow))
+    assert labels == ["random(hubert_base) (max_epochs=2)", "random(hubert_base) (max_epochs=9)"]
+
+
+def test_other_weights_of_one_name_are_told_apart(one: list[Record]) -> None:
+    other = [replace(r, upstream_sha256="f" * 64) for r in one]
+    labels = {curve.label for curve in gather(one + other)}
+    assert "random(hubert_base) (weights ffffffff)" in labels and len(labels) == 2
+
+
+def test_the_layer_is_chosen_on_dev(one: list[Record]) -> None:
+    flat = [replace(r, value=0.5, low=0.4, high=0.6) for r in one]
+    test = [replace(r, value=0.7) if r.layer == 2 else r for r in flat]
+    dev = [replace(r, split="dev", corpus_sha256="d" * 64) for r in flat]
+    dev = [replace(r, value=0.8) if r.layer == 9 else r for r in dev]
+    curves = gather(test + dev)
+    (reported,) = gather(held_out(test + dev))
+    choice = chosen(reported, curves)
+    assert (choice.point.layer, choice.point.value, choice.chosen_on) == (9, 0.5, "dev")
+    assert not choice.optimistic
+    picked = chosen(reported, [reported])  # without dev: what flatters, and it is said
+    assert (picked.point.layer, picked.chosen_on, picked.optimistic) == (2, "test", True)
+
+
+def test_error_rates_are_best_when_small(one: list[Record]) -> None:
+    errors = [replace(r, metric="wer", value=0.9 - 0.01 * r.seed) for r in one]
+    errors += [replace(errors[0], layer=20, value=0.1)]
+    (curve,) = gather(errors)
+    assert chosen(curve, [curve]).point.layer == 20
+
+
+def test_bits_have_no_best(one: list[Record]) -> None:
+    (curve,) = gather([replace(r, unit="bit") for r in one])
+    assert choose(curve, [curve]) is None
+
+
+def test_one_representation_leaves_nothing_to_choose(records: list[Record]) -> None:
+    fbank = only(records, upstream="fbank", task="keyword", probe="mlp1", metric="accuracy")
+    (curve,) = gather(fbank)
+    assert curve.is_flat
+    assert chosen(curve, [curve]).chosen_on == ""
+
+
+def test_scores_on_the_selecting_split_are_held_back(one: list[Record]) -> None:
+    dev = [replace(r, split="dev") for r in one]
+    assert held_out(one + dev) == one
+    assert held_out(dev) == dev
+
+
+def test_short_names() -> None:
+    names = ["hf:/models/a/hubert", "hf:/models/b/hubert", "random(hf:x/wavlm@s)", "fbank", "hf:y/"]
+    assert short_names(names) == {
+        "hf:/models/a/hubert": "hf:/models/a/hubert",
+        "hf:/models/b/hubert": "hf:/models/b/hubert",
+        "random(hf:x/wavlm@s)": "random(hf:wavlm@s)",
+        "fbank": "fbank",
+        "hf:y/": "hf:y/",
+    }
+
+
+@pytest.mark.parametrize("corpus", ["demo", "demo:/cache"])
+def test_synthetic_speech_is_called_so(corpus: str) -> None:
+    assert corpus_label(corpus) == f"{corpus} (synthetic speech)"
+    assert corpus_label("tsv:/data/demo") == "tsv:/data/demo"

@@ -1,0 +1,161 @@
+"""The report holds every number and command, and nothing that runs but its own scripts."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from auscult.errors import UserError
+from auscult.record import Artifact, Record
+from auscult.results import open_store
+from auscult.results.report import write_report
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+class Page(HTMLParser):
+    """Text and tags of a page, scripts and styles apart."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[dict[str, str | None]] = []
+        self.scripts: list[str] = []
+        self._words: list[str] = []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.text = re.sub(r"\s+", " ", " ".join(self._words))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes.append(dict(attrs))
+
+    def handle_data(self, data: str) -> None:
+        inside = self.tags[-1] if self.tags else ""
+        if inside == "script" and self.get_starttag_text() != "</script>":
+            self.scripts.append(data)
+        elif inside != "style":
+            self._words.append(data)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        match = re.search(
+            r'<script type="application/json" id="figures">(.*?)</script>', self.source
+        )
+        assert match
+        found: dict[str, Any] = json.loads(match[1])
+        return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("out")
+
+
+@pytest.fixture(scope="module")
+def page(
+    records: list[Record],
+    make_divergence: Callable[..., Artifact],
+    make_weights: Callable[..., Artifact],
+    folder: Path,
+) -> Page:
+    store = open_store(folder)
+    phone = [r for r in records if r.task == "phone39"]
+    dev = [replace(r, split="dev", corpus_sha256="d" * 64) for r in phone]
+    store.add(records + dev, [make_divergence(heads=3, layers=4), make_weights()])
+    write_report(store, folder / "new" / "report.html")
+    return Page(folder / "new" / "report.html")
+
+
+def test_it_says_what_was_run(page: Page, records: list[Record]) -> None:
+    for text in (
+        *("fbank", "random(hubert_base)", "94,371,712", records[0].upstream_sha256[:12]),
+        *("tsv:/data/timit-sample", records[0].corpus_sha256[:12], "51,211", "phone39"),
+        *("torch 2.11.0", "s3prl 0.4.18", "0.1.0+0123456789ab", "cpu"),
+        "auscult probe -u 'random(hubert_base)' -c tsv:/data/timit-sample -t phone39 --out out",
+    ):
+        assert text in page.text, text
+
+
+def test_it_holds_every_reported_number(page: Page, records: list[Record]) -> None:
+    from auscult.results.table import layer_tables
+
+    for table in layer_tables(records):
+        for text in table.cells.to_numpy().flat:
+            assert text in page.text
+
+
+def test_the_summary_says_where_layers_were_chosen(page: Page) -> None:
+    summary = page.text[: page.text.index("What was run")]
+    assert "keyword on demo (synthetic speech): accuracy" in summary
+    assert "at layer 6 (picked on test)" in summary and "optimistic" in summary
+    assert "Layers chosen on dev." in summary
+    assert "Always answering the commonest class scores 0.080" in summary
+
+
+def test_synthetic_speech_is_always_called_so(page: Page) -> None:
+    assert re.search(r"\bon demo\b(?! \(synthetic speech\))", page.text) is None
+    subjects = [panel["subject"] for panel in page.figures["panels"]]
+    assert {s for s in subjects if "demo" in s} == {"keyword · demo (synthetic speech) · test"}
+    assert "demo (synthetic speech)" in page.figures["weights"][0]["label"]
+
+
+def test_it_needs_nothing_else(page: Page) -> None:
+    wanted = {"src", "href", "action", "data", "srcset"}
+    links = [v for a in page.attributes for k, v in a.items() if k in wanted and v]
+    assert len(links) > 5
+    assert all(link.startswith(("#", "data:,")) for link in links)
+    style = page.source[page.source.index("<style>") : page.source.index("</style>")]
+    assert "url(" not in style and "@import" not in style
+
+
+def test_figures_are_whole(page: Page, make_divergence: Callable[..., Artifact]) -> None:
+    (found,) = page.figures["maps"]
+    expected = make_divergence(heads=3, layers=4).arrays
+    np.testing.assert_allclose(np.array(found["all_pairs"], float), expected["all_pairs"], 1e-4)
+    same_head = np.array(found["same_head"], dtype=float)  # null becomes NaN
+    np.testing.assert_allclose(same_head, expected["same_head"], 1e-4)
+    panels = page.figures["panels"]
+    assert len(panels) == 2 * 2 * 3
+    assert {len(curve["values"]) for panel in panels for curve in panel["curves"]} == {1, 13}
+
+
+def test_the_same_store_gives_the_same_page(page: Page, folder: Path) -> None:
+    write_report([open_store(folder), open_store(folder)], folder / "again.html")
+    assert (folder / "again.html").read_text(encoding="utf-8") == page.source
+
+
+def test_names_from_files_are_text(
+    records: list[Record], make_divergence: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    run = replace(records[0].provenance, command=HOSTILE, device=HOSTILE)
+    names = {"upstream": HOSTILE, "corpus": HOSTILE, "task": HOSTILE, "probe": HOSTILE}
+    store = open_store(tmp_path)
+    store.add(
+        [replace(records[0], **names, metric=HOSTILE, provenance=run)],
+        [make_divergence(upstream=HOSTILE, heads=2, layers=2)],
+    )
+    write_report(store, tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    assert page.tags.count("script") == 3 and "img" not in page.tags
+    assert "alert(1)" in page.text
+    assert page.figures["maps"][0]["label"].startswith(HOSTILE)
+
+
+def test_an_empty_store_is_a_mistake(tmp_path: Path) -> None:
+    open_store(tmp_path).add([])
+    with pytest.raises(UserError, match="results.sqlite holds no results to report"):
+        write_report(open_store(tmp_path), tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_maps_alone_make_a_report(make_divergence: Callable[..., Artifact], tmp_path: Path) -> None:
+    open_store(tmp_path).add([], [make_divergence(heads=2, layers=2)])
+    write_report(open_store(tmp_path), tmp_path / "report.html")
+    assert "No scores, only maps" in Page(tmp_path / "report.html").text

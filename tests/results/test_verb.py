@@ -1,0 +1,123 @@
+"""`auscult results` and `auscult report`, as typed."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from auscult.cli import main
+from auscult.record import Record
+from auscult.results import open_store
+
+Auscult = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def auscult(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Auscult:
+    """Run a command line; return exit code, stdout and stderr."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["auscult", *words])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def store(records: list[Record], tmp_path: Path) -> str:
+    some = [r for r in records if r.probe == "linear"]
+    dev = [replace(r, split="dev", corpus_sha256="d" * 64) for r in some if r.task == "phone39"]
+    open_store(tmp_path / "out").add(some + dev)
+    return str(tmp_path / "out")
+
+
+def test_ls(auscult: Auscult, store: str) -> None:
+    code, out, _ = auscult("results", "ls", store)
+    assert code == 0
+    assert "234 records" not in out and "records in" in out
+    line = next(x for x in out.splitlines() if "random(hubert_base)" in x and "phone39" in x)
+    assert "13" in line and "0.502 [0.472, 0.532]" in line and "*" not in line
+    line = next(x for x in out.splitlines() if "random(hubert_base)" in x and "keyword" in x)
+    assert "0.602 [0.542, 0.662]*" in line  # no dev scores: picked on test, and marked
+
+
+def test_ls_json(auscult: Auscult, store: str) -> None:
+    code, out, err = auscult("results", "ls", store, "--json", "--quiet")
+    assert (code, err) == (0, "")
+    groups = json.loads(out)["groups"]
+    assert len(groups) == 3 * 2 * 2
+    assert groups[0].keys() >= {"upstream", "corpus", "task", "metric", "layers", "best"}
+
+
+def test_show(auscult: Auscult, store: str) -> None:
+    code, out, _ = auscult("results", "show", store, "--task", "keyword", "--metric", "accuracy")
+    assert code == 0
+    assert "keyword on demo (synthetic speech): accuracy, linear" in out
+    assert "0.602 [0.542, 0.662]" in out and "phone39" not in out
+    assert "majority class 0.100" in out
+
+
+def test_show_json_is_records(auscult: Auscult, store: str, records: list[Record]) -> None:
+    code, out, _ = auscult("results", "show", store, "--upstream", "fbank", "--json")
+    assert code == 0
+    found = [Record.from_dict(flat) for flat in json.loads(out)["records"]]
+    assert {r.upstream for r in found} == {"fbank"}
+    assert all(r in records for r in found)  # and none of dev
+
+
+def test_names_in_brackets_are_not_markup(
+    auscult: Auscult, records: list[Record], tmp_path: Path
+) -> None:
+    open_store(tmp_path).add([replace(records[0], upstream="hf:[/red]x[bold]")])
+    code, out, _ = auscult("results", "show", str(tmp_path))
+    assert code == 0 and "hf:[/red]x[bold]" in out
+
+
+def test_export_to_stdout_and_to_a_file(auscult: Auscult, store: str, tmp_path: Path) -> None:
+    code, out, err = auscult("results", "export", store)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert (code, err) == (0, "") and {row["split"] for row in rows} == {"test", "dev"}
+    path = tmp_path / "new" / "table.tex"
+    words = ("results", "export", store, "--format", "latex", "--out", str(path))
+    code, out, err = auscult(*words)
+    assert (code, out) == (0, "") and "written to" in err
+    assert r"\toprule" in path.read_text()
+    assert auscult(*words, "--quiet")[1:] == ("", "")
+
+
+def test_report(auscult: Auscult, store: str, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "report.html"
+    code, out, _ = auscult("report", store, "--out", str(path))
+    assert code == 0 and str(path) in out
+    assert path.read_text().lstrip().startswith("<!doctype html>")
+    code, out, err = auscult("report", store, "--out", str(path), "--json", "--quiet")
+    assert json.loads(out)["report"] == str(path) and err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["results", "ls", "nowhere"], "There is no store nowhere/results.sqlite"),
+        (["results", "show", "STORE", "--task", "phon"], "No record in"),
+        (["results", "export", "STORE", "--format", "word"], "Unknown format 'word'. Known: csv"),
+        (["report", "nowhere"], "There is no store nowhere/results.sqlite"),
+        (["report"], "Missing argument"),
+        (["results", "ls", "STORE/results.sqlite.png"], "There is no store"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    auscult: Auscult, store: str, words: list[str], message: str
+) -> None:
+    code, out, err = auscult(*(word.replace("STORE", store) for word in words))
+    assert (code, out) == (2, "")
+    assert message in err and "Traceback" not in err
