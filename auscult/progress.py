@@ -86,7 +86,7 @@ def _lines(description: str, total: float | None, unit: str) -> Iterator[Advance
         if now - last >= 10:
             last = now
             rate = done / (now - started)
-            left = f", {(total - done) / rate:.0f} s left" if total else ""
+            left = f", {(total - done) / rate:.0f} s left" if total and rate else ""
             of = f"/{total:.0f}" if total else ""
             note = f" {note}" if note else ""
             logger.info(f"{description}: {done:.0f}{of} {unit}, {rate:.1f} {unit}/s{left}{note}")

@@ -53,7 +53,7 @@ class _Sweep:
         """Adapt the plan to utterance labels: small batches, more epochs, more patience."""
         plan = self.plan
         if not task.frames:
-            plan = replace(plan, batch_size=32, max_epochs=100, patience=10)
+            plan = replace(plan, batch_size=64, max_epochs=60, patience=8)
         return plan if self.max_epochs is None else replace(plan, max_epochs=self.max_epochs)
 
 
@@ -79,7 +79,7 @@ def probe(
         str, typer.Option(help="One, or several of which dev chooses: 1e-2,1e-3,1e-4.")
     ] = "1e-3",
     max_epochs: Annotated[
-        int | None, typer.Option(help="Limit; 30 for frames, 100 for utterances.", min=1)
+        int | None, typer.Option(help="Limit; 30 for frames, 60 for utterances.", min=1)
     ] = None,
     pooling: Annotated[
         str, typer.Option(help="Utterance tasks: mean, or statistics (mean and deviation).")
@@ -346,9 +346,9 @@ def _warn_constant(
     same = [layer for layer in _layers(sweep.layers, encoder) if train.constant(layer)]
     if same:
         logger.warning(
-            f"{encoder.spec.name}: the mean over time of layer {same[0]} is the same for every "
-            f"utterance (normalisation per utterance removes it), so {task.spec.name} cannot be "
-            "read from it; --pooling statistics adds the deviation."
+            f"{encoder.spec.name}: pooled over time, layer {same[0]} is the same for every "
+            f"utterance (its normalisation per utterance fixes mean and deviation), so "
+            f"{task.spec.name} cannot be read from it; log_mel is the baseline that says something."
         )
 
 
