@@ -1,0 +1,292 @@
+"""`auscult run`: a SUPERB task, its head trained by s3prl's runner on frozen encoders."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from auscult.cli.output import (
+    CorpusSpec,
+    Device,
+    Json,
+    OutDir,
+    Output,
+    Quiet,
+    SkipBad,
+    SplitColumn,
+    StoreUrl,
+    Upstreams,
+    check_speakers,
+    choose_device,
+    command_line,
+    save,
+)
+
+if TYPE_CHECKING:
+    from auscult.dataset import Corpus
+    from auscult.downstreams import HeadTask
+    from auscult.downstreams.split import LabelledCorpus
+    from auscult.downstreams.training import HeadResult
+    from auscult.record import Artifact, Provenance, Record
+    from auscult.upstream import Upstream
+
+PROBE = "s3prl:UtteranceLevel"
+NOT_IN_IDENTITY = ("save_step",)  # changes no number, so a run goes on although it changed
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What all encoders of one command share."""
+
+    task: "HeadTask"
+    config: Any
+    corpus: "Corpus"
+    labelled: "LabelledCorpus"
+    budget: int
+    seed: int
+    out: Path
+    device: str
+    provenance: "Provenance"
+
+
+def run(
+    upstream: Upstreams,
+    corpus: CorpusSpec,
+    task: Annotated[str, typer.Option("-t", "--task", help="keyword_spotting.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Changes to the protocol.")
+    ] = None,
+    out: OutDir = Path("auscult-out"),
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Train this long instead; dev is looked at 40 times, as in the protocol, but at "
+            "most every 25 steps.",
+            min=1,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the head and of the data order.")] = 0,
+    budget: Annotated[
+        str, typer.Option(help="Keep features up to this size on disk; else encode each batch.")
+    ] = "8GB",
+    split: SplitColumn = None,
+    allow_shared_speakers: Annotated[
+        bool, typer.Option(help="Go on although splits share speakers.")
+    ] = False,
+    skip_bad: SkipBad = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Print the resolved configuration and stop.")
+    ] = False,
+    device: Device = "auto",
+    store: StoreUrl = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the head of a SUPERB task on one or more frozen encoders and score it on test.
+
+    The head is s3prl's featurizer (a softmax over all layers) and downstream model, trained by
+    its runner; dev chooses the step. The defaults are the published protocol; KEY=VALUE changes it,
+    and --dry-run shows it. Run the same command again to go on after a kill.
+
+    Examples:
+      auscult run -u fbank -u hf:models/wavlm-base -c demo -t keyword_spotting --steps 300
+      auscult run -u log_mel -c tsv:data/words -t keyword_spotting label=word learning_rate=1e-3
+    """
+    import auscult
+    from auscult.cli.probe import _bytes
+    from auscult.downstreams import find_task
+    from auscult.downstreams.split import label_corpus
+    from auscult.record import provenance
+
+    output = Output(json=json, quiet=quiet)
+    found = find_task(task)
+    config = _configure(found, steps, settings or [])
+    size = _bytes(budget)
+    where = choose_device(device)
+    if dry_run:
+        _show_config(output, found, config, upstream, corpus)
+        return
+    encoders = [auscult.load(spec) for spec in dict.fromkeys(upstream)]
+    data = auscult.corpus(corpus, split=split, skip_bad=skip_bad)
+    check_speakers(data, allow_shared_speakers)
+    labelled = label_corpus(data, config.label, skip_unlabelled=skip_bad)
+    origin = provenance(command_line(), where)
+    shared = _Run(found, config, data, labelled, size, seed, out, where, origin)
+    rows: list[list[object]] = []
+    records: list[Record] = []
+    figures: list[Path] = []
+    for encoder in encoders:
+        result = _train(encoder.to(where), shared)
+        encoder.cpu()
+        scores, weights = _records(encoder, result, shared), _weights(encoder, result, shared)
+        save(scores, [weights], out, store)
+        figures.append(_draw(weights, shared))
+        rows.append(_row(encoder, result, scores))
+        records += scores
+    columns = ["upstream", "accuracy", "95 %", "macro", "majority", "n", "spk", "best step"]
+    output.table(f"{task}, scored on test", [*columns, "heaviest layer"], rows)
+    for figure in figures:
+        output.print(f"Layer weights: {figure}")
+    output.finish(records, figures=[str(figure) for figure in figures])
+
+
+def _configure(task: "HeadTask", steps: int | None, settings: Sequence[str]) -> Any:
+    """Return the published protocol with the command line's changes."""
+    from auscult.config import override
+
+    shorter = []
+    if steps is not None:
+        protocol = task.config()
+        evaluations = protocol.total_steps // protocol.eval_step
+        saves = protocol.total_steps // protocol.save_step
+        shorter = [
+            f"total_steps={steps}",
+            f"eval_step={max(steps // evaluations, 25)}",
+            f"save_step={max(steps // saves, 25)}",
+        ]
+    return override(task.config(), [*shorter, *settings])
+
+
+def _show_config(
+    output: Output, task: "HeadTask", config: Any, upstreams: Sequence[str], corpus: str
+) -> None:
+    values = {"upstreams": " ".join(upstreams), "corpus": corpus, **asdict(config)}
+    title = f"{task.spec.name} (version {task.spec.version})"
+    output.table(title, ["key", "value"], [[key, value] for key, value in values.items()])
+    output.finish(config=asdict(config))
+
+
+def _train(encoder: "Upstream", shared: _Run) -> "HeadResult":
+    """Train a head in a folder that belongs to this encoder, corpus and configuration alone."""
+    from auscult.downstreams.feature import CorpusUpstream
+    from auscult.downstreams.training import train_head
+    from auscult.progress import logger
+    from auscult.record import fingerprint
+
+    upstream = CorpusUpstream(encoder, shared.labelled, budget=shared.budget, device=shared.device)
+    if len(upstream.constant_layers()) > encoder.spec.num_layers:
+        logger.warning(
+            f"{encoder.spec.name}: the mean over time is the same for every utterance "
+            "(normalisation per utterance removes it), so a head that pools by the mean cannot "
+            "rise above chance. SUPERB's fbank scores 0.086 for the same reason; try log_mel."
+        )
+    settings = {k: v for k, v in asdict(shared.config).items() if k not in NOT_IN_IDENTITY}
+    spec = shared.task.spec
+    labels = [shared.labelled.splits[name].ids for name in shared.labelled.splits]
+    identity = [spec.name, spec.version, encoder.spec.sha256, settings, shared.seed]
+    identity += [dict(shared.corpus.sha256), shared.corpus.split_column, labels]
+    head = shared.task.expert_class()
+    return train_head(
+        upstream,
+        lambda dim: head(dim, shared.labelled, shared.config, shared.seed),
+        shared.config,
+        task=spec.name,
+        seed=shared.seed,
+        device=shared.device,
+        folder=shared.out / "heads" / f"{spec.name}-{fingerprint(identity)[:16]}",
+    )
+
+
+def _records(encoder: "Upstream", result: "HeadResult", shared: _Run) -> "list[Record]":
+    """Return micro and class-macro accuracy on test with intervals and the majority class."""
+    import numpy as np
+
+    from auscult.interval import accuracies, cluster_interval
+    from auscult.record import Record
+
+    test, train = shared.labelled.splits["test"], shared.labelled.splits["train"]
+    classes = shared.labelled.classes
+    total = np.array([[float(label == c) for c in classes] for label in result.targets])
+    correct = total * (np.array(result.targets) == np.array(result.predictions))[:, None]
+    commonest = max(classes, key=lambda c: (train.labels.count(c), -classes.index(c)))
+    always = total * np.array([c == commonest for c in classes])
+    spec = shared.task.spec
+    records = []
+    for metric in spec.metrics:
+        macro = metric == "macro_accuracy"
+        low, high = cluster_interval(correct, total, test.speakers, macro=macro)
+        records.append(
+            Record(
+                upstream=encoder.spec.name,
+                upstream_sha256=encoder.spec.sha256,
+                corpus=shared.corpus.spec,
+                corpus_sha256=shared.corpus.sha256["test"],
+                task=spec.name,
+                task_version=spec.version,
+                layer="weighted",
+                probe=PROBE,
+                metric=metric,
+                value=float(accuracies(correct.sum(0), total.sum(0), macro=macro)),
+                low=low,
+                high=high,
+                majority=float(accuracies(always.sum(0), total.sum(0), macro=macro)),
+                split="test",
+                selected_on="dev",
+                num_items=len(result.ids),
+                num_speakers=len(set(test.speakers) - {None}) or None,
+                num_skipped=len(shared.corpus.skipped) + len(shared.labelled.skipped),
+                seed=shared.seed,
+                num_parameters=encoder.spec.num_parameters,
+                config=_recorded_config(result, shared),
+                provenance=shared.provenance,
+            )
+        )
+    return records
+
+
+def _recorded_config(result: "HeadResult", shared: _Run) -> dict[str, Any]:
+    kept = {k: v for k, v in asdict(shared.config).items() if k not in NOT_IN_IDENTITY}
+    return kept | {
+        "split_column": shared.corpus.split_column,
+        "num_classes": len(shared.labelled.classes),
+        "head_parameters": result.num_parameters,
+    }
+
+
+def _weights(encoder: "Upstream", result: "HeadResult", shared: _Run) -> "Artifact":
+    import numpy as np
+
+    from auscult.record import Artifact
+
+    return Artifact(
+        kind="layer_weights",
+        upstream=encoder.spec.name,
+        upstream_sha256=encoder.spec.sha256,
+        corpus=shared.corpus.spec,
+        corpus_sha256=shared.corpus.sha256["test"],
+        task=shared.task.spec.name,
+        arrays={"weights": result.layer_weights, "dev_curve": np.array(result.curve)},
+        meta={
+            "seed": shared.seed,
+            "convention": encoder.spec.convention,
+            "config": _recorded_config(result, shared),
+        },
+        provenance=shared.provenance,
+    )
+
+
+def _draw(weights: "Artifact", shared: _Run) -> Path:
+    from auscult.results.figures import layer_weights
+
+    words = re.sub(r"[^A-Za-z0-9]+", "-", weights.upstream).strip("-")[-60:]
+    path = shared.out / f"layer_weights-{words}-{weights.upstream_sha256[:8]}.png"
+    layer_weights(weights, path)
+    return path
+
+
+def _row(encoder: "Upstream", result: "HeadResult", records: "Sequence[Record]") -> list[object]:
+    micro, macro = records
+    return [
+        encoder.spec.name,
+        f"{micro.value:.3f}",
+        f"{micro.low:.3f} - {micro.high:.3f}",
+        f"{macro.value:.3f}",
+        f"{micro.majority:.3f}",
+        micro.num_items,
+        micro.num_speakers,
+        result.step,
+        int(result.layer_weights.argmax()),
+    ]

@@ -1,0 +1,45 @@
+"""Configurations: frozen dataclasses whose defaults are the protocol, changed by KEY=VALUE."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, TypeVar, get_type_hints
+
+from auscult.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    T = TypeVar("T", bound=DataclassInstance)
+
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def override(config: "T", assignments: Sequence[str]) -> "T":
+    """Return ``config`` with ``KEY=VALUE`` assignments applied; values are read as data.
+
+    Args:
+        config: A dataclass whose fields are bool, int, float or str.
+        assignments: Such as ``learning_rate=1e-3``.
+
+    Raises:
+        UserError: An assignment without ``=``, an unknown key, or a value of another type.
+    """
+    kinds = get_type_hints(type(config))
+    known = [field.name for field in fields(config)]
+    changes: dict[str, object] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise UserError(f"{assignment!r} is not an assignment; expected KEY=VALUE.")
+        if key not in known:
+            raise unknown("configuration key", key, known)
+        changes[key] = _read(key, text, kinds[key])
+    return replace(config, **changes)
+
+
+def _read(key: str, text: str, kind: type) -> object:
+    try:
+        return _BOOLEANS[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError) as error:
+        expected = "true or false" if kind is bool else f"a value of type {kind.__name__}"
+        raise UserError(f"{key}={text}: expected {expected}.") from error

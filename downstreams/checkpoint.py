@@ -1,0 +1,96 @@
+"""Checkpoints that survive a kill: written whole or not at all, and read back with care.
+
+They have the fields of s3prl's runner (``Optimizer``, ``Step``, ``Epoch``, ``Args``, ``Config``,
+``Featurizer``, ``Downstream``), so that s3prl reads them too, and those that it lacks: ``Batch``,
+``Random``, ``Best`` and ``Curve``.
+"""
+
+import os
+import pickle
+import random
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from auscult.progress import logger
+
+
+def write_checkpoint(states: Mapping[str, Any], folder: Path, step: int, keep: int = 1) -> Path:
+    """Write ``states-STEP.ckpt`` to ``folder``, then remove all but the ``keep`` newest.
+
+    The file appears under its name when all of it is on the disk.
+    """
+    path = folder / f"states-{step}.ckpt"
+    temporary = folder / f".{path.name}.{os.getpid()}"
+    with temporary.open("wb") as file:
+        torch.save(dict(states), file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    for old in _by_step(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that can be read; unreadable ones are named in a warning."""
+    for path in reversed(_by_step(folder)):
+        try:
+            torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else "empty"
+            logger.warning(f"{path} cannot be read and is passed over: {reason}")
+        else:
+            return path
+    return None
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """Return the checkpoints of ``folder``, oldest first."""
+    found = {path: re.fullmatch(r"states-(\d+)\.ckpt", path.name) for path in folder.glob("*.ckpt")}
+    steps = {path: int(match[1]) for path, match in found.items() if match}
+    return sorted(steps, key=lambda path: steps[path])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of the generators of Python, numpy and torch as plain data and tensors."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (name, np.asarray(keys).tolist(), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what :func:`random_state` returned."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Leave the generators as they were found."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)

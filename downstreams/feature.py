@@ -1,0 +1,112 @@
+"""What stands in s3prl's runner where its upstream was: features that were extracted once."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from auscult.audio import read_batch
+from auscult.bridge import HubUpstream
+from auscult.contracts import HiddenStates
+from auscult.errors import UserError
+from auscult.feature import FeatureStore, FrameSource, Pooled, cache_folder, frame_bytes
+from auscult.progress import logger
+from auscult.upstream import Upstream
+
+from .split import LabelledCorpus, LabelledSplit, Utterance
+
+
+class CorpusUpstream(HubUpstream):
+    """A frozen encoder that takes utterances of a corpus instead of waveforms.
+
+    Where all layers of all frames fit the budget they are encoded once and kept, in the same files
+    that probing uses; else every batch is encoded when it is needed. Either way features are
+    rounded to float16.
+
+    Args:
+        encoder: On the device that it shall run on.
+        corpus: Whose utterances will be asked for.
+        budget: Largest size of the kept features, in bytes.
+        device: Where the features shall go.
+        folder: Where they are kept; by default in the user's cache.
+    """
+
+    def __init__(
+        self,
+        encoder: Upstream,
+        corpus: LabelledCorpus,
+        *,
+        budget: int,
+        device: str,
+        folder: Path | None = None,
+    ) -> None:
+        super().__init__(encoder)
+        self._splits = corpus.splits
+        self._device = device
+        self._kept: dict[str, _Kept] = {}
+        size = sum(frame_bytes(encoder, split.cuts) for split in corpus.splits.values())
+        if size > budget:
+            logger.info(
+                f"{encoder.spec.name}: all features would take {size / 1e9:.2f} GB, more than "
+                f"the budget of {budget / 1e9:.2f} GB: every batch is encoded anew (--budget "
+                "raises the limit)."
+            )
+            return
+        folder = folder or cache_folder() / "features"
+        logger.info(f"{encoder.spec.name}: features of {size / 1e9:.2f} GB, kept in {folder}.")
+        self._kept = {name: _Kept(encoder, split, folder) for name, split in self._splits.items()}
+
+    def forward(self, wavs: Sequence[Any]) -> dict[str, Any]:
+        """Return what :class:`HubUpstream` does, for :class:`Utterance` or waveforms (time,).
+
+        Raises:
+            UserError: An utterance too short for one frame.
+        """
+        if not isinstance(wavs[0], Utterance):  # s3prl's featurizer looks at a second of noise
+            return super().forward(wavs)
+        split = wavs[0].split
+        items = [utterance.index for utterance in wavs]
+        states = self._kept[split].read(items) if self._kept else self._encode(split, items)
+        samples = torch.tensor([len(utterance) for utterance in wavs])
+        states = HiddenStates(
+            tuple(layer.to(self._device) for layer in states.layers),
+            states.lengths.to(self._device),
+        )
+        return self.answer(states, samples)
+
+    def constant_layers(self) -> list[int]:
+        """Return the kept layers whose mean over time is the same in every training utterance."""
+        if not self._kept:
+            return []
+        mean = self._kept["train"].pooled.mean  # (item, layer, dim)
+        std = self._kept["train"].pooled.std
+        spread = mean.std(dim=0).mean(dim=-1) / std.mean(dim=(0, 2)).clamp(min=1e-12)
+        return [layer for layer, value in enumerate(spread.tolist()) if value < 1e-3]
+
+    def _encode(self, split: str, items: Sequence[int]) -> HiddenStates:
+        cuts = [self._splits[split].cuts[i] for i in items]
+        with torch.no_grad():
+            states = self.encoder(read_batch(cuts).to(self.encoder.device))
+        if int(states.lengths.min()) < 1:
+            name = cuts[int(states.lengths.argmin())].id
+            raise UserError(f"Utterance {name} is too short for one frame; leave it out.")
+        return HiddenStates(tuple(layer.half().float() for layer in states.layers), states.lengths)
+
+
+class _Kept:
+    """The features of one split."""
+
+    def __init__(self, encoder: Upstream, split: LabelledSplit, folder: Path) -> None:
+        store = FeatureStore(encoder, split.cuts, keep_frames=True, folder=folder).encode()
+        self.pooled: Pooled = store.pooled()
+        self._frames: FrameSource = store.frames()
+        self._layers = range(encoder.spec.num_layers + 1)
+
+    def read(self, items: Sequence[int]) -> HiddenStates:
+        lengths = self.pooled.num_frames[list(items)].tolist()
+        layers: list[Tensor] = self._frames.read(items, self._layers)
+        padded = [pad_sequence(layer.split(lengths), batch_first=True) for layer in layers]
+        return HiddenStates(tuple(padded), torch.tensor(lengths))

@@ -1,0 +1,110 @@
+"""The splits of a corpus with one label for each utterance, checked before anything is trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from auscult.contracts import SAMPLE_RATE
+from auscult.dataset import Corpus, supervision_of, utterance_label
+from auscult.errors import UserError
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """Stands where s3prl has a waveform: an utterance whose features can be looked up."""
+
+    split: str
+    index: int
+    num_samples: int
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSplit:
+    """Cuts and the label of each."""
+
+    name: str
+    cuts: tuple[Any, ...]
+    labels: tuple[str, ...]
+
+    @property
+    def utterances(self) -> list[Utterance]:
+        """The split's utterances, in order."""
+        return [
+            Utterance(self.name, i, round(cut.duration * SAMPLE_RATE))
+            for i, cut in enumerate(self.cuts)
+        ]
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of each utterance."""
+        return [cut.id for cut in self.cuts]
+
+    @property
+    def speakers(self) -> list[str | None]:
+        """The speaker of each utterance, None where unknown."""
+        return [supervision_of(cut).speaker or None for cut in self.cuts]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledCorpus:
+    """The three splits of a corpus, and the utterances that were left out for want of a label."""
+
+    splits: Mapping[str, LabelledSplit]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes of train, sorted; the other splits have no further ones."""
+        return sorted(set(self.splits["train"].labels))
+
+
+def label_corpus(corpus: Corpus, label: str, *, skip_unlabelled: bool = False) -> LabelledCorpus:
+    """Read one label off every utterance of train, dev and test.
+
+    Args:
+        corpus: Its cuts carry the labels.
+        label: What :func:`auscult.dataset.utterance_label` reads.
+        skip_unlabelled: Leave utterances without the label out, counted, instead of stopping.
+
+    Raises:
+        UserError: A missing split or label, one class only, or a class that train lacks.
+    """
+    skipped: list[str] = []
+    splits = {}
+    for name in SPLITS:
+        labelled = [(cut, utterance_label(cut, label)) for cut in corpus.split(name)]
+        without = [cut.id for cut, value in labelled if value is None]
+        if without and not skip_unlabelled:
+            raise UserError(
+                f"Utterance {without[0]} of the {name} split of {corpus.spec} has no label "
+                f"{label!r} ({len(without)} of {len(labelled)} have none); add it, or --skip-bad."
+            )
+        skipped += [f"{name}: {utterance} has no label {label!r}." for utterance in without]
+        found = [(cut, value) for cut, value in labelled if value is not None]
+        if not found:
+            raise UserError(f"The {name} split of {corpus.spec} has no utterance with {label!r}.")
+        cuts, labels = zip(*found, strict=True)
+        splits[name] = LabelledSplit(name, cuts, labels)
+    _check_classes(corpus.spec, label, splits)
+    return LabelledCorpus(splits, tuple(skipped))
+
+
+def _check_classes(spec: str, label: str, splits: Mapping[str, LabelledSplit]) -> None:
+    known = set(splits["train"].labels)
+    if len(known) < 2:
+        raise UserError(
+            f"The train split of {spec} has one class of {label!r} only ({known.pop()!r}); there "
+            "is nothing to tell apart."
+        )
+    for name, split in splits.items():
+        for cut, value in zip(split.cuts, split.labels, strict=True):
+            if value not in known:
+                raise UserError(
+                    f"Utterance {cut.id} of the {name} split of {spec} has {label} {value!r}, "
+                    "which no utterance of train has; move some to train or leave the class out."
+                )
