@@ -94,7 +94,7 @@ def compute_features(recipe: Recipe, samples: Tensor) -> Tensor:
         parts.append(
             torchaudio.functional.compute_deltas(parts[-1], win_length=2 * DELTA_REACH + 1)
         )
-    features = torch.cat(parts).T
+    features = torch.cat([part.T for part in parts], dim=-1)
     if recipe.cmvn:
         features = (features - features.mean(0)) / (1e-10 + features.std(0))
     return features
