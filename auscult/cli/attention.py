@@ -126,7 +126,7 @@ def _utterances(cuts: Sequence[Any]) -> "Iterator[tuple[str, Tensor]]":
 def _records(encoder: "Upstream", maps: "DivergenceMaps", run: _Run) -> "list[Record]":
     """Return the means of the maps with intervals over speakers, then utterances."""
     from auscult.dataset import utterance_label
-    from auscult.interval import mean_interval
+    from auscult.interval import cluster_weights, quantiles
     from auscult.record import Record
 
     speaker_of = {cut.id: utterance_label(cut, "speaker") for cut in run.cuts}
@@ -137,9 +137,10 @@ def _records(encoder: "Upstream", maps: "DivergenceMaps", run: _Run) -> "list[Re
     ]
     for block, values in enumerate(maps.utterance_next_layer.T, start=1):
         scores.append(("jsd_next_layer", block, values))
+    weights = cluster_weights(speakers, maps.num_utterances)
     records = []
     for metric, layer, values in scores:
-        low, high = mean_interval(values, speakers)
+        low, high = quantiles(weights @ values / weights.sum(-1))
         records.append(
             Record(
                 upstream=encoder.spec.name,
@@ -204,7 +205,8 @@ def _write(artifact: "Artifact", out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     divergence_maps(artifact, paths[0])
     all_pairs_map(artifact, paths[1])
-    np.savez_compressed(paths[2], unit=np.array(artifact.meta["unit"]), **artifact.arrays)
+    arrays: dict[str, Any] = {**artifact.arrays, "unit": artifact.meta["unit"]}
+    np.savez_compressed(paths[2], **arrays)
     return paths
 
 

@@ -48,8 +48,9 @@ def by_scipy(batches: Sequence[Sequence[AttentionMap]]) -> NDArray[np.float64]:
     for maps in batches:
         for row, n in enumerate(maps[0].lengths.tolist()):
             items = torch.cat([one.weights[row, :, :n, :n] for one in maps]).double().numpy()
-            pairs = [[jensenshannon(p, q, 2, axis=-1) ** 2 for q in items] for p in items]
-            utterances.append(np.nanmean(np.array(pairs), axis=-1))
+            # scipy gives the root, and NaN where rounding takes equal rows below 0.
+            pairs = [[jensenshannon(p.T, q.T, 2) ** 2 for q in items] for p in items]
+            utterances.append(np.nan_to_num(np.array(pairs)).mean(-1))
     return np.mean(utterances, axis=0)
 
 
