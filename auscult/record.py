@@ -58,7 +58,7 @@ class Record:
 
     def __post_init__(self) -> None:
         for name in ("value", "low", "high", "majority"):
-            number = getattr(self, name)
+            number: Any = getattr(self, name)
             if number is None and name != "value":
                 continue
             if not math.isfinite(number):

@@ -6,10 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
-from auscult.record import Record
+from auscult.record import Artifact, Record
 
 LOWER_IS_BETTER = frozenset({"per", "wer", "cer", "eer", "min_dcf", "der", "loss"})
 SYNTHETIC = "demo"  # the corpus reader whose speech comes from a synthesiser
+
+
+Subject = tuple[str, str, str, int, str]  # corpus, task, split, task version, fingerprint
+
+Run = tuple[str, str, str]  # when, command, device
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +48,25 @@ class Curve:
     points: tuple[Point, ...]
 
     @property
+    def subject(self) -> Subject:
+        """What the curve is a score on."""
+        r = self.first
+        return (r.corpus, r.task, r.split, r.task_version, r.corpus_sha256)
+
+    @property
     def layers(self) -> tuple[Point, ...]:
         """The points of single hidden states."""
         return tuple(p for p in self.points if isinstance(p.layer, int) and p.head is None)
 
     @property
+    def layer_numbers(self) -> list[int]:
+        """The layers of :attr:`layers`."""
+        return [p.layer for p in self.layers if isinstance(p.layer, int)]
+
+    @property
     def is_flat(self) -> bool:
         """Whether the upstream has one representation only, as fbank has."""
-        return [p.layer for p in self.layers] == [0]
+        return self.layer_numbers == [0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +104,18 @@ def choose(curve: Curve, curves: Iterable[Curve]) -> Choice | None:
     if len(curve.points) == 1:
         return Choice(curve, curve.points[0], "")
     sign = -1 if first.metric in LOWER_IS_BETTER else 1
-    subject = _subject(first)
+    points = {(p.layer, p.head): p for p in curve.points}
     for other in curves:
-        if other.label == curve.label and _subject(other.first) == subject:
-            if other.first.split == first.selected_on != first.split:
-                points = {(p.layer, p.head): p for p in curve.points}
-                for best in sorted(other.points, key=lambda p: -sign * p.value):
-                    if (best.layer, best.head) in points:
-                        return Choice(curve, points[best.layer, best.head], first.selected_on)
+        if _selects(other, curve):
+            for best in sorted(other.points, key=lambda p: -sign * p.value):
+                if (best.layer, best.head) in points:
+                    return Choice(curve, points[best.layer, best.head], first.selected_on)
     return Choice(curve, max(curve.points, key=lambda p: sign * p.value), first.split)
+
+
+def run_of(item: Record | Artifact) -> Run:
+    """Identify the run that a number or a figure came from."""
+    return (item.provenance.created, item.provenance.command, item.provenance.device)
 
 
 def held_out(records: Iterable[Record]) -> list[Record]:
@@ -114,14 +133,14 @@ def gather(records: Iterable[Record]) -> list[Curve]:
     """
     groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
     for record in records:
-        groups[(*_subject(record), record.split, record.corpus_sha256)].append(record)
+        groups[(*_probed(record), record.split, record.corpus_sha256)].append(record)
     curves = []
     for group in groups.values():
         runs = [group]
         if len({(r.layer, r.head, r.seed) for r in group}) < len(group):
-            by_run: dict[str, list[Record]] = defaultdict(list)
+            by_run: dict[Run, list[Record]] = defaultdict(list)
             for record in group:
-                by_run[record.provenance.created + record.provenance.command].append(record)
+                by_run[run_of(record)].append(record)
             runs = list(by_run.values())
         curves += [_curve(part, _differences(part, runs)) for part in runs]
     weights: dict[str, set[str]] = defaultdict(set)
@@ -138,6 +157,22 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     return {name: s if taken.count(s) == 1 else name for name, s in short.items()}
 
 
+def subject_names(curves: Iterable[Curve], *, short: bool = False) -> dict[Subject, str]:
+    """Name what curves are scores on: ``phone39 on tsv:/data/timit, test``.
+
+    Versions of a task and states of a corpus are told apart where both occur.
+    """
+    subjects = sorted({curve.subject for curve in curves})
+    corpora = [subject[0] for subject in subjects]
+    shown = short_names(corpora) if short else {name: name for name in corpora}
+    names = {s: f"{s[1]} on {corpus_label(shown[s[0]])}, {s[2]}" for s in subjects}
+    taken = list(names.values())
+    return {
+        s: name if taken.count(name) == 1 else f"{name} (version {s[3]}, {s[4][:8]})"
+        for s, name in names.items()
+    }
+
+
 def corpus_label(corpus: str) -> str:
     """Return a corpus' name, marked where its speech is synthetic."""
     return f"{corpus} (synthetic speech)" if corpus.split(":")[0] == SYNTHETIC else corpus
@@ -148,7 +183,16 @@ def metric_order(metric: str) -> tuple[bool, str]:
     return (metric != "accuracy", metric)
 
 
-def _subject(record: Record) -> tuple[object, ...]:
+def _selects(other: Curve, curve: Curve) -> bool:
+    """Whether ``other`` holds the same runs' scores on the split that ``curve`` was chosen on."""
+    return (
+        other.first.split == curve.first.selected_on != curve.first.split
+        and _probed(other.first) == _probed(curve.first)
+        and not {run_of(r) for r in other.records}.isdisjoint(run_of(r) for r in curve.records)
+    )
+
+
+def _probed(record: Record) -> tuple[object, ...]:
     """What a curve is about, whichever split it is scored on."""
     return (
         *(record.corpus, record.task, record.task_version, record.selected_on),

@@ -4,6 +4,7 @@ Drawn on matplotlib's Figure objects without pyplot's global state; the same inp
 bytes.
 """
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,14 +22,14 @@ from numpy.typing import NDArray
 from auscult.errors import unknown
 from auscult.record import Artifact, Record
 
-from .curve import Curve, corpus_label, gather, held_out, short_names
+from .curve import Curve, corpus_label, gather, held_out, short_names, subject_names
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe-Ito
 MARKERS = "osD^vP*"
 COLUMN, PAGE = 3.5, 7.2  # inches: one and two columns of a paper
 GREY = "#808080"
 MAP_COLOURS = "viridis"
-STYLE: Mapping[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8,
@@ -63,18 +64,17 @@ def layer_curves(
     curves = gather(record for record in every if record.metric == metric)
     if not curves:
         raise unknown("metric of a layer curve", metric, {record.metric for record in every})
-    rows = list(dict.fromkeys(_task_of(curve) for curve in curves))
+    rows = list(dict.fromkeys(curve.subject for curve in curves))
+    names = subject_names(curves, short=True)
     probes = sorted({curve.first.probe for curve in curves})
     looks = _looks(curves)
-    corpora = short_names(corpus for _, corpus, _ in rows)
     with _figure(path, _width(len(probes)), 0.9 + 1.75 * len(rows)) as figure:
         grid = figure.subplots(len(rows), len(probes), sharey="row", sharex=True, squeeze=False)
         for panels, key in zip(grid, rows, strict=True):
             for axes, probe in zip(panels, probes, strict=True):
-                here = [c for c in curves if _task_of(c) == key and c.first.probe == probe]
+                here = [c for c in curves if c.subject == key and c.first.probe == probe]
                 _curve_panel(axes, here, looks)
-            task, corpus, _ = key
-            panels[0].set_ylabel(f"{task} {metric}\n{corpus_label(corpora[corpus])}")
+            panels[0].set_ylabel(f"{textwrap.fill(names[key], 28)}\n{metric}")
         for axes, probe in zip(grid[0], probes, strict=True):
             axes.set_title(probe)
         for axes in grid[-1]:
@@ -99,8 +99,9 @@ def divergence_maps(artifact: Artifact, path: Path) -> None:
     top = _largest(values for _, values in maps)
     with _figure(path, PAGE, 0.5 + ((PAGE - 1) / max(columns, 3) + 0.35) * rows) as figure:
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        images = []
         for axes, (name, values) in zip(panels.flat, maps, strict=False):
-            image = _map(axes, values, top)
+            images.append(_map(axes, values, top))
             axes.set_title(name)
             _ticks(axes, blocks)
         for axes in panels.flat[len(maps) :]:
@@ -110,7 +111,7 @@ def divergence_maps(artifact: Artifact, path: Path) -> None:
             axes.tick_params(labelbottom=True)
         for row in panels:
             row[0].set_ylabel("layer")
-        _colour_bar(figure, image, panels, artifact)
+        _colour_bar(figure, images[0], panels, artifact)
         figure.suptitle(_subject(artifact), fontsize=9)
 
 
@@ -179,7 +180,7 @@ def _curve_panel(
             axes.axhspan(low[0], high[0], color=style["color"], alpha=0.12, linewidth=0)
             axes.axhline(values[0], color=style["color"], linestyle="--", label=style["label"])
             continue
-        layers = [point.layer for point in curve.layers]
+        layers = curve.layer_numbers
         axes.fill_between(layers, low, high, color=style["color"], alpha=0.18, linewidth=0)
         line = {"color": style["color"], "marker": style["marker"], "label": style["label"]}
         axes.plot(layers, values, **line)
@@ -207,10 +208,6 @@ def _looks(curves: Sequence[Curve]) -> dict[str, dict[str, Any]]:
         }
         looks.setdefault(curve.label, style)
     return looks
-
-
-def _task_of(curve: Curve) -> tuple[str, str, str]:
-    return (curve.first.task, curve.first.corpus, curve.first.corpus_sha256)
 
 
 def _legend_below(figure: Figure, panels: Iterable[Axes], intervals: bool = False) -> None:

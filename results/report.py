@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,18 @@ from plotly.offline import get_plotlyjs
 from auscult.errors import UserError
 from auscult.record import Artifact, Provenance, Record
 
-from .curve import Choice, Curve, choose, corpus_label, gather, held_out, metric_order, short_names
+from .curve import (
+    Choice,
+    Curve,
+    Run,
+    choose,
+    corpus_label,
+    gather,
+    held_out,
+    metric_order,
+    run_of,
+    short_names,
+)
 from .store import Store
 from .table import LayerTable, caption, cell, layer_tables, place
 
@@ -29,16 +40,17 @@ HERE = Path(__file__).parent
 DIGITS = 5  # significant digits of a map's cell, far below its uncertainty
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Run:
     """One command, and what of the page came out of it."""
 
+    key: Run
     number: int
     provenance: Provenance
-    upstreams: set[str] = field(default_factory=set)
-    subjects: set[str] = field(default_factory=set)  # task on corpus
-    num_records: int = 0
-    num_artifacts: int = 0
+    upstreams: Sequence[str]
+    subjects: Sequence[str]  # task on corpus
+    num_records: int
+    num_artifacts: int
 
     @property
     def name(self) -> str:
@@ -54,6 +66,7 @@ class _Run:
 class _Finding:
     """One task on one corpus: each encoder's chosen layer under each probe."""
 
+    subject: str
     first: Record
     sentence: str
     probes: Sequence[str]
@@ -129,29 +142,30 @@ def _policy(scripts: Iterable[str]) -> str:
 
 def _runs(found: Iterable[Record | Artifact]) -> list[_Run]:
     """Return the commands behind all numbers, in the order they were given."""
-    groups: dict[tuple[str, str, str], list[Record | Artifact]] = defaultdict(list)
+    groups: dict[Run, list[Record | Artifact]] = defaultdict(list)
     for item in found:
-        run = item.provenance
-        groups[run.created, run.command, run.device].append(item)
+        groups[run_of(item)].append(item)
     runs = []
     for number, key in enumerate(sorted(groups), start=1):
-        run = _Run(number, groups[key][0].provenance)
-        for item in groups[key]:
-            run.upstreams.add(item.upstream)
-            run.subjects.add(f"{item.task} on {corpus_label(item.corpus)}")
-            run.num_records += isinstance(item, Record)
-            run.num_artifacts += isinstance(item, Artifact)
-        runs.append(run)
+        items = groups[key]
+        num_records = sum(isinstance(item, Record) for item in items)
+        runs.append(
+            _Run(
+                key,
+                number,
+                items[0].provenance,
+                upstreams=sorted({item.upstream for item in items}),
+                subjects=sorted({f"{i.task} on {corpus_label(i.corpus)}" for i in items}),
+                num_records=num_records,
+                num_artifacts=len(items) - num_records,
+            )
+        )
     return runs
 
 
 def _runs_of(found: Iterable[Record | Artifact], runs: Sequence[_Run]) -> list[_Run]:
-    wanted = {(r.provenance.created, r.provenance.command, r.provenance.device) for r in found}
-    return [
-        run
-        for run in runs
-        if (run.provenance.created, run.provenance.command, run.provenance.device) in wanted
-    ]
+    wanted = {run_of(item) for item in found}
+    return [run for run in runs if run.key in wanted]
 
 
 def _environments(runs: Sequence[_Run]) -> list[tuple[Provenance, list[_Run]]]:
@@ -185,29 +199,27 @@ def _measured(tables: Sequence[LayerTable]) -> list[Record]:
 
 def _findings(tables: Sequence[LayerTable], curves: Sequence[Curve]) -> list[_Finding]:
     """Summarise each task by its main metric, one finding for each corpus and task."""
-    groups: dict[tuple[object, ...], list[Choice]] = defaultdict(list)
+    subjects: dict[str, dict[str, list[Choice]]] = defaultdict(lambda: defaultdict(list))
     for table in tables:
-        first = table.curves[0].first
-        subject = (first.corpus, first.corpus_sha256, first.task, first.task_version, first.split)
-        chosen = [choose(curve, curves) for curve in table.curves]
-        groups[(*subject, first.metric)] += [choice for choice in chosen if choice]
-    metrics: dict[tuple[object, ...], list[str]] = defaultdict(list)
-    for *subject, metric in (key for key, group in groups.items() if group):
-        metrics[tuple(subject)].append(str(metric))
+        for curve in table.curves:
+            if choice := choose(curve, curves):
+                subjects[table.subject][curve.first.metric].append(choice)
     return [
-        _finding(groups[(*subject, min(found, key=metric_order))])
-        for subject, found in metrics.items()
+        _finding(subject, by_metric[min(by_metric, key=metric_order)])
+        for subject, by_metric in subjects.items()
     ]
 
 
-def _finding(group: Sequence[Choice]) -> _Finding:
+def _finding(subject: str, group: Sequence[Choice]) -> _Finding:
     first = group[0].curve.first
     probes = sorted({choice.curve.first.probe for choice in group})
     cells: dict[str, dict[str, Choice]] = defaultdict(dict)
     for choice in group:
         cells[choice.curve.label][choice.curve.first.probe] = choice
     rows = [(label, [found.get(probe) for probe in probes]) for label, found in cells.items()]
-    return _Finding(first, _sentence(group), probes, rows, any(c.optimistic for c in group))
+    return _Finding(
+        subject, first, _sentence(group), probes, rows, any(c.optimistic for c in group)
+    )
 
 
 def _sentence(group: Sequence[Choice]) -> str:
@@ -235,10 +247,9 @@ def _overlap(one: Choice, other: Choice) -> bool:
 def _panels(tables: Sequence[LayerTable]) -> list[dict[str, Any]]:
     """Return what the interactive layer curves are drawn from."""
     labels = short_names(curve.label for table in tables for curve in table.curves)
-    corpora = short_names(table.curves[0].first.corpus for table in tables)
     return [
         {
-            "subject": f"{first.task} · {corpus_label(corpora[first.corpus])} · {first.split}",
+            "subject": table.subject,
             "metric": first.metric + (f" ({first.unit})" if first.unit else ""),
             "probe": first.probe,
             "majority": first.majority,
@@ -254,7 +265,7 @@ def _curve(label: str, curve: Curve) -> dict[str, Any]:
     return {
         "label": label,
         "flat": curve.is_flat,
-        "layers": [p.layer for p in curve.layers],
+        "layers": curve.layer_numbers,
         "values": [p.value for p in curve.layers],
         "low": [p.interval[0] for p in curve.layers],
         "high": [p.interval[1] for p in curve.layers],

@@ -300,8 +300,9 @@ def _pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     for name, array in arrays.items():
         if np.asarray(array).dtype.hasobject:
             raise ValueError(f"Artifact.arrays[{name!r}]: expected numbers or text, got objects.")
+    named: dict[str, Any] = dict(arrays)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **named)
     return buffer.getvalue()
 
 

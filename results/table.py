@@ -9,7 +9,7 @@ import pandas as pd
 
 from auscult.record import Record
 
-from .curve import Curve, Point, corpus_label, gather, metric_order
+from .curve import Curve, Point, gather, metric_order, subject_names
 
 LATEX = str.maketrans(
     {
@@ -28,6 +28,7 @@ LATEX = str.maketrans(
 class LayerTable:
     """Scores of one task, probe and metric: a row for each layer, a column for each encoder."""
 
+    subject: str  # task, corpus and split
     title: str
     caption: str
     curves: tuple[Curve, ...]
@@ -45,14 +46,15 @@ def flat_frame(records: Sequence[Record]) -> pd.DataFrame:
 
 def layer_tables(records: Iterable[Record]) -> list[LayerTable]:
     """Return one table for each corpus, task, split, metric and probe."""
+    curves = gather(records)
+    names = subject_names(curves)
     groups: dict[tuple[str, ...], list[Curve]] = {}
-    for curve in gather(records):
+    for curve in curves:
         first = curve.first
-        subject = (first.corpus, first.corpus_sha256, first.task, str(first.task_version))
-        key = (*subject, first.split, first.selected_on, first.metric, first.unit, first.probe)
+        key = (names[curve.subject], first.selected_on, first.metric, first.unit, first.probe)
         groups.setdefault(key, []).append(curve)
-    order = sorted(groups, key=lambda k: (k[0], k[2], k[4], metric_order(k[6]), k))
-    return [_layer_table(groups[key]) for key in order]
+    order = sorted(groups, key=lambda key: (key[0], metric_order(key[2]), key))
+    return [_layer_table(key[0], groups[key]) for key in order]
 
 
 def cell(point: Point, unit: str = "") -> str:
@@ -98,7 +100,7 @@ WRITERS: dict[str, Callable[[Sequence[Record]], str]] = {
 }
 
 
-def _layer_table(curves: Sequence[Curve]) -> LayerTable:
+def _layer_table(subject: str, curves: Sequence[Curve]) -> LayerTable:
     first = curves[0].first
     columns = {
         curve.label: {place(point): cell(point, first.unit) for point in curve.points}
@@ -109,16 +111,15 @@ def _layer_table(curves: Sequence[Curve]) -> LayerTable:
     cells = pd.DataFrame(columns, index=list(places), dtype="object").fillna("")
     cells.index.name = "layer"
     unit = f" ({first.unit})" if first.unit else ""
-    title = f"{first.task} on {corpus_label(first.corpus)}: {first.metric}{unit}, {first.probe}"
-    return LayerTable(title, caption(curves), tuple(curves), cells)
+    title = f"{subject}: {first.metric}{unit}, {first.probe}"
+    return LayerTable(subject, title, caption(curves), tuple(curves), cells)
 
 
 def caption(curves: Sequence[Curve]) -> str:
     """Say what the numbers of a table rest on."""
     records = [record for curve in curves for record in curve.records]
     first = curves[0].first
-    selected = f", epochs selected on {first.selected_on}" if first.selected_on else ""
-    parts = [f"split {first.split}{selected}"]
+    parts = [f"epochs selected on {first.selected_on}"] if first.selected_on else []
     parts.append(f"{_span([r.num_items for r in records])} items")
     speakers = [r.num_speakers for r in records if r.num_speakers is not None]
     if speakers:

@@ -61,7 +61,7 @@ class Output:
             table.add_row(*("" if cell is None else str(cell) for cell in row))
         stream = sys.stderr if self.json else sys.stdout
         width = None if stream.isatty() else 160
-        Console(file=stream, width=width).print(table)
+        Console(file=stream, width=width, markup=False, highlight=False).print(table)
 
     def print(self, text: str) -> None:
         """Print a line of the result on stdout; nothing where stdout is kept for JSON."""

@@ -117,8 +117,8 @@ def test_figures_follow_the_controls(
 def check_layer_curves(browser: "Chrome", records: list[Record]) -> None:
     assert options(browser, "curves-metric") == ["accuracy", "macro_accuracy"]
     for task, subject in (
-        ("keyword", "keyword · demo (synthetic speech) · test"),
-        ("phone39", "phone39 · tsv:timit-sample · test"),
+        ("keyword", "keyword on demo (synthetic speech), test"),
+        ("phone39", "phone39 on tsv:/data/timit-sample, test"),
     ):
         for probe, metric in (("linear", "accuracy"), ("mlp2", "macro_accuracy")):
             choose(browser, "curves-subject", subject)

@@ -14,6 +14,7 @@ from auscult.results.curve import (
     gather,
     held_out,
     short_names,
+    subject_names,
 )
 
 
@@ -133,3 +134,17 @@ def test_short_names() -> None:
 def test_synthetic_speech_is_called_so(corpus: str) -> None:
     assert corpus_label(corpus) == f"{corpus} (synthetic speech)"
     assert corpus_label("tsv:/data/demo") == "tsv:/data/demo"
+
+
+def test_dev_scores_of_another_run_choose_nothing(one: list[Record]) -> None:
+    other = replace(one[0].provenance, created="2027-01-01T00:00:00+00:00")
+    dev = [replace(r, split="dev", provenance=other) for r in one]
+    test, _ = gather([*one, *dev])
+    assert chosen(test, gather([*one, *dev])).optimistic
+
+
+def test_states_of_a_corpus_are_told_apart(one: list[Record]) -> None:
+    mended = [replace(r, corpus_sha256="e" * 64) for r in one]
+    assert list(subject_names(gather(one)).values()) == ["phone39 on tsv:/data/timit-sample, test"]
+    names = subject_names(gather(one + mended), short=True).values()
+    assert "phone39 on tsv:timit-sample, test (version 1, eeeeeeee)" in names and len(names) == 2

@@ -42,8 +42,8 @@ def test_layer_curves(records: list[Record], tmp_path: Path, drawn: list[Figure]
     assert len(figure.axes) == 2 * 3  # tasks, probes; dev is not a row
     assert [axes.get_title() for axes in figure.axes[:3]] == ["linear", "mlp1", "mlp2"]
     assert [axes.get_ylabel() for axes in figure.axes[::3]] == [
-        "phone39 accuracy\ntsv:timit-sample",
-        "keyword accuracy\ndemo (synthetic speech)",
+        "phone39 on tsv:timit-sample,\ntest\naccuracy",
+        "keyword on demo (synthetic\nspeech), test\naccuracy",
     ]
     assert legend(figure) == [
         "fbank",
@@ -61,7 +61,7 @@ def test_layer_curves(records: list[Record], tmp_path: Path, drawn: list[Figure]
         [r.value for r in curve if (r.seed, r.probe, r.metric) == (seed, "linear", "accuracy")]
         for seed in (0, 1)
     ]
-    np.testing.assert_allclose(trained.get_ydata(), np.mean(seeds, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(np.array(trained.get_ydata()), np.mean(seeds, axis=0), rtol=1e-12)
 
 
 def test_an_unmeasured_combination_is_said(

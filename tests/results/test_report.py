@@ -93,7 +93,7 @@ def test_it_holds_every_reported_number(page: Page, records: list[Record]) -> No
 
 def test_the_summary_says_where_layers_were_chosen(page: Page) -> None:
     summary = page.text[: page.text.index("What was run")]
-    assert "keyword on demo (synthetic speech): accuracy" in summary
+    assert "keyword on demo (synthetic speech), test: accuracy" in summary
     assert "at layer 6 (picked on test)" in summary and "optimistic" in summary
     assert "Layers chosen on dev." in summary
     assert "Always answering the commonest class scores 0.080" in summary
@@ -102,7 +102,7 @@ def test_the_summary_says_where_layers_were_chosen(page: Page) -> None:
 def test_synthetic_speech_is_always_called_so(page: Page) -> None:
     assert re.search(r"\bon demo\b(?! \(synthetic speech\))", page.text) is None
     subjects = [panel["subject"] for panel in page.figures["panels"]]
-    assert {s for s in subjects if "demo" in s} == {"keyword · demo (synthetic speech) · test"}
+    assert {s for s in subjects if "demo" in s} == {"keyword on demo (synthetic speech), test"}
     assert "demo (synthetic speech)" in page.figures["weights"][0]["label"]
 
 

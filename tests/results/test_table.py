@@ -43,12 +43,12 @@ def test_one_table_for_each_task_metric_and_probe(records: list[Record]) -> None
     tables = layer_tables(records)
     assert len(tables) == 2 * 2 * 3
     first = tables[0]
-    assert first.title == "keyword on demo (synthetic speech): accuracy, linear"
+    assert first.title == "keyword on demo (synthetic speech), test: accuracy, linear"
     assert first.cells.index.tolist() == [str(layer) for layer in range(13)]
     assert first.cells.columns.tolist() == ["fbank", "random(hubert_base)", records[-1].upstream]
     assert first.cells.iloc[0, 0] == "0.563 [0.503, 0.623]"
     assert first.cells.iloc[1, 0] == ""
-    for part in ("split test", "320 items", "6 speakers", "majority class 0.100", "2 seeds"):
+    for part in ("320 items", "6 speakers", "majority class 0.100", "2 seeds"):
         assert part in first.caption
 
 

@@ -62,7 +62,7 @@ def test_ls_json(auscult: Auscult, store: str) -> None:
 def test_show(auscult: Auscult, store: str) -> None:
     code, out, _ = auscult("results", "show", store, "--task", "keyword", "--metric", "accuracy")
     assert code == 0
-    assert "keyword on demo (synthetic speech): accuracy, linear" in out
+    assert "keyword on demo (synthetic speech), test: accuracy, linear" in out
     assert "0.602 [0.542, 0.662]" in out and "phone39" not in out
     assert "majority class 0.100" in out
 
