@@ -57,10 +57,9 @@ class Record:
     provenance: Provenance
 
     def __post_init__(self) -> None:
-        for name in ("value", "low", "high", "majority"):
-            number: Any = getattr(self, name)
-            if number is None and name != "value":
-                continue
+        optional = ("low", "high", "majority")
+        for name in ("value", *(n for n in optional if getattr(self, n) is not None)):
+            number = getattr(self, name)
             if not math.isfinite(number):
                 raise ValueError(
                     f"Record.{name} of {self.task}/{self.metric}: expected a finite number, "

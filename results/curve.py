@@ -157,7 +157,9 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     return {name: s if taken.count(s) == 1 else name for name, s in short.items()}
 
 
-def subject_names(curves: Iterable[Curve], *, short: bool = False) -> dict[Subject, str]:
+def subject_names(
+    curves: Iterable[Curve], *, short: bool = False, joint: str = " on "
+) -> dict[Subject, str]:
     """Name what curves are scores on: ``phone39 on tsv:/data/timit, test``.
 
     Versions of a task and states of a corpus are told apart where both occur.
@@ -165,7 +167,7 @@ def subject_names(curves: Iterable[Curve], *, short: bool = False) -> dict[Subje
     subjects = sorted({curve.subject for curve in curves})
     corpora = [subject[0] for subject in subjects]
     shown = short_names(corpora) if short else {name: name for name in corpora}
-    names = {s: f"{s[1]} on {corpus_label(shown[s[0]])}, {s[2]}" for s in subjects}
+    names = {s: f"{s[1]}{joint}{corpus_label(shown[s[0]])}, {s[2]}" for s in subjects}
     taken = list(names.values())
     return {
         s: name if taken.count(name) == 1 else f"{name} (version {s[3]}, {s[4][:8]})"

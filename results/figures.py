@@ -4,7 +4,6 @@ Drawn on matplotlib's Figure objects without pyplot's global state; the same inp
 bytes.
 """
 
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +64,7 @@ def layer_curves(
     if not curves:
         raise unknown("metric of a layer curve", metric, {record.metric for record in every})
     rows = list(dict.fromkeys(curve.subject for curve in curves))
-    names = subject_names(curves, short=True)
+    names = subject_names(curves, short=True, joint="\n")
     probes = sorted({curve.first.probe for curve in curves})
     looks = _looks(curves)
     with _figure(path, _width(len(probes)), 0.9 + 1.75 * len(rows)) as figure:
@@ -74,7 +73,7 @@ def layer_curves(
             for axes, probe in zip(panels, probes, strict=True):
                 here = [c for c in curves if c.subject == key and c.first.probe == probe]
                 _curve_panel(axes, here, looks)
-            panels[0].set_ylabel(f"{textwrap.fill(names[key], 28)}\n{metric}")
+            panels[0].set_ylabel(f"{names[key]}\n{metric}", fontsize=7.5)
         for axes, probe in zip(grid[0], probes, strict=True):
             axes.set_title(probe)
         for axes in grid[-1]:
@@ -219,8 +218,9 @@ def _legend_below(figure: Figure, panels: Iterable[Axes], intervals: bool = Fals
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
     order = sorted(entries, key=lambda label: label in ("majority class", "95 % interval"))
-    inches = 0.45 + 0.065 * max(len(label) for label in order)
-    columns = max(1, int(figure.get_figwidth() / inches))
+    inches = [0.5 + 0.06 * len(label) for label in order]
+    width = figure.get_figwidth()
+    columns = len(order) if sum(inches) < width else max(1, int(width / max(inches)))
     handles = [entries[label] for label in order]
     figure.legend(handles, order, loc="outside lower center", ncols=columns)
 

@@ -42,8 +42,8 @@ def test_layer_curves(records: list[Record], tmp_path: Path, drawn: list[Figure]
     assert len(figure.axes) == 2 * 3  # tasks, probes; dev is not a row
     assert [axes.get_title() for axes in figure.axes[:3]] == ["linear", "mlp1", "mlp2"]
     assert [axes.get_ylabel() for axes in figure.axes[::3]] == [
-        "phone39 on tsv:timit-sample,\ntest\naccuracy",
-        "keyword on demo (synthetic\nspeech), test\naccuracy",
+        "phone39\ntsv:timit-sample, test\naccuracy",
+        "keyword\ndemo (synthetic speech), test\naccuracy",
     ]
     assert legend(figure) == [
         "fbank",
