@@ -26,7 +26,7 @@ from .spill import MapStack
 
 BASES = {"2": ("bit", 1.0), "e": ("nat", math.log(2))}  # unit, and its amount in a bit
 MEMORY_LIMIT = 256 * 2**20  # bytes of one utterance's maps that stay in memory
-ROW_SUM_TOLERANCE = 1e-2  # of half-precision attention; a leak to padded keys is larger
+ROW_SUM_TOLERANCE = 1e-2  # what a softmax in half precision may be off
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from auscult.errors import UserError
 
 from .kernel import BLOCK
 
-TILE_BYTES = 32 * 2**20
+TILE_BYTES = 16 * 2**20
 
 
 class MapStack:
