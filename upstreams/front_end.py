@@ -17,20 +17,25 @@ class FrontEnd(Protocol):
     @property
     def kernels(self) -> tuple[int, ...]:
         """Kernel sizes of the convolutions inside the model; empty without any."""
+        ...
 
     @property
     def strides(self) -> tuple[int, ...]:
         """Strides of the convolutions inside the model."""
+        ...
 
     @property
     def geometry(self) -> FrameGeometry:
         """Where a frame lies in the audio."""
+        ...
 
     def prepare(self, samples: Tensor) -> Tensor:
         """Return the input for one utterance's samples (time,), its first axis in time order."""
+        ...
 
     def num_frames(self, lengths: Tensor) -> Tensor:
         """Return the frames (batch,) of utterances of ``lengths`` (batch,) samples."""
+        ...
 
 
 @dataclass(frozen=True)

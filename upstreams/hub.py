@@ -53,19 +53,19 @@ def find_source(checkpoint: str) -> Source:
                 f"{folder} has no config.json; hf needs a folder as save_pretrained writes it."
             )
         return Source(str(folder), local_only=True)
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+    from huggingface_hub import HfApi, errors, try_to_load_from_cache
 
+    unreachable = errors.HTTPError  # type: ignore[attr-defined]  # of the hub's own HTTP client
     try:
         HfApi().model_info(checkpoint, timeout=10)
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise UserError(f"There is no folder {checkpoint}, and it is not a hub id.") from error
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         raise UserError(
             f"There is no folder {checkpoint}, and the hub has no such model for you: "
             f"{_first_line(error)}"
         ) from error
-    except (HTTPError, OSError) as error:
+    except (unreachable, OSError) as error:
         if not isinstance(try_to_load_from_cache(checkpoint, "config.json"), str):
             raise UserError(
                 f"There is no folder {checkpoint}, and as a hub id it is not in the cache and the "

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,7 @@ from auscult.errors import UserError
 from auscult.upstream import AttentionVisitor, Upstream, fingerprint_weights
 
 from .front_end import front_end_of
-from .hook import exact_padding, recorded_states, visited_attention
+from .hook import exact_padding, recorded_states, single_precision, visited_attention
 from .hub import build_model, find_source, read_config, read_model, reads_normalized
 from .shape import SHAPES, Shape
 
@@ -75,15 +75,18 @@ class HuggingFaceUpstream(Upstream):
         """Encode ``audio`` into ``num_layers + 1`` states, each (batch, frame, dim)."""
         frames = self.check_audio(audio)
         padding = self.padding or ("group" if self.device.type == "cpu" else "mask")
-        if padding == "mask":
+        groups = list(_equal_lengths(audio.lengths.tolist()))
+        if padding == "mask" or len(groups) == 1:
             return HiddenStates(self._encode(audio, frames), frames)
-        rows: list[tuple[Tensor, ...]] = [()] * len(frames)  # of each utterance, its layers
-        for indices in _equal_lengths(audio.lengths.tolist()):
+        rows: list[tuple[Tensor, ...]] = [()] * len(frames)  # the layers of each utterance
+        for indices in groups:
             length = int(audio.lengths[indices[0]])
-            group = Waveforms(audio.samples[indices, :length], audio.lengths[indices])
-            layers = self._encode(group, frames[indices])
+            group = Waveforms(
+                audio.samples[indices, :length], audio.lengths[indices], audio.sample_rate
+            )
+            encoded = self._encode(group, frames[indices])
             for i, index in enumerate(indices):
-                rows[index] = tuple(layer[i] for layer in layers)
+                rows[index] = tuple(layer[i] for layer in encoded)
         layers = zip(*rows, strict=True)
         return HiddenStates(tuple(pad_sequence(list(x), batch_first=True) for x in layers), frames)
 
@@ -105,7 +108,8 @@ class HuggingFaceUpstream(Upstream):
         """Return the states of one batch, each (batch, frame, dim), masked where lengths differ."""
         rows = [self.front_end.prepare(row) for row in audio.rows()]
         inputs = pad_sequence(rows, batch_first=True).to(self.device)
-        mask, padding = None, nullcontext()
+        mask: Tensor | None = None
+        padding: AbstractContextManager[None] = nullcontext()
         if len(set(audio.lengths.tolist())) > 1:
             mask = pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True)
             mask = mask.to(self.device, torch.bool)
@@ -116,7 +120,7 @@ class HuggingFaceUpstream(Upstream):
                 kernels=self.front_end.kernels,
                 strides=self.front_end.strides,
             )
-        with recorded_states(self.model.encoder) as states, padding:
+        with recorded_states(self.model.encoder) as states, padding, single_precision():
             self.model(
                 inputs, attention_mask=mask, output_hidden_states=False, output_attentions=False
             )

@@ -1,0 +1,47 @@
+"""One string addresses an upstream, and says itself again."""
+
+from pathlib import Path
+
+import pytest
+
+from auscult.address import Address, parse_address
+from auscult.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("spec", "address"),
+    [
+        ("fbank", Address("fbank")),
+        (" fbank ", Address("fbank")),
+        ("hf:/models/wavlm-base", Address("hf", "/models/wavlm-base")),
+        ("hf:microsoft/wavlm-base", Address("hf", "microsoft/wavlm-base")),
+        ("lighthubert:small.pt@a_small", Address("lighthubert", "small.pt", "a_small")),
+        ("lighthubert@a_small", Address("lighthubert", "", "a_small")),
+        ("s3prl:tera_local:/x.ckpt", Address("s3prl", "tera_local:/x.ckpt")),
+        ("hf:/a@b/no/such", Address("hf", "/a@b/no/such")),
+        ("lighthubert:/a@b/small.pt@a_small", Address("lighthubert", "/a@b/small.pt", "a_small")),
+        ("random(hubert_base)", Address("hubert_base", random=True)),
+        ("random(hubert_base, seed=3)", Address("hubert_base", random=True, seed=3)),
+        ("random(hubert_base,3)", Address("hubert_base", random=True, seed=3)),
+        ("random( hf:/m )", Address("hf", "/m", random=True)),
+        ("random(lighthubert@a_small, seed=2)", Address("lighthubert", "", "a_small", True, 2)),
+    ],
+)
+def test_parse(spec: str, address: Address) -> None:
+    assert parse_address(spec) == address
+    assert parse_address(str(address)) == address  # what it says leads to it again
+
+
+def test_an_existing_path_may_hold_an_at(tmp_path: Path) -> None:
+    folder = tmp_path / "model@2"
+    assert parse_address(f"hf:{folder}").subnet == "2"
+    folder.mkdir()
+    assert parse_address(f"hf:{folder}") == Address("hf", str(folder))
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "  ", ":x", "@a", "random(", "random()", "random(x", "x)", "random(random(x))"]
+)
+def test_unreadable(spec: str) -> None:
+    with pytest.raises(UserError, match="cannot be read|write random once"):
+        parse_address(spec)
