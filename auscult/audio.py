@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,13 @@ def read_samples(cut: Any) -> torch.Tensor:
     try:
         samples = np.asarray(resampled.load_audio(), dtype=np.float32)
     except Exception as error:  # lhotse's backends raise many kinds
-        raise UserError(f"{_file_of(cut)} cannot be read as audio: {_reason(error)}.") from error
+        reason = _reason(error, _path_of(cut))
+        raise UserError(f"{_name_of(cut)} cannot be read as audio: {reason}.") from error
     samples = samples.mean(axis=0) if samples.ndim == 2 else samples
     if samples.size == 0:
-        raise UserError(f"{_file_of(cut)} holds no samples; remove it or pass --skip-bad.")
+        raise UserError(f"{_name_of(cut)} holds no samples; remove it or pass --skip-bad.")
     if not np.isfinite(samples).all():
-        raise UserError(f"{_file_of(cut)} holds NaN or infinite samples; mend it or --skip-bad.")
+        raise UserError(f"{_name_of(cut)} holds NaN or infinite samples; mend it or --skip-bad.")
     return torch.from_numpy(np.ascontiguousarray(samples))
 
 
@@ -35,9 +37,11 @@ def read_batch(cuts: Sequence[Any]) -> Waveforms:
     return Waveforms.of([read_samples(cut) for cut in cuts])
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: str | None) -> str:
     """Return what libsndfile said, out of lhotse's account of all its backends."""
     text = str(error).strip()
+    if path is not None and not Path(path).exists():
+        return "it does not exist"
     if said := re.search(r"LibsndfileError'>: (?:Error opening .*?: |Error : )?(.+)", text):
         return said[1].rstrip(".")
     if "declared samples" in text:
@@ -45,6 +49,11 @@ def _reason(error: Exception) -> str:
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
-def _file_of(cut: Any) -> str:
+def _path_of(cut: Any) -> str | None:
+    """Return the cut's audio file; None where its audio is in memory."""
     sources = getattr(getattr(cut, "recording", None), "sources", None) or []
-    return str(sources[0].source) if sources else f"Cut {cut.id}"
+    return str(sources[0].source) if sources and sources[0].type == "file" else None
+
+
+def _name_of(cut: Any) -> str:
+    return _path_of(cut) or f"Cut {cut.id}"

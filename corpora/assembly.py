@@ -52,7 +52,7 @@ def assemble(spec: str, listing: Listing, *, skip_bad: bool) -> Corpus:
     if overlap:
         few = ", ".join(overlap[:3]) + (", ..." if len(overlap) > 3 else "")
         notes.append(
-            f"{len(overlap)} speakers stand in more than one split ({few}): right for speaker "
+            f"Speakers in more than one split: {len(overlap)} ({few}); right for speaker "
             "identification, wrong for any other task."
         )
     for note in notes:

@@ -53,7 +53,7 @@ _ROWS = (
         description="anybody's speech, listed in a plain table (docs/tsv-corpus.md)",
         labels=("any column", "slots", "phone", "word", "any alignment column"),
         splits="any column named split, *split or split*",
-        layout="MANIFEST.tsv (a header line with the column path), PHONES.tsv, WORDS.tsv",
+        layout="MANIFEST.tsv (with the columns path and split) and maybe PHONES.tsv, WORDS.tsv",
         target="tsv:read",
         signs=("MANIFEST.tsv",),
         split_columns=(),
@@ -140,7 +140,7 @@ def load_corpus(spec: str, *, split: str | None = None, skip_bad: bool = False) 
 
 
 def _unknown_reader(spec: str, name: str) -> UserError:
-    if not Path(spec).expanduser().is_dir():
+    if not name or not Path(spec).expanduser().is_dir():
         return unknown("corpus reader", name, READERS)
     fits = _fitting(Path(spec).expanduser()) or "tsv"
     return UserError(

@@ -46,7 +46,7 @@ def scan_file(path: Path) -> Scan:
                 loud = loud or bool(block.any())
                 finite = finite and bool(np.isfinite(block).all())
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        reason = getattr(error, "error_string", "") or str(error)
+        reason = (getattr(error, "error_string", "") or str(error)).removeprefix("Error : ")
         return Scan("", 0, 0, 0, f"cannot be read as audio: {reason.strip().rstrip('.')}")
     problem = ""
     if frames == 0:

@@ -27,7 +27,8 @@ def hold_out(sizes: Mapping[str, int], share: float) -> set[str]:
     chosen: set[str] = set()
     held = 0
     for name in order:
-        if held < wanted and held + sizes[name] <= 1.25 * wanted and len(chosen) < len(sizes) - 1:
+        nearer = 2 * held + sizes[name] <= 2 * wanted  # with this group than without it
+        if nearer and len(chosen) < len(sizes) - 1:
             chosen.add(name)
             held += sizes[name]
     return chosen or {min(order, key=lambda name: sizes[name])}

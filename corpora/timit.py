@@ -40,8 +40,8 @@ def read(folder: Path, split: str | None) -> Listing:
     listing.notes.append("The sa sentences, which every speaker reads, are left out.")
     if unused:
         listing.notes.append(
-            f"{len(unused)} speakers of TEST are in neither the core test nor the dev set and are "
-            "not used."
+            "Speakers of TEST in neither the core test nor the dev set are not used: "
+            f"{len(unused)}."
         )
     return listing
 

@@ -7,9 +7,9 @@ each utterance, as many fields in it as in the header. Columns:
 * ``utt``: the utterance's id; without this column, the path without its suffix.
 * ``speaker``, ``sex``, ``transcript``, ``language``: labels; empty where unknown.
 * ``slots_json``: intent slots as one JSON object, such as ``{"action": "bring"}``.
-* any column whose name begins or ends with ``split``: what the utterance is for: ``train``,
-  ``dev``, ``test`` or another name; an utterance whose value is empty is not used. Where there are
-  several such columns, ``split`` is taken unless another is asked for.
+* any column whose name begins or ends with ``split`` (at least one): what the utterance is for:
+  ``train``, ``dev`` (or ``valid``), ``test`` or another name; an utterance whose value is empty is
+  not used. Where there are several such columns, ``split`` is taken unless another is asked for.
 * every other column is a label of that name. Without a column ``keyword``, ``label`` is the
   keyword as well.
 
@@ -23,7 +23,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from auscult.errors import UserError, unknown
@@ -179,7 +179,7 @@ def _item(folder: Path, column: str, row: Mapping[str, str], times: Sequence[_Ti
 
 
 def _utterance(row: Mapping[str, str]) -> str:
-    return row.get("utt") or Path(row["path"]).with_suffix("").as_posix()
+    return row.get("utt") or str(PurePosixPath(row["path"]).with_suffix(""))
 
 
 def _is_split(column: str) -> bool:
@@ -214,11 +214,11 @@ def _read_times(path: Path, also: str) -> _Times:
 
 
 def _unknown_utterances(folder: Path, table: _Table, times: Sequence[_Times]) -> list[str]:
-    known = {_utterance(row) for _, row in table.rows}
+    known = {_utterance(row) for _, row in table.rows if row["path"]}
     strange = sorted({name for part in times for name in part.spans} - known)
     if not strange:
         return []
     return [
-        f"PHONES.tsv or WORDS.tsv of {folder} give times for {len(strange)} utterances that "
-        f"MANIFEST.tsv does not have (first: {strange[0]})."
+        f"PHONES.tsv or WORDS.tsv of {folder} give times for utterances that MANIFEST.tsv does "
+        f"not have: {len(strange)} (first: {strange[0]})."
     ]

@@ -1,0 +1,42 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from auscult.cli.app import app
+from auscult.errors import UserError
+
+
+def test_readers_are_listed() -> None:
+    result = CliRunner().invoke(app, ["corpora"])
+    assert result.exit_code == 0
+    for name in ("demo", "tsv:DIR", "timit:DIR", "voxceleb1:DIR"):
+        assert name in result.stdout
+    listed = json.loads(CliRunner().invoke(app, ["corpora", "--json"]).stdout)
+    assert len(listed["readers"]) == 7 and listed["records"] == []
+
+
+def test_a_corpus_is_shown(write_corpus) -> None:
+    folder = write_corpus()
+    (folder / "a" / "1-1.wav").write_bytes(b"")
+    (folder / "PHONES.tsv").write_text("utt\tstart\tend\tphone\n0-0\t0\t100\taa\n")
+    spec = f"tsv:{folder}"
+    result = CliRunner().invoke(app, ["corpora", spec, "--skip-bad"])
+    assert result.exit_code == 0
+    for text in ("train", "speaker", "Alignments", "Left out", "1-1.wav"):
+        assert text in result.stdout
+    shown = json.loads(CliRunner().invoke(app, ["corpora", spec, "--skip-bad", "--json"]).stdout)
+    corpus = shown["corpus"]
+    assert [(s["name"], s["utterances"], s["speakers"]) for s in corpus["splits"]] == [
+        *(("train", 8, 3), ("dev", 3, 1), ("test", 6, 2))
+    ]
+    (speaker,) = corpus["labels"]
+    assert (speaker["name"], speaker["classes"], speaker["coverage"]) == ("speaker", 6, 1.0)
+    (phone,) = corpus["alignments"]
+    assert phone["coverage"] == pytest.approx(1 / 17) and len(corpus["skipped"]) == 1
+
+
+def test_a_mistake_is_raised_to_the_command_line(write_corpus) -> None:
+    result = CliRunner().invoke(app, ["corpora", f"tsv:{write_corpus()}", "--split", "other"])
+    assert isinstance(result.exception, UserError)
+    assert "Unknown split column" in str(result.exception)
