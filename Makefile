@@ -5,9 +5,10 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo-out
+DATA ?= ../shared/data
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: install demo test fast check clean
+.PHONY: install demo test fast check evidence clean
 
 install: $(VENV)/.installed
 
@@ -32,5 +33,8 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/python tools/typecheck.py
 
+evidence: install
+	tools/evidence.sh $(DATA)
+
 clean:
-	rm -rf $(VENV) .links $(DEMO) build dist *.egg-info
+	rm -rf $(VENV) .links $(DEMO) evidence-out build dist *.egg-info

@@ -13,14 +13,15 @@ from auscult.cli.output import Output, Quiet
 from auscult.errors import UserError
 
 ENCODERS = ("-u", "fbank", "-u", "random(hubert_tiny)")
+PROBES = ("--probe", "linear", "--probe", "mlp1", "--max-epochs", "8")
 STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "Read phones and keywords from every layer (splits by speaker)",
-        ("probe", *ENCODERS, "-c", "demo", "-t", "phone", "-t", "keyword"),
+        ("probe", *ENCODERS, "-c", "demo", "-t", "phone", "-t", "keyword", *PROBES),
     ),
     (
         "Read the speaker from every layer (splits by sentence)",
-        ("probe", *ENCODERS, "-c", "demo", "--split", "sid_split", "-t", "speaker"),
+        ("probe", *ENCODERS, "-c", "demo", "--split", "sid_split", "-t", "speaker", *PROBES),
     ),
     (
         "Map what the attention heads repeat",
