@@ -42,9 +42,9 @@ def repair() -> None:
     ``argparse.Namespace`` among the classes that ``torch.load`` accepts: s3prl's checkpoints hold
     one, and it is plain data.
     """
+    torch.serialization.add_safe_globals([argparse.Namespace])
     if any(isinstance(finder, _Mender) for finder in sys.meta_path):
         return
-    torch.serialization.add_safe_globals([argparse.Namespace])
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "s3prl":
             _lend_audio(module)

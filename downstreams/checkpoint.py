@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from auscult import bridge
 from auscult.progress import logger
 
 
@@ -39,6 +40,7 @@ def write_checkpoint(states: Mapping[str, Any], folder: Path, step: int, keep: i
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that can be read; unreadable ones are named in a warning."""
+    bridge.repair()  # lets torch.load accept the argparse.Namespace in Args
     for path in reversed(_by_step(folder)):
         try:
             torch.load(path, map_location="cpu", weights_only=True)

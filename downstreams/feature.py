@@ -108,5 +108,7 @@ class _Kept:
     def read(self, items: Sequence[int]) -> HiddenStates:
         lengths = self.pooled.num_frames[list(items)].tolist()
         layers: list[Tensor] = self._frames.read(items, self._layers)
-        padded = [pad_sequence(layer.split(lengths), batch_first=True) for layer in layers]
+        padded = [
+            pad_sequence(list(torch.split(layer, lengths)), batch_first=True) for layer in layers
+        ]
         return HiddenStates(tuple(padded), torch.tensor(lengths))

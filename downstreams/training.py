@@ -118,7 +118,8 @@ class HeadTraining:
         plan = self.config["runner"]
         models = [self.featurizer.model, self.downstream.model]
         parameters = [p for model in models for p in model.parameters()]
-        optimizer = self._get_optimizer(models)
+        with bridge.hushed():
+            optimizer = self._get_optimizer(models)
         if "Random" in self.init_ckpt:
             set_random_state(self.init_ckpt["Random"])
         first, last = self.init_ckpt.get("Step", 0) + 1, plan["total_steps"]
@@ -266,7 +267,6 @@ def train_head(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("Heads are trained by one process; run the command without torchrun.")
     folder.mkdir(parents=True, exist_ok=True)
-    bridge.repair()
     found = newest_checkpoint(folder)
     if found is not None:
         logger.info(f"{task}: going on from {found}.")

@@ -68,7 +68,7 @@ def run(
             min=1,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the head and of the data order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the head and of the data order.", min=0)] = 0,
     budget: Annotated[
         str, typer.Option(help="Keep features up to this size on disk; else encode each batch.")
     ] = "8GB",
@@ -272,7 +272,7 @@ def _draw(weights: "Artifact", shared: _Run) -> Path:
     from auscult.results.figures import layer_weights
 
     words = re.sub(r"[^A-Za-z0-9]+", "-", weights.upstream).strip("-")[-60:]
-    path = shared.out / f"layer_weights-{words}-{weights.upstream_sha256[:8]}.png"
+    path = shared.out / f"layer_weights_{words}_{weights.key[:8]}.png"
     layer_weights(weights, path)
     return path
 
