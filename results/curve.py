@@ -42,7 +42,7 @@ class Point:
 class Curve:
     """One upstream under one probe and metric: a point for each layer (and head), in order."""
 
-    label: str  # the upstream, told apart from others of its name
+    label: str  # short name of the upstream, told apart from others of that name
     first: Record  # what is common to all points is read off this one
     records: tuple[Record, ...]
     points: tuple[Point, ...]
@@ -119,9 +119,10 @@ def run_of(item: Record | Artifact) -> Run:
 
 
 def held_out(records: Iterable[Record]) -> list[Record]:
-    """Leave out scores on the split that chose them, unless there are no others."""
+    """Leave out scores on the split that chose them, where there are others of the same."""
     every = list(records)
-    return [record for record in every if record.split != record.selected_on] or every
+    reported = {_probed(record) for record in every if record.split != record.selected_on}
+    return [r for r in every if r.split != r.selected_on or _probed(r) not in reported]
 
 
 def gather(records: Iterable[Record]) -> list[Curve]:
@@ -143,10 +144,7 @@ def gather(records: Iterable[Record]) -> list[Curve]:
                 by_run[run_of(record)].append(record)
             runs = list(by_run.values())
         curves += [_curve(part, _differences(part, runs)) for part in runs]
-    weights: dict[str, set[str]] = defaultdict(set)
-    for curve in curves:
-        weights[curve.first.upstream].add(curve.first.upstream_sha256)
-    return [_named(curve, len(weights[curve.first.upstream]) > 1) for curve in curves]
+    return _labelled(curves)
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
@@ -157,17 +155,14 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     return {name: s if taken.count(s) == 1 else name for name, s in short.items()}
 
 
-def subject_names(
-    curves: Iterable[Curve], *, short: bool = False, joint: str = " on "
-) -> dict[Subject, str]:
-    """Name what curves are scores on: ``phone39 on tsv:/data/timit, test``.
+def subject_names(curves: Iterable[Curve], joint: str = " on ") -> dict[Subject, str]:
+    """Name what curves are scores on: ``phone39 on tsv:timit, test``.
 
     Versions of a task and states of a corpus are told apart where both occur.
     """
     subjects = sorted({curve.subject for curve in curves})
-    corpora = [subject[0] for subject in subjects]
-    shown = short_names(corpora) if short else {name: name for name in corpora}
-    names = {s: f"{s[1]}{joint}{corpus_label(shown[s[0]])}, {s[2]}" for s in subjects}
+    corpora = short_names(subject[0] for subject in subjects)
+    names = {s: f"{s[1]}{joint}{corpus_label(corpora[s[0]])}, {s[2]}" for s in subjects}
     taken = list(names.values())
     return {
         s: name if taken.count(name) == 1 else f"{name} (version {s[3]}, {s[4][:8]})"
@@ -221,14 +216,21 @@ def _curve(records: Sequence[Record], remark: str) -> Curve:
     for record in records:
         places[record.layer, record.head].append(record)
     points = tuple(_point(places[place]) for place in sorted(places, key=_place_order))
-    label = records[0].upstream + (f" ({remark})" if remark else "")
-    return Curve(label, records[0], tuple(records), points)
+    return Curve(f" ({remark})" if remark else "", records[0], tuple(records), points)
 
 
-def _named(curve: Curve, ambiguous: bool) -> Curve:
-    """Add the fingerprint of the weights where several encoders are called the same."""
-    weights = f" (weights {curve.first.upstream_sha256[:8]})" if ambiguous else ""
-    return replace(curve, label=curve.label + weights)
+def _labelled(curves: Sequence[Curve]) -> list[Curve]:
+    """Put the upstream's name before each label; its weights too where a name has several."""
+    names = short_names(curve.first.upstream for curve in curves)
+    weights: dict[str, set[str]] = defaultdict(set)
+    for curve in curves:
+        weights[curve.first.upstream].add(curve.first.upstream_sha256)
+    labels = []
+    for curve in curves:
+        upstream, sha256 = curve.first.upstream, curve.first.upstream_sha256
+        several = f" (weights {sha256[:8]})" if len(weights[upstream]) > 1 else ""
+        labels.append(names[upstream] + several + curve.label)
+    return [replace(curve, label=label) for curve, label in zip(curves, labels, strict=True)]
 
 
 def _place_order(place: tuple[int | str | None, int | None]) -> tuple[int, int, str, int]:

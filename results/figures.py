@@ -64,7 +64,7 @@ def layer_curves(
     if not curves:
         raise unknown("metric of a layer curve", metric, {record.metric for record in every})
     rows = list(dict.fromkeys(curve.subject for curve in curves))
-    names = subject_names(curves, short=True, joint="\n")
+    names = subject_names(curves, joint="\n")
     probes = sorted({curve.first.probe for curve in curves})
     looks = _looks(curves)
     with _figure(path, _width(len(probes)), 0.9 + 1.75 * len(rows)) as figure:
@@ -194,7 +194,6 @@ def _curve_panel(
 
 def _looks(curves: Sequence[Curve]) -> dict[str, dict[str, Any]]:
     """Give each encoder one colour and marker in all panels."""
-    names = short_names(curve.label for curve in curves)
     layered = any(not curve.is_flat for curve in curves)
     looks: dict[str, dict[str, Any]] = {}
     for curve in curves:
@@ -202,7 +201,7 @@ def _looks(curves: Sequence[Curve]) -> dict[str, dict[str, Any]]:
         style = {
             "color": PALETTE[i % len(PALETTE)],
             "marker": MARKERS[i // len(PALETTE) % len(MARKERS)],
-            "label": names[curve.label],
+            "label": curve.label,
             "flat": curve.is_flat and layered,
         }
         looks.setdefault(curve.label, style)

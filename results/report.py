@@ -71,6 +71,7 @@ class _Finding:
     sentence: str
     probes: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Choice | None]]]
+    chosen_on: Sequence[str]
     optimistic: bool
 
     @property
@@ -99,6 +100,7 @@ def _page(records: Sequence[Record], artifacts: Sequence[Artifact]) -> str:
     runs = _runs([*records, *artifacts])
     tables = layer_tables(held_out(records))
     scripts = [get_plotlyjs(), (HERE / "report.js").read_text(encoding="utf-8")]
+    labelled = list(zip(_artifact_labels(artifacts), artifacts, strict=True))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -113,7 +115,7 @@ def _page(records: Sequence[Record], artifacts: Sequence[Artifact]) -> str:
         encoders=_encoders(records, artifacts),
         measured=_measured(tables),
         findings=_findings(tables, gather(records)),
-        measures=[c for t in tables for c in t.curves if c.first.unit and len(c.points) == 1],
+        measures=[(t, c) for t in tables for c in t.curves if c.first.unit and len(c.points) == 1],
         caption=caption,
         tables=tables,
         runs=runs,
@@ -124,8 +126,8 @@ def _page(records: Sequence[Record], artifacts: Sequence[Artifact]) -> str:
         corpus_label=corpus_label,
         figures={
             "panels": _panels(tables),
-            "maps": [_map(a) for a in artifacts if a.kind == "attention_divergence"],
-            "weights": [_weights(a) for a in artifacts if a.kind == "layer_weights"],
+            "maps": [_map(*x) for x in labelled if x[1].kind == "attention_divergence"],
+            "weights": [_weights(*x) for x in labelled if x[1].kind == "layer_weights"],
         },
     )
 
@@ -217,9 +219,9 @@ def _finding(subject: str, group: Sequence[Choice]) -> _Finding:
     for choice in group:
         cells[choice.curve.label][choice.curve.first.probe] = choice
     rows = [(label, [found.get(probe) for probe in probes]) for label, found in cells.items()]
-    return _Finding(
-        subject, first, _sentence(group), probes, rows, any(c.optimistic for c in group)
-    )
+    chosen_on = sorted({choice.chosen_on for choice in group} - {""})
+    optimistic = any(choice.optimistic for choice in group)
+    return _Finding(subject, first, _sentence(group), probes, rows, chosen_on, optimistic)
 
 
 def _sentence(group: Sequence[Choice]) -> str:
@@ -246,24 +248,23 @@ def _overlap(one: Choice, other: Choice) -> bool:
 
 def _panels(tables: Sequence[LayerTable]) -> list[dict[str, Any]]:
     """Return what the interactive layer curves are drawn from."""
-    labels = short_names(curve.label for table in tables for curve in table.curves)
     return [
         {
             "subject": table.subject,
             "metric": first.metric + (f" ({first.unit})" if first.unit else ""),
             "probe": first.probe,
             "majority": first.majority,
-            "curves": [_curve(labels[c.label], c) for c in table.curves if c.layers],
+            "curves": [_curve(c) for c in table.curves if c.layers],
         }
         for table in tables
         if (first := table.curves[0].first) and any(curve.layers for curve in table.curves)
     ]
 
 
-def _curve(label: str, curve: Curve) -> dict[str, Any]:
+def _curve(curve: Curve) -> dict[str, Any]:
     records = {record.layer: record for record in curve.records}
     return {
-        "label": label,
+        "label": curve.label,
         "flat": curve.is_flat,
         "layers": curve.layer_numbers,
         "values": [p.value for p in curve.layers],
@@ -278,11 +279,11 @@ def _curve(label: str, curve: Curve) -> dict[str, Any]:
     }
 
 
-def _map(artifact: Artifact) -> dict[str, Any]:
+def _map(label: str, artifact: Artifact) -> dict[str, Any]:
     """Return what the divergence maps of one encoder are drawn from."""
     arrays = artifact.arrays
     return {
-        "label": _artifact_label(artifact),
+        "label": label,
         "unit": artifact.meta["unit"],
         "blocks": np.unique(arrays["block_of"]).tolist(),
         "block_of": arrays["block_of"].tolist(),
@@ -293,16 +294,22 @@ def _map(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _weights(artifact: Artifact) -> dict[str, Any]:
+def _weights(label: str, artifact: Artifact) -> dict[str, Any]:
     weights = np.asarray(artifact.arrays["weights"], np.float64).tolist()
-    return {"label": f"{_artifact_label(artifact)} · {artifact.task}", "weights": _rounded(weights)}
+    return {"label": f"{label} · {artifact.task}", "weights": _rounded(weights)}
 
 
-def _artifact_label(artifact: Artifact) -> str:
-    parts = [artifact.upstream, corpus_label(artifact.corpus)]
-    if "num_utterances" in artifact.meta:
-        parts.append(f"{artifact.meta['num_utterances']:,} utterances")
-    return " · ".join(parts)
+def _artifact_labels(artifacts: Sequence[Artifact]) -> list[str]:
+    """Name artifacts by encoder, corpus and size, for a reader to choose from."""
+    upstreams = short_names(artifact.upstream for artifact in artifacts)
+    corpora = short_names(artifact.corpus for artifact in artifacts)
+    labels = []
+    for artifact in artifacts:
+        parts = [upstreams[artifact.upstream], corpus_label(corpora[artifact.corpus])]
+        if "num_utterances" in artifact.meta:
+            parts.append(f"{artifact.meta['num_utterances']:,} utterances")
+        labels.append(" · ".join(parts))
+    return labels
 
 
 def _rounded(value: Any) -> Any:

@@ -29,15 +29,23 @@ from sqlalchemy import (
     inspect,
     make_url,
     select,
+    update,
 )
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    IntegrityError,
+    NoSuchModuleError,
+    ProgrammingError,
+)
 
 from auscult.errors import UserError
 from auscult.record import Artifact, Provenance, Record
 
 FILE_NAME = "results.sqlite"
 SCHEMA_VERSION = 1  # bumped whenever a table below changes
-BUSY_SECONDS = 60  # how long a writer waits for another one
+BUSY_SECONDS = 60  # how long a writer of SQLite waits for another one
+ATTEMPTS = 3  # how often a writer tries when another one has made the tables meanwhile
 
 _METADATA = MetaData()
 
@@ -128,9 +136,17 @@ class Store:
         """
         new_records = {record.key: record.to_dict() for record in records}
         new_artifacts = {artifact.key: _artifact_row(artifact) for artifact in artifacts}
-        with self._writing() as connection:
-            _replace(connection, _RECORDS, new_records)
-            _replace(connection, _ARTIFACTS, new_artifacts)
+        if self._file:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._explaining():
+            for attempt in range(ATTEMPTS):
+                try:
+                    self._write({_RECORDS: new_records, _ARTIFACTS: new_artifacts})
+                    return
+                except (IntegrityError, ProgrammingError):
+                    # On a server, another writer may just have made the tables.
+                    if attempt == ATTEMPTS - 1:
+                        raise
 
     def records(
         self,
@@ -182,12 +198,9 @@ class Store:
             self._check_schema(connection)
             return [dict(row) for row in connection.execute(query).mappings()]
 
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        """Hold the one write transaction; make the tables where there are none yet."""
-        if self._file:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._explaining(), self._engine.connect() as connection:
+    def _write(self, rows: Mapping[Table, Mapping[str, Mapping[str, Any]]]) -> None:
+        """Replace rows in one transaction; make the tables where there are none yet."""
+        with self._engine.connect() as connection:
             if self._file:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # waits here, never half-way
@@ -195,7 +208,10 @@ class Store:
                 _METADATA.create_all(connection)
                 connection.execute(insert(_SCHEMA).values(version=SCHEMA_VERSION))
             self._check_schema(connection)
-            yield connection
+            # On a server, the one row of this table is the lock that writers wait for.
+            connection.execute(update(_SCHEMA).values(version=_SCHEMA.c.version))
+            for table, by_key in rows.items():
+                _replace(connection, table, by_key)
             connection.commit()
 
     def _check_schema(self, connection: Connection) -> None:

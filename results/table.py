@@ -19,7 +19,6 @@ LATEX = str.maketrans(
         "^": r"\textasciicircum{}",
         "<": r"\textless{}",
         ">": r"\textgreater{}",
-        "[": "{[}",  # or a row that starts with one is taken for the option of \\
     }
 )
 
@@ -45,7 +44,7 @@ def flat_frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def layer_tables(records: Iterable[Record]) -> list[LayerTable]:
-    """Return one table for each corpus, task, split, metric and probe."""
+    """Return one table for each corpus, task, split, metric and probe; scores before measures."""
     curves = gather(records)
     names = subject_names(curves)
     groups: dict[tuple[str, ...], list[Curve]] = {}
@@ -53,7 +52,7 @@ def layer_tables(records: Iterable[Record]) -> list[LayerTable]:
         first = curve.first
         key = (names[curve.subject], first.selected_on, first.metric, first.unit, first.probe)
         groups.setdefault(key, []).append(curve)
-    order = sorted(groups, key=lambda key: (key[0], metric_order(key[2]), key))
+    order = sorted(groups, key=lambda key: (bool(key[3]), key[0], metric_order(key[2]), key))
     return [_layer_table(key[0], groups[key]) for key in order]
 
 
@@ -63,6 +62,13 @@ def cell(point: Point, unit: str = "") -> str:
     if point.low is None or point.high is None:
         return text
     return f"{text} [{_number(point.low, unit)}, {_number(point.high, unit)}]"
+
+
+def span(points: Sequence[Point], unit: str) -> str:
+    """Write the least and the largest value, or the only one with its interval, and the unit."""
+    values = [point.value for point in points]
+    text = f"{_number(min(values), unit)} to {_number(max(values), unit)}"
+    return f"{cell(points[0], unit) if len(points) == 1 else text} {unit}".rstrip()
 
 
 def place(point: Point) -> str:
@@ -147,7 +153,9 @@ def _count(number: float) -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    return f"{value:.3f}" if not unit else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    if not unit:
+        return f"{value:.3f}"
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:#.4g}".rstrip(".")
 
 
 def _markdown(table: LayerTable) -> str:
@@ -164,7 +172,9 @@ def _latex(table: LayerTable) -> str:
     def escape(text: object) -> str:
         return str(text).translate(LATEX)
 
-    cells = table.cells.map(escape).rename(index=escape, columns=escape)
+    cells = table.cells.reset_index().map(escape).rename(columns=escape)
     caption = escape(f"{table.title}; {table.caption}.")
-    columns = "l" + "r" * len(cells.columns)
-    return cells.to_latex(caption=caption, column_format=columns, position="tb", escape=False)
+    columns = "l" + "r" * len(table.curves)
+    return cells.to_latex(
+        caption=caption, index=False, column_format=columns, position="tb", escape=False
+    )

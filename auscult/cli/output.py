@@ -76,10 +76,12 @@ class Output:
 
 
 def command_line() -> str:
-    """Return the command as the user would type it again."""
+    """Return the command as the user would type it again, without a database's password."""
+    import re
     import shlex
 
-    return shlex.join(["auscult", *sys.argv[1:]])
+    command = shlex.join(["auscult", *sys.argv[1:]])
+    return re.sub(r"(://[^:/@\s]*:)[^@\s]+(?=@)", r"\1***", command)
 
 
 def choose_device(name: str) -> str:

@@ -37,17 +37,27 @@ def ls(store: StoreAt = ".", json: Json = False, quiet: Quiet = False) -> None:
       auscult results ls out
     """
     from auscult.results import open_store
-    from auscult.results.curve import gather, held_out, metric_order
+    from auscult.results.curve import (
+        corpus_label,
+        gather,
+        held_out,
+        metric_order,
+        short_names,
+    )
 
     output = Output(json=json, quiet=quiet)
     records = open_store(store).records()
     curves = gather(records)
     shown = gather(held_out(records))
     shown.sort(key=lambda c: (c.first.corpus, c.first.task, metric_order(c.first.metric)))
-    columns = "upstream corpus task split probe metric layers best at items speakers".split()
-    rows = [_summary(curve, curves) for curve in shown]
-    output.table(f"{len(records):,} records in {store}", columns, rows)
-    output.finish(groups=[dict(zip(columns, row, strict=True)) for row in rows])
+    corpora = short_names(record.corpus for record in records)
+    groups = [_group(curve, curves) for curve in shown]
+    rows = [
+        [curve.label, corpus_label(corpora[curve.first.corpus]), *list(group.values())[2:]]
+        for curve, group in zip(shown, groups, strict=True)
+    ]
+    output.table(f"{len(records):,} records in {store}", list(groups[0]) if groups else [], rows)
+    output.finish(groups=groups)
 
 
 def show(
@@ -132,14 +142,27 @@ def _some(records: "Sequence[Record]", store: str) -> "Sequence[Record]":
     return records
 
 
-def _summary(curve: "Curve", curves: "Sequence[Curve]") -> list[object]:
-    """Return a row of ``ls``."""
+def _group(curve: "Curve", curves: "Sequence[Curve]") -> dict[str, object]:
+    """Return a row of ``ls``, encoder and corpus first."""
     from auscult.results.curve import choose
-    from auscult.results.table import cell, place
+    from auscult.results.table import cell, place, span
 
     first = curve.first
     choice = choose(curve, curves)
-    best = cell(choice.point, first.unit) + "*" * choice.optimistic if choice else None
-    at = place(choice.point) if choice else None
-    subject = [curve.label, first.corpus, first.task, first.split, first.probe, first.metric]
-    return [*subject, len(curve.points), best, at, first.num_items, first.num_speakers]
+    if choice:
+        best = cell(choice.point) + "*" * choice.optimistic
+    else:
+        best = span(curve.points, first.unit)
+    return {
+        "upstream": first.upstream,
+        "corpus": first.corpus,
+        "task": first.task,
+        "split": first.split,
+        "probe": first.probe,
+        "metric": first.metric,
+        "layers": len(curve.points),
+        "value": best,
+        "at": place(choice.point) if choice else None,
+        "items": first.num_items,
+        "speakers": first.num_speakers,
+    }

@@ -118,7 +118,7 @@ def check_layer_curves(browser: "Chrome", records: list[Record]) -> None:
     assert options(browser, "curves-metric") == ["accuracy", "macro_accuracy"]
     for task, subject in (
         ("keyword", "keyword on demo (synthetic speech), test"),
-        ("phone39", "phone39 on tsv:/data/timit-sample, test"),
+        ("phone39", "phone39 on tsv:timit-sample, test"),
     ):
         for probe, metric in (("linear", "accuracy"), ("mlp2", "macro_accuracy")):
             choose(browser, "curves-subject", subject)

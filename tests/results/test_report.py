@@ -145,7 +145,7 @@ def test_names_from_files_are_text(
     page = Page(tmp_path / "report.html")
     assert page.tags.count("script") == 3 and "img" not in page.tags
     assert "alert(1)" in page.text
-    assert page.figures["maps"][0]["label"].startswith(HOSTILE)
+    assert page.figures["panels"][0]["metric"] == HOSTILE
 
 
 def test_an_empty_store_is_a_mistake(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_one_table_for_each_task_metric_and_probe(records: list[Record]) -> None
     first = tables[0]
     assert first.title == "keyword on demo (synthetic speech), test: accuracy, linear"
     assert first.cells.index.tolist() == [str(layer) for layer in range(13)]
-    assert first.cells.columns.tolist() == ["fbank", "random(hubert_base)", records[-1].upstream]
+    assert first.cells.columns.tolist() == ["fbank", "random(hubert_base)", "hf:hubert-base-ls960"]
     assert first.cells.iloc[0, 0] == "0.563 [0.503, 0.623]"
     assert first.cells.iloc[1, 0] == ""
     for part in ("320 items", "6 speakers", "majority class 0.100", "2 seeds"):
@@ -59,7 +59,12 @@ def test_items_left_out_are_said(records: list[Record]) -> None:
 
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
-    [(0.5, "", "0.500"), (0.012345, "bit", "0.01235"), (94_371_712, "parameter", "94,371,712")],
+    [
+        (0.5, "", "0.500"),
+        (0.012345, "bit", "0.01235"),
+        (0.02, "bit", "0.02000"),
+        (9e7, "parameter", "90,000,000"),
+    ],
 )
 def test_cells(value: float, unit: str, text: str) -> None:
     point = Point(0, None, value, None, None, None, 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from auscult.cli import main
+from auscult.cli.output import command_line
 from auscult.record import Record
 from auscult.results import open_store
 
@@ -56,7 +57,7 @@ def test_ls_json(auscult: Auscult, store: str) -> None:
     assert (code, err) == (0, "")
     groups = json.loads(out)["groups"]
     assert len(groups) == 3 * 2 * 2
-    assert groups[0].keys() >= {"upstream", "corpus", "task", "metric", "layers", "best"}
+    assert groups[0].keys() >= {"upstream", "corpus", "task", "metric", "layers", "value"}
 
 
 def test_show(auscult: Auscult, store: str) -> None:
@@ -78,9 +79,9 @@ def test_show_json_is_records(auscult: Auscult, store: str, records: list[Record
 def test_names_in_brackets_are_not_markup(
     auscult: Auscult, records: list[Record], tmp_path: Path
 ) -> None:
-    open_store(tmp_path).add([replace(records[0], upstream="hf:[/red]x[bold]")])
+    open_store(tmp_path).add([replace(records[0], upstream="hf:x[bold]", task="t[/red]")])
     code, out, _ = auscult("results", "show", str(tmp_path))
-    assert code == 0 and "hf:[/red]x[bold]" in out
+    assert code == 0 and "hf:x[bold]" in out and "t[/red]" in out
 
 
 def test_export_to_stdout_and_to_a_file(auscult: Auscult, store: str, tmp_path: Path) -> None:
@@ -121,3 +122,10 @@ def test_mistakes_are_one_sentence(
     code, out, err = auscult(*(word.replace("STORE", store) for word in words))
     assert (code, out) == (2, "")
     assert message in err and "Traceback" not in err
+
+
+def test_a_recorded_command_keeps_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["probe", "-u", "hf:a/b@c", "--store", "postgresql://me:secret@host/db"]
+    monkeypatch.setattr("sys.argv", ["auscult", *words])
+    expected = "auscult probe -u hf:a/b@c --store postgresql://me:***@host/db"
+    assert command_line() == expected
