@@ -76,7 +76,8 @@ def exact_padding(
 def single_precision() -> AbstractContextManager[None]:
     """Keep cuDNN from rounding convolutions to TF32 and from choosing among algorithms by chance.
 
-    It does both by default, and then a row differs by about 1e-3 with the shape of its batch.
+    It may do both by default. TF32 keeps ten bits after the point, so that a row's third digit
+    could change with the shape of its batch.
     """
     flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
         enabled=True, deterministic=True, allow_tf32=False
