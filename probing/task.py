@@ -62,20 +62,22 @@ def resolve_tasks(name: str, cuts: Sequence[Any]) -> list[ProbeTask]:
 
     Args:
         name: A key of ``TASKS`` or one of ``PATTERNS``.
-        cuts: Cuts of the corpus; ``intent`` finds its slots there.
+        cuts: Cuts of the corpus, in which intent slots are looked up.
 
     Raises:
-        UserError: Unknown name, or a corpus without intent slots.
+        UserError: Unknown name or slot, or a corpus without intent slots.
     """
     kind, _, rest = name.partition(":")
     if name in TASKS:
         return [TASKS[name]]
+    slots = sorted({slot for cut in cuts for slot in _slots(cut)})
     if name == "intent":
-        slots = sorted({slot for cut in cuts for slot in _slots(cut)})
         if not slots:
             raise UserError("Task 'intent' needs intent slots, and no utterance here has any.")
         return [_utterance(f"slot:{slot}", f"slots.{slot}") for slot in slots]
     if kind == "slot" and rest:
+        if rest not in slots:
+            raise unknown("intent slot", rest, slots)
         return [_utterance(name, f"slots.{rest}")]
     if kind == "label" and rest:
         return [_utterance(name, rest)]

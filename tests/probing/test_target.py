@@ -94,13 +94,18 @@ def test_intent_is_a_task_for_each_slot() -> None:
     ],
 )
 def test_any_column_is_a_task(name: str, label: str, output: str) -> None:
-    (task,) = resolve_tasks(name, [])
+    (task,) = resolve_tasks(name, [cut("x", slots={"roast": "dark"})])
     assert (task.spec.name, task.label, task.spec.output) == (name, label, output)
 
 
 def test_an_unknown_task_gets_a_suggestion() -> None:
     with pytest.raises(UserError, match=r"Unknown probing task 'phonee'. Did you mean phone"):
         resolve_tasks("phonee", [])
+
+
+def test_an_unknown_slot_gets_a_suggestion() -> None:
+    with pytest.raises(UserError, match=r"Unknown intent slot 'rost'. Did you mean roast"):
+        resolve_tasks("slot:rost", [cut("x", slots={"roast": "dark"})])
 
 
 def test_intent_without_slots() -> None:
