@@ -1,17 +1,15 @@
 """Any upstream of s3prl's hub behind our contract: ``s3prl:NAME[:CHECKPOINT]``."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from auscult import bridge
 from auscult.address import Address
-from auscult.contracts import SAMPLE_RATE, AttentionMap, HiddenStates, UpstreamSpec, Waveforms
+from auscult.contracts import SAMPLE_RATE, HiddenStates, UpstreamSpec, Waveforms
 from auscult.errors import UserError
 from auscult.frame import FrameGeometry
-from auscult.upstream import Upstream, fingerprint_weights
+from auscult.upstream import AttentionVisitor, Upstream, fingerprint_weights
 
 MIN_SAMPLES = 800  # s3prl itself gives no upstream less than 0.05 s
 
@@ -20,9 +18,8 @@ class S3prlUpstream(Upstream):
     """An upstream of s3prl whose rows do not depend on their neighbours.
 
     Most of s3prl's upstreams let padding leak into valid frames, so only utterances of equal length
-    go through the model together. The hub says the stride of a model but neither the receptive
-    field nor the number of frames: a frame is taken to be as long as the stride, and frames are
-    counted by encoding.
+    go through the model together. The hub says the stride of a model but neither its receptive
+    field nor the number of frames: frames are counted by encoding, and where they lie is measured.
 
     Args:
         model: What the hub built, in evaluation mode.
@@ -45,7 +42,7 @@ class S3prlUpstream(Upstream):
             family="s3prl",
             num_layers=len(layers) - 1,
             dim=layers[0].shape[2],
-            geometry=FrameGeometry(stride, receptive_field=stride),
+            geometry=self._measure_geometry(stride),
             convention="s3prl",
             num_parameters=sum(p.numel() for p in model.parameters()),
             source=address.checkpoint,
@@ -56,8 +53,13 @@ class S3prlUpstream(Upstream):
         """See :class:`Upstream`.
 
         Raises:
-            UserError: An utterance shorter than 0.05 s.
+            UserError: An utterance shorter than 0.05 s, or another sample rate than 16 kHz.
         """
+        if audio.sample_rate != SAMPLE_RATE:
+            raise UserError(
+                f"{self.name} reads audio at {SAMPLE_RATE} Hz, got {audio.sample_rate} Hz; "
+                "resample it first."
+            )
         groups: dict[int, list[int]] = {}
         for row, samples in enumerate(audio.lengths.tolist()):
             groups.setdefault(samples, []).append(row)
@@ -87,9 +89,11 @@ class S3prlUpstream(Upstream):
                     self._encode(_noise(samples).to(self.device).unsqueeze(0))
         return torch.tensor([self._frames[n] for n in lengths.tolist()], device=lengths.device)
 
-    def visit_attention(
-        self, audio: Waveforms, visit: Callable[[AttentionMap], None]
-    ) -> HiddenStates:
+    def least_samples(self) -> int:
+        """See :class:`Upstream`; what is shorter is refused."""
+        return MIN_SAMPLES
+
+    def visit_attention(self, audio: Waveforms, visit: AttentionVisitor) -> HiddenStates:
         """Refuse.
 
         Raises:
@@ -126,6 +130,28 @@ class S3prlUpstream(Upstream):
                 f"({', '.join(str(stride) for stride in sorted(strides))} samples)."
             )
         return int(strides.pop())
+
+    def _measure_geometry(self, stride: int) -> FrameGeometry:
+        """Find at which length a further frame appears, and with that where frames lie.
+
+        If ``n`` frames need at least ``window + (n - 1) * stride`` samples and the model pads both
+        ends alike, frame ``i`` is centred at ``i * stride + (window - 1) / 2``, whatever its
+        receptive field. It is said to be ``window`` long, or as long as the stride where padding
+        makes the window shorter than that.
+        """
+        low, high = SAMPLE_RATE, SAMPLE_RATE + stride
+        frames, more = self.num_frames(torch.tensor([low, high])).tolist()
+        if more != frames + 1:  # frames of another kind, such as one for each second
+            return FrameGeometry(stride, receptive_field=stride)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if int(self.num_frames(torch.tensor([middle]))) == frames:
+                low = middle
+            else:
+                high = middle
+        window = high - frames * stride
+        reach = max(-(-(stride - window) // 2), 0)
+        return FrameGeometry(stride, receptive_field=window + 2 * reach, offset=-reach)
 
 
 def load(address: Address, seed: int) -> S3prlUpstream:

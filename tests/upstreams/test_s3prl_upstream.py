@@ -1,5 +1,6 @@
 """s3prl's encoders behind our contract: its own numbers, and no leak from row to row."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from auscult import bridge
 from auscult.address import Address, parse_address
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
+from auscult.testing import run_checks
 from auscult.upstreams import load_upstream
 from auscult.upstreams.s3prl_upstream import S3prlUpstream, load
 
@@ -58,6 +60,32 @@ def test_fbank_is_s3prls() -> None:
     assert spec.sha256 != load_upstream("s3prl:mfcc").spec.sha256
 
 
+def test_a_model_is_the_same_through_s3prl_and_through_transformers(tmp_path: Path) -> None:
+    from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+
+    config = HubertConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(8,) * 7,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+    )
+    HubertModel(config).save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(tmp_path)
+    theirs = load_upstream(f"s3prl:hf_hubert_custom:{tmp_path}")
+    ours = load_upstream(f"hf:{tmp_path}")
+    assert theirs.spec.geometry == ours.spec.geometry  # measured, and computed from the layers
+    with torch.no_grad():
+        a, b = theirs(Waveforms.of(ROWS)), ours(Waveforms.of(ROWS))
+    assert a.lengths.tolist() == b.lengths.tolist()
+    for one, other in zip(a.layers, b.layers, strict=True):
+        for row, frames in enumerate(a.lengths.tolist()):
+            # the same weights in the same code; only the shapes of the batches differ
+            torch.testing.assert_close(one[row, :frames], other[row, :frames], rtol=1e-4, atol=1e-5)
+
+
 def test_rows_do_not_depend_on_their_neighbours(capsys: pytest.CaptureFixture[str]) -> None:
     encoder = _leaky()
     model = encoder.model
@@ -78,10 +106,31 @@ def test_rows_do_not_depend_on_their_neighbours(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.count("chatter") == 1  # and that call was not ours
 
 
+@pytest.mark.parametrize(
+    ("name", "first_centre", "tolerance"),
+    [
+        ("fbank", 199.5, 0),  # windows of 400 samples from the first sample on
+        ("linear", 0, 0.5),  # windows centred at multiples of the stride
+    ],
+)
+def test_where_frames_lie_is_measured(name: str, first_centre: float, tolerance: float) -> None:
+    geometry = load_upstream(f"s3prl:{name}").spec.geometry
+    assert geometry.stride == 160
+    assert geometry.centres(1)[0] == pytest.approx(first_centre, abs=tolerance)
+    assert geometry.receptive_field >= 160
+
+
+def test_the_contract_holds() -> None:
+    found = {finding.check: finding.passed for finding in run_checks(load_upstream("s3prl:fbank"))}
+    assert len(found) == 10
+    assert all(found.values()), found
+
+
 def test_frames_are_counted_by_encoding_each_length_once() -> None:
     encoder = _leaky()
     model = encoder.model
     assert isinstance(model, Leaky)
+    assert encoder.spec.geometry.receptive_field == 100
     encoder(Waveforms.of(ROWS[:1]))
     model.batches.clear()
     lengths = torch.tensor([4000, 900, 950, 900, 799])
