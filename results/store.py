@@ -1,6 +1,7 @@
 """Where records and artifacts are kept: an SQLite file, or any database that SQLAlchemy knows."""
 
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +44,7 @@ from auscult.errors import UserError
 from auscult.record import Artifact, Provenance, Record
 
 FILE_NAME = "results.sqlite"
-SCHEMA_VERSION = 1  # bumped whenever a table below changes
+SCHEMA_VERSION = 2  # bumped whenever a table below changes
 BUSY_SECONDS = 60  # how long a writer of SQLite waits for another one
 ATTEMPTS = 3  # how often a writer tries when another one has made the tables meanwhile
 
@@ -96,6 +97,7 @@ _RECORDS = Table(
     Column("num_skipped", Integer, nullable=False),
     Column("seed", Integer, nullable=False),
     Column("num_parameters", Integer),
+    _text("convention"),
     Column("config", JSON, nullable=False),
     _text("config_sha256"),
     *_provenance(),
@@ -126,7 +128,9 @@ class Store:
         self._file = Path(engine.url.database or "") if sqlite else None
 
     def __str__(self) -> str:
-        return str(self._file) if self._file else self._engine.url.render_as_string()
+        if self._file:
+            return str(self._file)
+        return without_password(self._engine.url.render_as_string())
 
     def add(self, records: Iterable[Record], artifacts: Iterable[Artifact] = ()) -> None:
         """Write records and artifacts in one transaction; an equal ``key`` is replaced.
@@ -247,16 +251,28 @@ def open_store(where: str | Path) -> Store:
     return Store(_engine(URL.create("sqlite", database=str(path))))
 
 
+def without_password(text: str) -> str:
+    """Return a database URL, malformed or not, with its password masked."""
+    masked = re.sub(r"(://[^:/@]*:).*(?=@)", r"\1***", text, flags=re.DOTALL)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", masked)
+
+
 def _url(text: str) -> URL:
     try:
         url = make_url(text)
-    except ArgumentError as error:
-        raise UserError(
-            f"{text!r} is not a database URL such as postgresql+psycopg://user@host/name."
-        ) from error
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
+        raise _no_url(text) from None  # the error may quote the password
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        raise UserError(f"{text!r} is a database in memory and keeps nothing; name a file.")
+        shown = without_password(text)
+        raise UserError(f"{shown!r} is a database in memory and keeps nothing; name a file.")
     return url
+
+
+def _no_url(text: str) -> UserError:
+    return UserError(
+        f"{without_password(text)!r} is not a database URL such as "
+        "postgresql+psycopg://user@host/name or sqlite:///folder/name.sqlite."
+    )
 
 
 def _engine(url: URL) -> Engine:
@@ -267,6 +283,8 @@ def _engine(url: URL) -> Engine:
         return create_engine(url, poolclass=NullPool, connect_args=options)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise UserError(f"The store's database needs a driver that is missing: {error}.") from error
+    except ArgumentError:
+        raise _no_url(url.render_as_string()) from None
 
 
 def _replace(connection: Connection, table: Table, rows: Mapping[str, Mapping[str, Any]]) -> None:

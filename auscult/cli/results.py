@@ -44,6 +44,7 @@ def ls(store: StoreAt = ".", json: Json = False, quiet: Quiet = False) -> None:
         metric_order,
         short_names,
     )
+    from auscult.results.store import without_password
 
     output = Output(json=json, quiet=quiet)
     records = open_store(store).records()
@@ -56,7 +57,8 @@ def ls(store: StoreAt = ".", json: Json = False, quiet: Quiet = False) -> None:
         [curve.label, corpus_label(corpora[curve.first.corpus]), *list(group.values())[2:]]
         for curve, group in zip(shown, groups, strict=True)
     ]
-    output.table(f"{len(records):,} records in {store}", list(groups[0]) if groups else [], rows)
+    title = f"{len(records):,} records in {without_password(store)}"
+    output.table(title, list(groups[0]) if groups else [], rows)
     output.finish(groups=groups)
 
 
@@ -135,9 +137,12 @@ def export(
 
 
 def _some(records: "Sequence[Record]", store: str) -> "Sequence[Record]":
+    from auscult.results.store import without_password
+
     if not records:
+        shown = without_password(store)
         raise UserError(
-            f"No record in {store} fits; `auscult results ls {store}` lists what there is."
+            f"No record in {shown} fits; `auscult results ls {shown}` lists what there is."
         )
     return records
 

@@ -12,7 +12,7 @@ import pytest
 from auscult.errors import UserError
 from auscult.record import Artifact, Provenance, Record
 from auscult.results import open_store
-from auscult.results.store import _RECORDS
+from auscult.results.store import _RECORDS, without_password
 
 RUN = Provenance(
     command="auscult probe -u fbank -c 'tsv:/data/a b' -t phone39 --out out",
@@ -66,7 +66,7 @@ def test_records_round_trip_exactly(tmp_path: Path) -> None:
         record(layer=10),
         record(layer=2),
         record(layer="weighted", majority=0.0, num_speakers=3, num_skipped=2),
-        record(layer=None, low=None, high=None, selected_on="dev", num_parameters=90_000_000),
+        record(layer=None, low=None, high=None, selected_on="dev", convention="features"),
         record(layer=2, head=11, unit="bit", seed=1),
     ]
     open_store(tmp_path).add(written)
@@ -179,6 +179,28 @@ def test_bad_urls(where: str, message: str) -> None:
         open_store(where)
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        "postgresql://me:secret@host:port/db",
+        "post gres://me:s/e@secret@host/db",
+        "sqlite://me:secret@",
+        "sqlite://me:secret@host/x.sqlite",
+    ],
+)
+def test_a_bad_url_shows_no_password(where: str) -> None:
+    with pytest.raises(UserError) as found:
+        open_store(where).records()
+    assert "://me:***@" in str(found.value) and "secret" not in str(found.value)
+    assert found.value.__cause__ is None
+
+
+def test_a_password_in_the_query_is_masked() -> None:
+    url = "postgresql://me@host/db?x=1&password=secret&y=2"
+    assert without_password(url) == "postgresql://me@host/db?x=1&password=***&y=2"
+    assert without_password("sqlite:///a@b/c.sqlite") == "sqlite:///a@b/c.sqlite"
+
+
 def test_a_url_is_a_store_too(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/deep/x.sqlite"
     open_store(url).add([record()])
@@ -210,7 +232,7 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "results.sqlite") as connection:
         connection.execute("update auscult_schema set version = 99")
     for attempt in (store.records, store.artifacts, lambda: store.add([record()])):
-        with pytest.raises(UserError, match="schema 99, but this Auscult reads schema 1"):
+        with pytest.raises(UserError, match="schema 99, but this Auscult reads schema 2"):
             attempt()
 
 

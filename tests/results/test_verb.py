@@ -124,6 +124,24 @@ def test_mistakes_are_one_sentence(
     assert message in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize("words", [("ls",), ("show", "--task", "none"), ("show",)])
+def test_a_database_password_is_not_printed(
+    auscult: Auscult,
+    records: list[Record],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+) -> None:
+    found = open_store(tmp_path)
+    found.add(records[:1])
+    monkeypatch.setattr("auscult.results.open_store", lambda where: found)
+    verb, *rest = words
+    _, out, err = auscult("results", verb, "postgresql://me:secret@host/db", *rest)
+    assert "secret" not in out + err
+    assert rest == [] or "No record in postgresql://me:***@host/db fits" in err
+    assert verb != "ls" or "1 records in postgresql://me:***@host/db" in out
+
+
 def test_a_recorded_command_keeps_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["probe", "-u", "hf:a/b@c", "--store", "postgresql://me:secret@host/db"]
     monkeypatch.setattr("sys.argv", ["auscult", *words])
