@@ -11,7 +11,6 @@ from torch.nn.utils.rnn import pad_sequence
 from auscult.audio import read_batch
 from auscult.bridge import HubUpstream
 from auscult.contracts import HiddenStates
-from auscult.errors import UserError
 from auscult.feature import FeatureStore, FrameSource, Pooled, cache_folder, frame_bytes
 from auscult.progress import logger
 from auscult.upstream import Upstream
@@ -60,11 +59,7 @@ class CorpusUpstream(HubUpstream):
         self._kept = {name: _Kept(encoder, split, folder) for name, split in self._splits.items()}
 
     def forward(self, wavs: Sequence[Any]) -> dict[str, Any]:
-        """Return what :class:`HubUpstream` does, for :class:`Utterance` or waveforms (time,).
-
-        Raises:
-            UserError: An utterance too short for one frame.
-        """
+        """Return what :class:`HubUpstream` does, for :class:`Utterance` or waveforms (time,)."""
         if not isinstance(wavs[0], Utterance):  # s3prl's featurizer looks at a second of noise
             return super().forward(wavs)
         split = wavs[0].split
@@ -90,9 +85,6 @@ class CorpusUpstream(HubUpstream):
         cuts = [self._splits[split].cuts[i] for i in items]
         with torch.no_grad():
             states = self.encoder(read_batch(cuts).to(self.encoder.device))
-        if int(states.lengths.min()) < 1:
-            name = cuts[int(states.lengths.argmin())].id
-            raise UserError(f"Utterance {name} is too short for one frame; leave it out.")
         return HiddenStates(tuple(layer.half().float() for layer in states.layers), states.lengths)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from auscult.contracts import SAMPLE_RATE
 from auscult.dataset import Corpus, supervision_of, utterance_label
 from auscult.errors import UserError
+from auscult.extraction import long_enough
+from auscult.upstream import Upstream
 
 SPLITS = ("train", "dev", "test")
 
@@ -91,6 +93,21 @@ def label_corpus(corpus: Corpus, label: str, *, skip_unlabelled: bool = False) -
         cuts, labels = zip(*found, strict=True)
         splits[name] = LabelledSplit(name, cuts, labels)
     _check_classes(corpus.spec, label, splits)
+    return LabelledCorpus(splits, tuple(skipped))
+
+
+def drop_short(corpus: LabelledCorpus, encoder: Upstream, *, skip_bad: bool) -> LabelledCorpus:
+    """Return the corpus without the utterances that are too short for one frame of ``encoder``.
+
+    Raises:
+        UserError: There is one and ``skip_bad`` is not set.
+    """
+    splits, skipped = {}, list(corpus.skipped)
+    for name, split in corpus.splits.items():
+        cuts, short = long_enough(encoder, split.cuts, skip_bad=skip_bad)
+        label_of = dict(zip(split.ids, split.labels, strict=True))
+        splits[name] = LabelledSplit(name, tuple(cuts), tuple(label_of[cut.id] for cut in cuts))
+        skipped += [f"{name}: {utterance} is too short for a frame." for utterance in short]
     return LabelledCorpus(splits, tuple(skipped))
 
 

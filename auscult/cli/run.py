@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from auscult.cli.company import Baselines, with_baselines
 from auscult.cli.output import (
+    Budget,
     CorpusSpec,
     Device,
     Json,
@@ -22,6 +24,8 @@ from auscult.cli.output import (
     check_speakers,
     choose_device,
     command_line,
+    parse_bytes,
+    prepare,
     save,
 )
 
@@ -46,10 +50,18 @@ class _Run:
     corpus: "Corpus"
     labelled: "LabelledCorpus"
     budget: int
+    skip_bad: bool
     seed: int
     out: Path
     device: str
     provenance: "Provenance"
+
+    def without_short(self, encoder: "Upstream") -> "_Run":
+        """Leave out, if that is allowed, what is too short for one frame of this encoder."""
+        from auscult.downstreams.split import drop_short
+
+        labelled = drop_short(self.labelled, encoder, skip_bad=self.skip_bad)
+        return replace(self, labelled=labelled)
 
 
 def run(
@@ -69,9 +81,8 @@ def run(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the head and of the data order.", min=0)] = 0,
-    budget: Annotated[
-        str, typer.Option(help="Keep features up to this size on disk; else encode each batch.")
-    ] = "8GB",
+    baselines: Baselines = True,
+    budget: Budget = "8GB",
     split: SplitColumn = None,
     allow_shared_speakers: Annotated[
         bool, typer.Option(help="Go on although splits share speakers.")
@@ -96,7 +107,6 @@ def run(
       auscult run -u log_mel -c tsv:data/words -t keyword_spotting label=word learning_rate=1e-3
     """
     import auscult
-    from auscult.cli.probe import _bytes
     from auscult.downstreams import find_task
     from auscult.downstreams.split import label_corpus
     from auscult.record import provenance
@@ -104,24 +114,27 @@ def run(
     output = Output(json=json, quiet=quiet)
     found = find_task(task)
     config = _configure(found, steps, settings or [])
-    size = _bytes(budget)
+    size = parse_bytes(budget)
     where = choose_device(device)
+    specs = list(dict.fromkeys(with_baselines(upstream) if baselines else upstream))
     if dry_run:
-        _show_config(output, found, config, upstream, corpus)
+        _show_config(output, found, config, specs, corpus)
         return
-    encoders = [auscult.load(spec) for spec in dict.fromkeys(upstream)]
+    prepare(out, store)
+    encoders = [auscult.load(spec) for spec in specs]
     data = auscult.corpus(corpus, split=split, skip_bad=skip_bad)
     check_speakers(data, allow_shared_speakers)
     labelled = label_corpus(data, config.label, skip_unlabelled=skip_bad)
     origin = provenance(command_line(), where)
-    shared = _Run(found, config, data, labelled, size, seed, out, where, origin)
+    shared = _Run(found, config, data, labelled, size, skip_bad, seed, out, where, origin)
     rows: list[list[object]] = []
     records: list[Record] = []
     figures: list[Path] = []
     for encoder in encoders:
-        result = _train(encoder.to(where), shared)
+        mine = shared.without_short(encoder.to(where))
+        result = _train(encoder, mine)
         encoder.cpu()
-        scores, weights = _records(encoder, result, shared), _weights(encoder, result, shared)
+        scores, weights = _records(encoder, result, mine), _weights(encoder, result, mine)
         save(scores, [weights], out, store)
         figures.append(_draw(weights, shared))
         rows.append(_row(encoder, result, scores))
@@ -230,6 +243,7 @@ def _records(encoder: "Upstream", result: "HeadResult", shared: _Run) -> "list[R
                 num_skipped=len(shared.corpus.skipped) + len(shared.labelled.skipped),
                 seed=shared.seed,
                 num_parameters=encoder.spec.num_parameters,
+                convention=encoder.spec.convention,
                 config=_recorded_config(result, shared),
                 provenance=shared.provenance,
             )

@@ -12,7 +12,7 @@ from auscult.config import override
 from auscult.downstreams import TASKS, find_task
 from auscult.downstreams.feature import CorpusUpstream
 from auscult.downstreams.keyword_spotting import KeywordSpotting, KeywordSpottingConfig
-from auscult.downstreams.split import label_corpus
+from auscult.downstreams.split import drop_short, label_corpus
 from auscult.downstreams.training import train_head
 from auscult.errors import UserError
 
@@ -127,6 +127,20 @@ def test_a_missing_label_is_named_or_left_out_and_counted(words: Any) -> None:
     labelled = label_corpus(broken, "keyword", skip_unlabelled=True)
     assert len(labelled.splits["dev"].cuts) == len(words.split("dev")) - 1
     assert len(labelled.skipped) == 1 and name in labelled.skipped[0]
+
+
+def test_an_utterance_without_a_frame_is_named_or_left_out_and_counted(
+    words: Any, bands: Any
+) -> None:
+    first, *others = words.split("train")
+    short = first.truncate(duration=0.015)
+    broken = replace(words, splits={**words.splits, "train": [short, *others]})
+    labelled = label_corpus(broken, "keyword")
+    with pytest.raises(UserError, match=f"Utterance {short.id} is 240 samples"):
+        drop_short(labelled, bands, skip_bad=False)
+    kept = drop_short(labelled, bands, skip_bad=True)
+    assert kept.splits["train"].labels == labelled.splits["train"].labels[1:]
+    assert len(kept.skipped) == 1 and short.id in kept.skipped[0]
 
 
 def test_a_class_that_train_lacks_is_named(words: Any) -> None:
