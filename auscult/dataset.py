@@ -81,16 +81,23 @@ def frame_labels(cut: Any, name: str, centres: NDArray[np.float64]) -> list[str 
         name: ``phone``, ``word`` or any other alignment.
         centres: (frame,) in samples at 16 kHz from the start of the cut.
 
-    Raises:
-        UserError: The utterance has no such alignment.
+    Returns:
+        One label for each frame; all None where the utterance has no such alignment.
     """
-    supervision = supervision_of(cut)
-    items: Sequence[Any] = (supervision.alignment or {}).get(name, ())
+    items = _alignment(cut, name)
     if not items:
-        have = ", ".join(supervision.alignment or {}) or "none"
-        raise UserError(f"Utterance {cut.id} has no alignment {name!r} (it has: {have}).")
+        return [None] * len(centres)
     starts = np.array([round(item.start * SAMPLE_RATE) for item in items])
     ends = np.array([round((item.start + item.duration) * SAMPLE_RATE) for item in items])
     which = np.searchsorted(starts, centres, side="right") - 1
     inside = (which >= 0) & (centres < ends[which])
     return [items[i].symbol or None if ok else None for i, ok in zip(which, inside, strict=True)]
+
+
+def alignment_symbols(cut: Any, name: str) -> set[str]:
+    """Return the labels that stand in an alignment of the utterance, gaps left out."""
+    return {item.symbol for item in _alignment(cut, name)} - {""}
+
+
+def _alignment(cut: Any, name: str) -> Sequence[Any]:
+    return (supervision_of(cut).alignment or {}).get(name, ())

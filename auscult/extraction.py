@@ -11,7 +11,7 @@ from torch import Tensor
 from auscult.audio import read_batch
 from auscult.contracts import SAMPLE_RATE, HiddenStates
 from auscult.errors import UserError
-from auscult.progress import progress
+from auscult.progress import logger, progress
 from auscult.upstream import Upstream
 
 BATCH_SECONDS = 80.0  # of padded audio in one batch: 16 utterances of 5 s
@@ -42,7 +42,11 @@ def plan_batches(seconds: Sequence[float], batch_seconds: float = BATCH_SECONDS)
 
 
 def encode(
-    upstream: Upstream, cuts: Sequence[Any], batches: Sequence[Sequence[int]] | None = None
+    upstream: Upstream,
+    cuts: Sequence[Any],
+    batches: Sequence[Sequence[int]] | None = None,
+    *,
+    show: bool = True,
 ) -> Iterator[Encoded]:
     """Encode each cut once and yield its layers, batch by batch.
 
@@ -51,6 +55,7 @@ def encode(
         cuts: lhotse cuts.
         batches: Positions in ``cuts`` that are encoded together; by default all, as
             :func:`plan_batches` groups them.
+        show: Show a progress line.
 
     Raises:
         UserError: Unreadable audio, or an utterance too short for a single frame.
@@ -61,14 +66,13 @@ def encode(
     total = sum(cuts[i].duration for batch in plan for i in batch)
     with (
         ThreadPoolExecutor(max_workers=1) as reader,
-        progress(f"Encoding with {upstream.spec.name}", total, "s of audio") as advance,
+        progress(f"Encoding with {upstream.spec.name}", total, "s of audio", show) as advance,
     ):
         pending = reader.submit(read_batch, [cuts[i] for i in plan[0]])
         for position, batch in enumerate(plan):
             audio = pending.result()
             if position + 1 < len(plan):
                 pending = reader.submit(read_batch, [cuts[i] for i in plan[position + 1]])
-            _refuse_short(upstream, [cuts[i] for i in batch], audio.lengths)
             with torch.inference_mode():
                 states = upstream(audio.to(upstream.device))
             yield from _unbatch(batch, states)
@@ -81,14 +85,39 @@ def _unbatch(batch: Sequence[int], states: HiddenStates) -> Iterator[Encoded]:
         yield Encoded(index, tuple(layer[row, :frames] for layer in layers))
 
 
-def _refuse_short(upstream: Upstream, cuts: Sequence[Any], lengths: Tensor) -> None:
-    """Raise for the first utterance that is shorter than one frame of the encoder."""
-    needed = upstream.spec.geometry.receptive_field + min(upstream.spec.geometry.offset, 0)
-    for cut, samples in zip(cuts, lengths.tolist(), strict=True):
-        if samples >= needed:  # spares encoders whose num_frames is a forward pass
-            continue
+def too_short(upstream: Upstream, cuts: Sequence[Any]) -> list[str]:
+    """Return the ids of the utterances that are too short for one frame of the encoder."""
+    geometry = upstream.spec.geometry
+    short = []
+    for cut in cuts:
+        samples = round(cut.duration * SAMPLE_RATE)
+        if samples >= geometry.receptive_field + min(geometry.offset, 0):
+            continue  # spares encoders whose num_frames is a forward pass
         if int(upstream.num_frames(torch.tensor([samples]))) < 1:
-            raise UserError(
-                f"Utterance {cut.id} is {samples} samples ({samples / SAMPLE_RATE:.3f} s) long, "
-                f"too short for one frame of {upstream.spec.name}; leave it out of the corpus."
-            )
+            short.append(str(cut.id))
+    return short
+
+
+def long_enough(
+    upstream: Upstream, cuts: Sequence[Any], *, skip_bad: bool
+) -> tuple[list[Any], list[str]]:
+    """Return the cuts with at least one frame, and the ids of those left out.
+
+    Raises:
+        UserError: An utterance is too short and ``skip_bad`` is not set.
+    """
+    short = too_short(upstream, cuts)
+    if not short:
+        return list(cuts), []
+    if not skip_bad:
+        cut = next(cut for cut in cuts if cut.id == short[0])
+        raise UserError(
+            f"Utterance {cut.id} is {round(cut.duration * SAMPLE_RATE)} samples "
+            f"({cut.duration:.3f} s) long, too short for one frame of {upstream.spec.name} "
+            f"({len(short)} such utterances); --skip-bad leaves them out, counted."
+        )
+    logger.warning(
+        f"{upstream.spec.name}: {len(short)} utterances are too short ({short[0]}, ...)."
+    )
+    out = set(short)
+    return [cut for cut in cuts if cut.id not in out], short

@@ -1,8 +1,8 @@
 """Frozen features of a set of utterances: encoded once and kept, or encoded anew at each pass.
 
 Kept features are float16 shards in a folder: safetensors, named by a hash of what they depend on
-(weights and preprocessing of the encoder, audio, precision), written to a temporary name and
-renamed. A killed pass goes on at the first missing shard.
+(weights and preprocessing of the encoder, audio, device, library versions), written to a temporary
+name and renamed. A killed pass goes on at the first missing shard.
 """
 
 import hashlib
@@ -20,11 +20,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from auscult import __version__
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
 from auscult.extraction import Encoded, encode, plan_batches
 from auscult.progress import logger
-from auscult.record import fingerprint
+from auscult.record import fingerprint, library_versions
 from auscult.upstream import Upstream
 
 FORMAT = 1  # of the shards; part of their names
@@ -144,7 +145,8 @@ class _Shard:
         self.batches = batches
         self.items = [i for batch in batches for i in batch]
         name = fingerprint(
-            [FORMAT, upstream.spec.sha256, [audio_sha256(cuts[i]) for i in self.items]]
+            [FORMAT, __version__, library_versions(), upstream.device.type, upstream.spec.sha256]
+            + [audio_sha256(cuts[i]) for i in self.items]
         )
         self.frames_path = folder / f"{name}.frames.safetensors"
         self.pooled_path = folder / f"{name}.pooled.safetensors"
@@ -160,13 +162,16 @@ class _Shard:
             layers = [
                 torch.cat(parts).half() for parts in zip(*(r.layers for r in ordered), strict=True)
             ]
-            _refuse_overflow(layers)
+            for i, layer in enumerate(layers):
+                _refuse_overflow(i, layer)
             tensors = {f"layer_{i:02d}": layer for i, layer in enumerate(layers)}
             _write(tensors | {"frames": num_frames}, self.frames_path)
         mean = torch.stack([torch.stack([x.mean(0) for x in row.layers]) for row in ordered])
         std = torch.stack(
             [torch.stack([x.std(0, correction=0) for x in row.layers]) for row in ordered]
         )
+        for layer in range(mean.shape[1]):
+            _refuse_overflow(layer, mean[:, layer], std[:, layer])
         _write({"mean": mean, "std": std, "frames": num_frames}, self.pooled_path)
 
 
@@ -210,11 +215,13 @@ class ReencodedFrames:
         """See :class:`FrameSource`."""
         found: dict[int, tuple[Tensor, ...]] = {}
         batches = plan_batches([self._cuts[i].duration for i in items])
-        for row in encode(self._upstream, self._cuts, [[items[i] for i in b] for b in batches]):
+        plan = [[items[i] for i in batch] for batch in batches]
+        for row in encode(self._upstream, self._cuts, plan, show=False):
             found[row.index] = tuple(row.layers[layer].half() for layer in layers)
         parts = [found[item] for item in items]
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-        _refuse_overflow(columns)
+        for layer, column in zip(layers, columns, strict=True):
+            _refuse_overflow(layer, column)
         return [column.float() for column in columns]
 
 
@@ -232,7 +239,10 @@ def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
 def audio_sha256(cut: Any) -> str:
     """Return a fingerprint of a cut's audio: its files' contents and the part that it takes."""
     parts: list[object] = [round(cut.start * SAMPLE_RATE), round(cut.duration * SAMPLE_RATE)]
+    parts += [cut.channel, repr(cut.recording.transforms or [])]
     for source in cut.recording.sources:
+        if source.type != "file":
+            raise UserError(f"Cut {cut.id} is not read from a file; save it to one first.")
         status = os.stat(source.source)
         parts.append(_file_sha256(str(source.source), status.st_size, status.st_mtime_ns))
     return fingerprint(parts)
@@ -245,10 +255,9 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
     os.replace(temporary, path)
 
 
-def _refuse_overflow(layers: Sequence[Tensor]) -> None:
-    for i, layer in enumerate(layers):
-        if not torch.isfinite(layer).all():
-            raise UserError(
-                f"Hidden state {i} holds values outside float16 or NaN, so its features cannot be "
-                "kept or probed; check the checkpoint with `auscult check`."
-            )
+def _refuse_overflow(layer: int, *values: Tensor) -> None:
+    if not all(torch.isfinite(tensor).all() for tensor in values):
+        raise UserError(
+            f"Hidden state {layer} holds values outside float16 or NaN, so its features cannot be "
+            "kept or probed; check the checkpoint with `auscult check`."
+        )

@@ -19,12 +19,14 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(description: str, total: float | None, unit: str = "it") -> Iterator[Advance]:
+def progress(
+    description: str, total: float | None, unit: str = "it", show: bool = True
+) -> Iterator[Advance]:
     """Show one line with rate and time left; on a terminal live, elsewhere now and then.
 
     Nothing is shown unless the ``auscult`` logger is enabled for INFO, as the command line does.
     """
-    if not logger.isEnabledFor(logging.INFO):
+    if not show or not logger.isEnabledFor(logging.INFO):
         yield lambda amount=1, note="": None
     elif sys.stderr.isatty():
         yield from _live(description, total, unit)

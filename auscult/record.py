@@ -53,6 +53,7 @@ class Record:
     num_skipped: int = 0
     seed: int
     num_parameters: int | None = None  # of the encoder
+    convention: str = ""  # what the encoder's hidden states are, see UpstreamSpec
     config: Mapping[str, Any] = field(default_factory=dict)
     provenance: Provenance
 
@@ -152,14 +153,14 @@ def provenance(command: str, device: str) -> Provenance:
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         code_version=code_version(),
-        libraries={name: metadata.version(name) for name in LIBRARIES},
+        libraries=library_versions(),
         device=device,
     )
 
 
 @cache
 def code_version() -> str:
-    """Return the package version, with the git revision and ``dirty`` in a checkout."""
+    """Return the package version, with the git revision and a hash of changes in a checkout."""
     import subprocess
 
     from auscult import __version__
@@ -169,12 +170,21 @@ def code_version() -> str:
         return __version__
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+        try:
+            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+        except FileNotFoundError:
+            return ""
         return done.stdout.strip()
 
-    revision = git("rev-parse", "--short=12", "HEAD")
-    dirty = ".dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
+    revision, changes = git("rev-parse", "--short=12", "HEAD"), git("diff", "HEAD", "--", "*.py")
+    dirty = f".dirty-{fingerprint(changes)[:8]}" if changes else ""
     return f"{__version__}+{revision}{dirty}" if revision else __version__
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that a number may depend on."""
+    return {name: metadata.version(name) for name in LIBRARIES}
 
 
 def _plain(value: Any) -> Any:

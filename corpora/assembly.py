@@ -50,10 +50,11 @@ def assemble(spec: str, listing: Listing, *, skip_bad: bool) -> Corpus:
     notes = [*listing.notes, *audio_notes(items, scans), *([made] if made else [])]
     notes += duplicate_notes(items, scans)
     if overlap:
-        few = ", ".join(overlap[:3]) + (", ..." if len(overlap) > 3 else "")
+        speaker, (one, two) = next(iter(overlap.items()))
         notes.append(
-            f"Speakers in more than one split: {len(overlap)} ({few}); right for speaker "
-            "identification, wrong for any other task."
+            f"Speakers in more than one split: {len(overlap)}, such as {speaker} in {one.split} "
+            f"({one.path}) and in {two.split} ({two.path}); right for speaker identification, "
+            "wrong for any other task."
         )
     for note in notes:
         logger.info(f"{spec}: {note}")
@@ -65,7 +66,7 @@ def assemble(spec: str, listing: Listing, *, skip_bad: bool) -> Corpus:
         splits={name: _cuts(part, scans) for name, part in _by_split(items).items()},
         sha256={name: _fingerprint(part, scans) for name, part in _by_split(items).items()},
         split_column=listing.split_column,
-        speaker_overlap=overlap,
+        speaker_overlap=tuple(overlap),
         notes=tuple(notes),
         skipped=tuple(f"{sentence}." for sentence in skipped),
     )

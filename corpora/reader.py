@@ -7,7 +7,7 @@ or left out by name; and none gives sex, phones, slots or keyword classes where 
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,6 +137,19 @@ def load_corpus(spec: str, *, split: str | None = None, skip_bad: bool = False) 
     read: Callable[[Path, str | None], Listing]
     read = getattr(importlib.import_module(f".{module}", __package__), function)
     return assemble(spec, read(folder, split), skip_bad=skip_bad)
+
+
+def read_files(paths: Sequence[Path], *, skip_bad: bool = False) -> "Corpus":
+    """Check audio files that belong to no corpus; all are in the split ``files``.
+
+    Raises:
+        UserError: Two files of one name, or, without ``skip_bad``, the first bad file.
+    """
+    from .assembly import assemble
+    from .item import Item
+
+    items = [Item(id=path.stem, path=path, split="files") for path in paths]
+    return assemble("audio files", Listing(items), skip_bad=skip_bad)
 
 
 def _unknown_reader(spec: str, name: str) -> UserError:

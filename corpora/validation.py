@@ -18,6 +18,8 @@ def listing_problems(items: Sequence[Item]) -> Iterator[tuple[int, str]]:
     for position, item in enumerate(items):
         if item.id in first:
             yield position, f"{item.path} has the id {item.id!r}, as has {first[item.id]}"
+        elif item.path.is_dir():
+            yield position, f"{item.path} is a folder, not an audio file (utterance {item.id!r})"
         elif not item.path.is_file():
             yield position, f"{item.path} does not exist (utterance {item.id!r})"
         first.setdefault(item.id, item.path)
@@ -82,13 +84,17 @@ def duplicate_notes(items: Sequence[Item], scans: Mapping[Path, Scan]) -> list[s
     ]
 
 
-def shared_speakers(items: Sequence[Item]) -> tuple[str, ...]:
-    """Return the speakers that stand in more than one split."""
-    splits: dict[str, set[str]] = {}
+def shared_speakers(items: Sequence[Item]) -> dict[str, tuple[Item, Item]]:
+    """Return the speakers of more than one split, each with an utterance from either side."""
+    first: dict[str, Item] = {}
+    shared: dict[str, tuple[Item, Item]] = {}
     for item in items:
-        if item.speaker is not None:
-            splits.setdefault(item.speaker, set()).add(item.split)
-    return tuple(sorted(speaker for speaker, where in splits.items() if len(where) > 1))
+        if item.speaker is None:
+            continue
+        other = first.setdefault(item.speaker, item)
+        if other.split != item.split:
+            shared.setdefault(item.speaker, (other, item))
+    return dict(sorted(shared.items()))
 
 
 def _files(paths: Sequence[Path]) -> str:

@@ -4,7 +4,7 @@ from .bank import ProbeScore, TrainingPlan, train_bank
 from .example import Examples, FrameExamples, PooledExamples
 from .probe import PROBES, ProbeKey
 from .sweep import sweep_layers
-from .target import Targets, build_targets, majority_class
+from .target import Targets, build_targets, check_labels, majority_class
 from .task import ProbeTask, resolve_tasks
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Targets",
     "TrainingPlan",
     "build_targets",
+    "check_labels",
     "majority_class",
     "resolve_tasks",
     "sweep_layers",

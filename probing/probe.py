@@ -23,12 +23,14 @@ class ProbeKey:
 def build_probe(key: ProbeKey, dim: int, num_classes: int) -> nn.Sequential:
     """Build (example, dim) -> (example, label), its weights a function of ``key`` alone."""
     sizes = [dim, *[HIDDEN] * PROBES[key.probe]]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_seed_of(key))
-        blocks: list[nn.Module] = []
-        for before, after in zip(sizes, sizes[1:], strict=False):
-            blocks += [nn.Linear(before, after), nn.ReLU()]
-        return nn.Sequential(*blocks, nn.Linear(sizes[-1], num_classes))
+    generator = torch.Generator().manual_seed(_seed_of(key))
+    blocks: list[nn.Module] = []
+    for before, after in zip(sizes, [*sizes[1:], num_classes], strict=True):
+        layer = nn.utils.skip_init(nn.Linear, before, after)
+        for parameter in layer.parameters():  # as nn.Linear does, from our own generator
+            nn.init.uniform_(parameter, -(before**-0.5), before**-0.5, generator=generator)
+        blocks += [layer, nn.ReLU()]
+    return nn.Sequential(*blocks[:-1])
 
 
 def _seed_of(key: ProbeKey) -> int:

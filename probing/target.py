@@ -10,7 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from auscult.dataset import frame_labels, supervision_of, utterance_label
+from auscult.dataset import (
+    alignment_symbols,
+    frame_labels,
+    supervision_of,
+    utterance_label,
+)
 from auscult.errors import UserError
 from auscult.frame import FrameGeometry
 from auscult.progress import logger
@@ -36,6 +41,40 @@ class Targets:
         """Utterances with at least one labelled example."""
         return [i for i, labels in enumerate(self.labels) if (labels != UNLABELLED).any()]
 
+    @property
+    def num_unlabelled(self) -> int:
+        """How many utterances have no labelled example and are left out."""
+        return len(self.labels) - len(self.items)
+
+
+def check_labels(
+    task: ProbeTask, splits: Mapping[str, Sequence[Any]], *, skip_unlabelled: bool = False
+) -> None:
+    """Make sure that a task can be probed, before anything is encoded.
+
+    Args:
+        task: What is read.
+        splits: ``train``, ``dev`` and ``test``, each a sequence of cuts.
+        skip_unlabelled: Leave utterances without the label out, counted by
+            :attr:`Targets.num_unlabelled`, instead of stopping at the first.
+
+    Raises:
+        UserError: A split without labels, one class only, no speaker of train in another split,
+            or an utterance without a label.
+    """
+    seen = {
+        name: set().union(*(_classes(task, cut) for cut in cuts)) for name, cuts in splits.items()
+    }
+    _check_classes(task, seen)
+    for name, cuts in splits.items():
+        bare = [cut.id for cut in cuts if not _classes(task, cut)]
+        if bare and not skip_unlabelled:
+            raise UserError(
+                f"Utterance {bare[0]} has no label {task.label!r} for task {task.spec.name!r} "
+                f"({len(bare)} of {len(cuts)} in {name} have none); --skip-bad leaves them out, "
+                "counted."
+            )
+
 
 def build_targets(
     task: ProbeTask,
@@ -46,26 +85,22 @@ def build_targets(
     """Return the classes, sorted, and the targets of each split.
 
     Classes are those of ``train``, then those that occur elsewhere only: no probe can answer
-    them, they count as wrong and are named in a note.
+    them, and they count as wrong.
 
     Args:
-        task: What is read.
+        task: What is read; :func:`check_labels` has found it readable.
         splits: ``train``, ``dev`` and ``test``, each a sequence of cuts.
         num_frames: (item,) valid frames of each utterance, by split.
         geometry: Where the encoder's frames lie.
-
-    Raises:
-        UserError: A split without labels, one class only, or no speaker of train in another split.
     """
     found = {
         name: [
-            _labels(task, cut, int(n), geometry)
-            for cut, n in zip(cuts, num_frames[name], strict=True)
+            _labels(task, cut, int(frames), geometry)
+            for cut, frames in zip(cuts, num_frames[name], strict=True)
         ]
         for name, cuts in splits.items()
     }
     seen = {name: {x for row in rows for x in row if x is not None} for name, rows in found.items()}
-    _check(task, seen)
     classes = (*sorted(seen["train"]), *sorted(set().union(*seen.values()) - seen["train"]))
     number: dict[str | None, int] = {label: i for i, label in enumerate(classes)}
     number[None] = UNLABELLED
@@ -85,6 +120,14 @@ def majority_class(targets: Targets) -> int:
     return min(counts, key=lambda label: (-counts[label], label))
 
 
+def _classes(task: ProbeTask, cut: Any) -> set[str]:
+    """Return the labels of an utterance; none where it has no label."""
+    if task.aligned:
+        return alignment_symbols(cut, task.label)
+    label = utterance_label(cut, task.label)
+    return set() if label is None else {label}
+
+
 def _labels(
     task: ProbeTask, cut: Any, num_frames: int, geometry: FrameGeometry
 ) -> list[str | None]:
@@ -94,7 +137,7 @@ def _labels(
     return [label] * (num_frames if task.frames else 1)
 
 
-def _check(task: ProbeTask, seen: Mapping[str, set[str]]) -> None:
+def _check_classes(task: ProbeTask, seen: Mapping[str, set[str]]) -> None:
     name = task.spec.name
     for split, labels in seen.items():
         if not labels:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +9,16 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
+from auscult.cli import main
 from auscult.contracts import HiddenStates, UpstreamSpec, Waveforms
 from auscult.frame import conv_geometry, conv_lengths
 from auscult.upstream import Upstream
 
+# Two threads on tiny tensors spend their time waiting for each other, minutes on a busy machine.
+torch.set_num_threads(1)
+
 KERNELS, STRIDES = (400,), (320,)
 TONES = {"low": 200.0, "mid": 900.0, "high": 3000.0}
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +27,24 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("AUSCULT_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Return a function that runs a command line and gives its status, stdout and stderr."""
+
+    def command(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["auscult", *map(str, words)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return status, *capsys.readouterr()
+
+    return command
 
 
 class ToyEncoder(Upstream):
@@ -96,41 +116,5 @@ def tone_corpus(tmp_path: Path) -> Callable[..., Path]:
         (folder / "MANIFEST.tsv").write_text("\n".join(rows) + "\n")
         (folder / "PHONES.tsv").write_text("\n".join(phones) + "\n")
         return folder
-
-    return build
-
-
-@pytest.fixture
-def tone_cuts() -> Callable[[int], list[Any]]:
-    """Return a function that makes in-memory cuts of tones, shortest last."""
-
-    def build(count: int) -> list[Any]:
-        from lhotse import AudioSource, Recording
-        from lhotse.supervision import SupervisionSegment
-
-        cuts = []
-        for i in range(count):
-            size = 8000 - 160 * i
-            pitch = list(TONES.values())[i % 3]
-            wave = 0.3 * np.sin(2 * np.pi * pitch * np.arange(size) / 16_000)
-            import io
-
-            buffer = io.BytesIO()
-            soundfile.write(buffer, wave, 16_000, format="WAV", subtype="FLOAT")
-            source = AudioSource("memory", [0], buffer.getvalue())
-            recording = Recording(f"u{i}", [source], 16_000, size, size / 16_000)
-            cut = recording.to_cut()
-            cut.supervisions = [
-                SupervisionSegment(
-                    id=f"u{i}",
-                    recording_id=f"u{i}",
-                    start=0.0,
-                    duration=cut.duration,
-                    speaker=f"s{i % 5}",
-                    custom={"keyword": list(TONES)[i % 3]},
-                )
-            ]
-            cuts.append(cut)
-        return cuts
 
     return build

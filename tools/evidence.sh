@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measure fbank and a random-weight HuBERT Base on real labelled speech; records and figures are
-# committed. `make evidence DATA=folder` wants the sets that docs/evidence.md describes.
+# committed. DATA is a folder of tsv corpora: timit-sample, speech-commands-v2-test-subset,
+# ravdess-subset and coffee-intents-subset.
 set -euo pipefail
 data=${1:?usage: tools/evidence.sh DATA}
 auscult=$(dirname "$0")/../.venv/bin/auscult

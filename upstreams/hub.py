@@ -13,6 +13,7 @@ import torch
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
 from auscult.progress import logger
+from auscult.seed import seeded
 
 SUPPORTED = (
     "data2vec-audio",
@@ -99,8 +100,7 @@ def build_model(config: Any, seed: int) -> Any:
     """Build an encoder whose weights are a function of its shape and ``seed`` alone."""
     from transformers import AutoModel
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = AutoModel.from_config(_encoder_alone(config), dtype=torch.float32)
     return model.eval()
 
@@ -113,8 +113,7 @@ def read_model(source: Source, config: Any) -> Any:
     """
     from transformers import AutoModel
 
-    with _readable(source), _quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # for the mask vector, where the file lacks it
+    with _readable(source), _quiet(), seeded(0):  # for the mask vector, where the file lacks it
         model, loading = AutoModel.from_pretrained(
             source.name,
             config=_encoder_alone(config),

@@ -9,6 +9,7 @@ from auscult.address import Address
 from auscult.contracts import SAMPLE_RATE, HiddenStates, UpstreamSpec, Waveforms
 from auscult.errors import UserError
 from auscult.frame import FrameGeometry
+from auscult.seed import seeded
 from auscult.upstream import AttentionVisitor, Upstream, fingerprint_weights
 
 MIN_SAMPLES = 800  # s3prl itself gives no upstream less than 0.05 s
@@ -174,8 +175,7 @@ def load(address: Address, seed: int) -> S3prlUpstream:
     name, _, checkpoint = named.partition(":")
     if not name:
         raise UserError("s3prl: needs the name of an upstream, such as s3prl:fbank.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = bridge.build_s3prl_upstream(name, checkpoint)
     return S3prlUpstream(model, address)
 

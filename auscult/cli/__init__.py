@@ -9,24 +9,37 @@ import sys
 
 from auscult.errors import UserError
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the command line; exit 0 on success, 2 for a user's mistake, 130 when interrupted."""
     from auscult.cli.app import app
 
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)  # typer turns Ctrl-C into 130 and returns it
     except UserError as error:
-        print(f"auscult: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(_mistake(str(error)))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        reason = error.strerror or type(error).__name__
+        sys.exit(_mistake(f"{error.filename} cannot be read or written: {reason}."))
     except KeyboardInterrupt:
-        print("auscult: interrupted; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
+        status = INTERRUPTED
     except Exception as error:
         _exit_on_usage_error(error)
         raise
     finally:
         logging.shutdown()
+    if status == INTERRUPTED:
+        print("auscult: interrupted; the same command goes on from here.", file=sys.stderr)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _mistake(sentence: str) -> int:
+    print(f"auscult: {sentence}", file=sys.stderr)
+    return 2
 
 
 def _exit_on_usage_error(error: Exception) -> None:

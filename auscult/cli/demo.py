@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from auscult.cli.output import Output, Quiet
+from auscult.cli import INTERRUPTED
+from auscult.cli.output import Json, Output, Quiet, prepare
 from auscult.errors import UserError
 
 ENCODERS = ("-u", "fbank", "-u", "random(hubert_tiny)")
@@ -38,6 +39,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for everything it makes.")] = Path(
         "demo-out"
     ),
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Show the whole of Auscult in a few minutes, without any data of yours.
@@ -48,28 +50,30 @@ def demo(
     Example:
       auscult demo --out demo-out
     """
-    output = Output(quiet=quiet)
+    from auscult.results import open_store
+
+    output = Output(json=json, quiet=quiet)
+    prepare(out, None)
     started = time.monotonic()
+    store = f"sqlite:///{out / 'results.sqlite'}"
     for title, words in STEPS:
         folder = out / ("speaker" if "speaker" in words else words[0])
-        _run(title, [*words, "--out", str(folder), "--store", _store(out)], output, quiet)
+        _run(title, [*words, "--out", str(folder), "--store", store], output)
     report = out / "report.html"
-    _run("Write the report", ["report", str(out), "--out", str(report)], output, quiet)
+    _run("Write the report", ["report", str(out), "--out", str(report)], output)
     spent = time.monotonic() - started
     output.print(f"Done in {spent:.0f} s. Open the report in a browser:\n{report.resolve()}")
+    output.finish(open_store(out).records() if json else (), report=str(report.resolve()))
 
 
-def _store(out: Path) -> str:
-    """Return the one store that all steps write to."""
-    return f"sqlite:///{out / 'results.sqlite'}"
-
-
-def _run(title: str, words: list[str], output: Output, quiet: bool) -> None:
+def _run(title: str, words: list[str], output: Output) -> None:
     """Run one command as a user would, in a process of its own, and show it."""
     output.print(f"\n== {title}\n$ {shlex.join(['auscult', *words])}")
     sys.stdout.flush()
-    words = [*words, "--quiet"] if quiet else words
-    done = subprocess.run([sys.executable, "-m", "auscult", *words])
+    command = [sys.executable, "-m", "auscult", *words, *(["--quiet"] if output.quiet else [])]
+    done = subprocess.run(command, stdout=sys.stderr if output.json else None)
+    if done.returncode == INTERRUPTED:
+        raise KeyboardInterrupt
     if done.returncode:
         raise UserError(
             f"The demo stopped: `auscult {shlex.join(words)}` ended with status {done.returncode}; "

@@ -1,7 +1,8 @@
 """`auscult extract`: every layer of every utterance as files, for people who want features."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,9 @@ from auscult.cli.output import Device, Json, Output, Quiet, SkipBad, SplitColumn
 from auscult.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    from auscult.dataset import Corpus
     from auscult.extraction import Encoded
+    from auscult.upstream import Upstream
 
 PRECISIONS = ("float32", "float16")
 
@@ -43,7 +46,8 @@ def extract(
       auscult extract -u fbank -c tsv:data/mine --precision float16 --out features
     """
     import auscult
-    from auscult.extraction import encode, plan_batches
+    from auscult.extraction import encode, long_enough, plan_batches
+    from auscult.feature import frame_bytes
     from auscult.progress import logger
 
     output = Output(json=json, quiet=quiet)
@@ -51,32 +55,84 @@ def extract(
         raise unknown("precision", precision, PRECISIONS)
     if bool(files) == bool(corpus):
         raise UserError("Give either audio files or a corpus (-c), such as -c tsv:data/mine.")
-    encoder = auscult.load(upstream).to(choose_device(device))
-    cuts = _cuts_of(files) if files else _all_cuts(corpus or "", split, skip_bad)
-    paths = [_path_of(cut, out) for cut in cuts]
-    batches = [
-        [i for i in batch if not paths[i].exists()]
-        for batch in plan_batches([cut.duration for cut in cuts])
-    ]
-    batches = [batch for batch in batches if batch]
-    kept = len(cuts) - sum(map(len, batches))
-    if kept:
-        logger.info(f"{kept} of {len(cuts)} files are there already and are kept.")
-    for row in encode(encoder, cuts, batches):
-        _write(row, paths[row.index], encoder.spec.name, encoder.spec.sha256, precision)
+    where = choose_device(device)
+    out.mkdir(parents=True, exist_ok=True)
+    encoder = auscult.load(upstream).to(where)
+    found = _read(files, corpus, split, skip_bad)
+    cuts = [cut for part in found.splits.values() for cut in part]
+    cuts, short = long_enough(encoder, cuts, skip_bad=skip_bad)
+    size = frame_bytes(encoder, cuts) * (2 if precision == "float32" else 1)
+    states = encoder.spec.num_layers + 1
+    logger.info(
+        f"{len(cuts)} files of {states} states x {encoder.spec.dim} dims in {precision}: "
+        f"{size / 1e9:.2f} GB in {out}."
+    )
+    targets = [_Target.of(cut, out, encoder, precision) for cut in cuts]
+    plan = plan_batches([cut.duration for cut in cuts])
+    missing = [batch for batch in plan if not all([targets[i].there() for i in batch])]
+    for row in encode(encoder, cuts, missing):
+        targets[row.index].write(row)
+    if kept := len(cuts) - sum(map(len, missing)):
+        logger.info(f"{kept} of {len(cuts)} files were there already and are kept.")
     output.print(f"{len(cuts)} files in {out}")
-    output.finish(files=[str(path) for path in paths], upstream=encoder.spec.name)
+    skipped = [*found.skipped, *(f"{name} is too short." for name in short)]
+    paths = [str(target.path) for target in targets]
+    output.finish(files=paths, upstream=encoder.spec.name, skipped=skipped)
 
 
-def _write(row: "Encoded", path: Path, name: str, sha256: str, precision: str) -> None:
-    from safetensors.torch import save_file
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """One file to write and what it is made from, which stands in its own metadata."""
 
-    layers = [layer.half() if precision == "float16" else layer for layer in row.layers]
-    tensors = {f"layer_{i:02d}": layer.contiguous() for i, layer in enumerate(layers)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, metadata={"upstream": name, "upstream_sha256": sha256})
-    os.replace(temporary, path)
+    path: Path
+    made_from: Mapping[str, str]
+
+    @classmethod
+    def of(cls, cut: Any, out: Path, encoder: "Upstream", precision: str) -> "_Target":
+        from auscult.feature import audio_sha256
+
+        made_from = {
+            "upstream": encoder.spec.name,
+            "upstream_sha256": encoder.spec.sha256,
+            "audio_sha256": audio_sha256(cut),
+            "precision": precision,
+        }
+        return cls(_path_of(cut, out), made_from)
+
+    def there(self) -> bool:
+        """Say whether the file is there.
+
+        Raises:
+            UserError: It is, but made from something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not self.path.exists():
+            return False
+        try:
+            with safe_open(self.path, "pt") as file:
+                found = file.metadata() or {}
+        except SafetensorError:
+            found = {}
+        for name, value in self.made_from.items():
+            if found.get(name) != value:
+                raise UserError(
+                    f"{self.path} is there already, with {name} {found.get(name, 'unknown')} "
+                    f"where {value} is wanted; choose another --out or remove it."
+                )
+        return True
+
+    def write(self, row: "Encoded") -> None:
+        """Write all layers, whole or not at all."""
+        from safetensors.torch import save_file
+
+        half = self.made_from["precision"] == "float16"
+        layers = [layer.half() if half else layer for layer in row.layers]
+        tensors = {f"layer_{i:02d}": layer.contiguous() for i, layer in enumerate(layers)}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        save_file(tensors, temporary, metadata=dict(self.made_from))
+        os.replace(temporary, self.path)
 
 
 def _path_of(cut: Any, out: Path) -> Path:
@@ -86,32 +142,12 @@ def _path_of(cut: Any, out: Path) -> Path:
     return path
 
 
-def _cuts_of(files: Sequence[Path]) -> list[Any]:
-    """Make a cut of each audio file.
-
-    Raises:
-        UserError: A file is missing or unreadable, or two have the same name.
-    """
-    from lhotse import Recording
-
-    cuts: dict[str, Any] = {}
-    for path in files:
-        if not path.is_file():
-            raise UserError(f"{path} does not exist; give audio files, or a corpus with -c.")
-        if path.stem in cuts:
-            raise UserError(
-                f"Two files are called {path.stem!r}; their features would share one file. "
-                "Rename one, or extract them to different folders."
-            )
-        try:
-            cuts[path.stem] = Recording.from_file(path, recording_id=path.stem).to_cut()
-        except Exception as error:  # lhotse's backends raise many kinds
-            raise UserError(f"{path} cannot be read as audio; expected WAV or FLAC.") from error
-    return list(cuts.values())
-
-
-def _all_cuts(spec: str, split: str | None, skip_bad: bool) -> list[Any]:
+def _read(
+    files: Sequence[Path] | None, spec: str | None, split: str | None, skip_bad: bool
+) -> "Corpus":
     import auscult
+    from auscult.corpora import read_files
 
-    corpus = auscult.corpus(spec, split=split, skip_bad=skip_bad)
-    return [cut for cuts in corpus.splits.values() for cut in cuts]
+    if files:
+        return read_files(files, skip_bad=skip_bad)
+    return auscult.corpus(spec or "", split=split, skip_bad=skip_bad)

@@ -34,6 +34,9 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing on stderr but errors.")]
+Budget = Annotated[
+    str, typer.Option(help="Keep features up to this size on disk; beyond it encode anew.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -90,15 +93,55 @@ def choose_device(name: str) -> str:
     Raises:
         UserError: The device is not there.
     """
+    import re
+
     import torch
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"Device {name!r} was asked for, but torch finds no GPU; use --device cpu.")
-    if name.split(":")[0] not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise UserError(f"Device {name!r} is not known; expected auto, cpu, cuda or cuda:N.")
+    count = torch.cuda.device_count()
+    if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
+        found = f"{count} GPUs" if count else "no GPU"
+        raise UserError(
+            f"Device {name!r} was asked for, but torch finds {found}; try --device cpu."
+        )
     return name
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size such as 500MB or 8GB.
+
+    Raises:
+        UserError: Not a size.
+    """
+    units = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+    number, unit = (text[:-2], text[-2:].upper()) if text[-2:].upper() in units else (text, "")
+    try:
+        size = int(float(number) * units.get(unit, 1))
+    except (ValueError, OverflowError):
+        size = -1
+    if size < 0:
+        raise UserError(f"--budget {text!r}: expected a size such as 500MB or 8GB.")
+    return size
+
+
+def prepare(out: Path, store: str | None) -> None:
+    """Make the folder and open the store before any work, so that neither fails after it.
+
+    Raises:
+        UserError: The store cannot be opened.
+        OSError: The folder cannot be written.
+    """
+    import tempfile
+
+    from auscult.results import open_store
+
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out):
+        pass
+    open_store(store or out).add([])
 
 
 def save(

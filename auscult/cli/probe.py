@@ -1,5 +1,6 @@
 """`auscult probe`: small readers of every layer of every encoder, with their company."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from auscult.cli.company import Baselines, with_baselines
 from auscult.cli.output import (
+    Budget,
     CorpusSpec,
     Device,
     Json,
@@ -21,6 +24,8 @@ from auscult.cli.output import (
     check_speakers,
     choose_device,
     command_line,
+    parse_bytes,
+    prepare,
     save,
 )
 from auscult.errors import UserError, unknown
@@ -43,11 +48,11 @@ class _Sweep:
     pooling: str
     layers: str
     budget: int
+    skip_bad: bool
     out: Path
     device: str
     provenance: "Provenance"
     max_epochs: int | None = None
-    seed: int = 0
 
     def plan_for(self, task: "ProbeTask") -> "TrainingPlan":
         """Adapt the plan to utterance labels: small batches, more epochs, more patience."""
@@ -84,15 +89,8 @@ def probe(
     pooling: Annotated[
         str, typer.Option(help="Utterance tasks: mean, or statistics (mean and deviation).")
     ] = "mean",
-    baselines: Annotated[
-        bool,
-        typer.Option(
-            "--baselines/--no-baselines", help="Add log_mel and each encoder's random twin."
-        ),
-    ] = True,
-    budget: Annotated[
-        str, typer.Option(help="Keep features up to this size on disk; else encode each epoch.")
-    ] = "8GB",
+    baselines: Baselines = True,
+    budget: Budget = "8GB",
     split: SplitColumn = None,
     allow_shared_speakers: Annotated[
         bool, typer.Option(help="Go on although splits share speakers.")
@@ -114,7 +112,7 @@ def probe(
       auscult probe -u hf:models/wavlm-base -c demo --split sid_split -t speaker --probe linear
     """
     import auscult
-    from auscult.probing import TrainingPlan, resolve_tasks
+    from auscult.probing import TrainingPlan, check_labels, resolve_tasks
     from auscult.record import provenance
 
     output = Output(json=json, quiet=quiet)
@@ -124,17 +122,22 @@ def probe(
     )
     if pooling not in ("mean", "statistics"):
         raise unknown("pooling", pooling, ["mean", "statistics"])
-    specs = _with_baselines(upstream) if baselines else upstream
-    encoders = [auscult.load(spec) for spec in specs]
+    size = parse_bytes(budget)
+    prepare(out, store)
+    specs = with_baselines(upstream) if baselines else upstream
+    encoders = [auscult.load(spec) for spec in dict.fromkeys(specs)]
     for encoder in encoders:
         _layers(layers, encoder)
     data = auscult.corpus(corpus, split=split, skip_bad=skip_bad)
-    cuts = [cut for name in SPLITS for cut in data.split(name)]
-    tasks = [found for name in task for found in resolve_tasks(name, cuts)]
+    cuts = {name: list(data.split(name)) for name in SPLITS}
+    flat = [cut for found in cuts.values() for cut in found]
+    tasks = [found for name in dict.fromkeys(task) for found in resolve_tasks(name, flat)]
+    for wanted in tasks:
+        check_labels(wanted, cuts, skip_unlabelled=skip_bad)
     if not all(t.about_speakers for t in tasks):
         check_speakers(data, allow_shared_speakers)
     run = provenance(command_line(), where)
-    sweep = _Sweep(data, plan, pooling, layers, _bytes(budget), out, where, run, max_epochs)
+    sweep = _Sweep(data, plan, pooling, layers, size, skip_bad, out, where, run, max_epochs)
     records: list[Record] = []
     for encoder in encoders:
         found = _probe_encoder(encoder.to(where), tasks, sweep)
@@ -149,11 +152,17 @@ def _probe_encoder(
     encoder: "Upstream", tasks: "Sequence[ProbeTask]", sweep: _Sweep
 ) -> "list[Record]":
     """Encode the corpus once, then sweep every task over it."""
+    from auscult.extraction import long_enough
     from auscult.feature import FeatureStore, cache_folder, frame_bytes
     from auscult.probing import build_targets, sweep_layers
     from auscult.progress import logger
 
-    cuts = {name: list(sweep.corpus.split(name)) for name in SPLITS}
+    kept = {
+        name: long_enough(encoder, list(sweep.corpus.split(name)), skip_bad=sweep.skip_bad)
+        for name in SPLITS
+    }
+    cuts = {name: found for name, (found, _) in kept.items()}
+    skipped = {name: len(sweep.corpus.skipped) + len(short) for name, (_, short) in kept.items()}
     size = sum(frame_bytes(encoder, found) for found in cuts.values())
     need_frames = any(task.frames for task in tasks)
     keep = need_frames and size <= sweep.budget
@@ -180,7 +189,7 @@ def _probe_encoder(
             folder=sweep.out / ".probe",
             device=sweep.device,
         )
-        records += _records(task, encoder, sweep, classes, targets, scores)
+        records += _records(task, encoder, sweep, classes, targets, scores, skipped)
     return records
 
 
@@ -205,6 +214,7 @@ def _records(
     classes: Sequence[str],
     targets: Mapping[str, Any],
     scores: Mapping[str, Any],
+    skipped: Mapping[str, int],
 ) -> "list[Record]":
     """Turn counts into accuracies with intervals; all share one set of resamples."""
     import numpy as np
@@ -218,7 +228,7 @@ def _records(
     records = []
     for split, found in scores.items():
         speakers = [targets[split].speakers[i] for i in found[0].items]
-        weights = cluster_weights(speakers, len(speakers), seed=sweep.seed)
+        weights = cluster_weights(speakers, len(speakers))
         total = found[0].total
         always = np.where(np.arange(total.shape[1]) == commonest, total, 0.0)
         sums = weights @ total
@@ -246,9 +256,10 @@ def _records(
                         selected_on="dev",
                         num_items=int(total.sum()),
                         num_speakers=len(set(speakers) - {None}) or None,
-                        num_skipped=len(sweep.corpus.skipped),
+                        num_skipped=skipped[split] + targets[split].num_unlabelled,
                         seed=score.key.seed,
                         num_parameters=encoder.spec.num_parameters,
+                        convention=encoder.spec.convention,
                         config=config | {"learning_rate": score.key.learning_rate},
                         provenance=sweep.provenance,
                     )
@@ -266,15 +277,18 @@ def _config(task: "ProbeTask", sweep: _Sweep, num_classes: int) -> dict[str, Any
         "pooling": None if task.frames else sweep.pooling,
         "split_column": sweep.corpus.split_column,
         "num_classes": num_classes,
+        "train_sha256": sweep.corpus.sha256["train"],
+        "dev_sha256": sweep.corpus.sha256["dev"],
     }
 
 
 def _identity(task: "ProbeTask", encoder: "Upstream", sweep: _Sweep) -> list[str]:
-    from auscult.record import code_version
+    from auscult.record import code_version, fingerprint, library_versions
 
     corpus = [sweep.corpus.sha256[name] for name in SPLITS]
     pooling = "" if task.frames else sweep.pooling
-    return [code_version(), task.spec.name, encoder.spec.sha256, *corpus, pooling]
+    where = [code_version(), fingerprint(library_versions()), sweep.corpus.split_column]
+    return [*where, task.spec.name, encoder.spec.sha256, *corpus, pooling]
 
 
 def _show(output: Output, records: "Sequence[Record]", out: Path) -> None:
@@ -317,21 +331,6 @@ def _row(group: tuple[str, str, str], records: "Sequence[Record]") -> list[objec
         of.num_items,
         of.num_speakers,
     ]
-
-
-def _with_baselines(specs: Sequence[str]) -> list[str]:
-    """Add log-mel and the random twin of every encoder with weights to load."""
-    from auscult.address import Address, parse_address
-    from auscult.progress import logger
-
-    addresses = [parse_address(spec) for spec in specs]
-    wanted = [str(a) for a in addresses]
-    for a in addresses:
-        if a.family == "s3prl":
-            logger.info(f"{a} has no random twin: s3prl builds it from its checkpoint alone.")
-        elif a.checkpoint and not a.random:
-            wanted.append(str(Address(a.family, a.checkpoint, a.subnet, random=True)))
-    return list(dict.fromkeys([*wanted, "log_mel"]))
 
 
 def _warn_constant(
@@ -381,21 +380,12 @@ def _rates(text: str) -> tuple[float, ...]:
         rates = tuple(float(part) for part in text.split(","))
     except ValueError:
         rates = ()
-    if not rates or min(rates) <= 0:
+    if not all(0 < rate < float("inf") for rate in rates) or not rates:
         raise UserError(
             f"--learning-rates {text!r}: expected positive numbers with commas between, "
             "such as 1e-2,1e-3."
         )
     return rates
-
-
-def _bytes(text: str) -> int:
-    units = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-    number, unit = (text[:-2], text[-2:].upper()) if text[-2:].upper() in units else (text, "")
-    try:
-        return int(float(number) * units.get(unit, 1))
-    except ValueError as error:
-        raise UserError(f"--budget {text!r}: expected a size such as 500MB or 8GB.") from error
 
 
 def _layers(text: str, encoder: "Upstream") -> list[int]:
@@ -407,13 +397,16 @@ def _layers(text: str, encoder: "Upstream") -> list[int]:
     last = encoder.spec.num_layers
     if text == "all" or last == 0:
         return list(range(last + 1))
-    try:
-        ends = [[int(x) for x in part.split("-")] for part in text.split(",")]
-        found = sorted({i for part in ends for i in range(part[0], part[-1] + 1)})
-    except (ValueError, IndexError) as error:
-        raise UserError(f"--layers {text!r}: expected all, or such as 0,3,6-12.") from error
-    if not found or found[0] < 0 or found[-1] > last:
+    found: set[int] = set()
+    for part in text.split(","):
+        ends = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        first = int(ends[1]) if ends else 1
+        final = int(ends[2] or first) if ends else 0
+        if final < first:
+            raise UserError(f"--layers {text!r}: expected all, or such as 0,3,6-12.")
+        found |= set(range(first, final + 1))
+    if max(found) > last:
         raise UserError(
             f"--layers {text!r}: {encoder.spec.name} has hidden states 0 to {last} only."
         )
-    return found
+    return sorted(found)

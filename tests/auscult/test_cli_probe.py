@@ -3,29 +3,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from safetensors.torch import load_file
 
-from auscult.cli import main
 from auscult.record import Record
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs a command line and gives its status, stdout and stderr."""
-
-    def command(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["auscult", *map(str, words)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    return command
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
 PROBE = ("--probe", "linear", "--probe", "mlp1", "--learning-rates", "1e-2")
@@ -95,6 +81,14 @@ def test_a_second_run_goes_on_from_what_is_there_and_budget_changes_nothing(
         (("--probe", "lnear"), "Unknown probe 'lnear'. Did you mean linear?"),
         (("--layers", "7"), "--layers '7': toy(0) has hidden states 0 to 2 only."),
         (("--layers", "x"), "--layers 'x': expected all, or such as 0,3,6-12."),
+        (("--layers", "2-1"), "--layers '2-1': expected all, or such as 0,3,6-12."),
+        (("--learning-rates", "nan"), "expected positive numbers with commas between"),
+        (("--budget", "inf"), "--budget 'inf': expected a size such as 500MB or 8GB."),
+        (("--device", "cuda:99"), "Device 'cuda:99' was asked for, but torch finds"),
+        (("--device", "cpu:x"), "Device 'cpu:x' is not known"),
+        (("--store", "foo://x"), "foo"),
+        (("--split", "splt"), "splt"),
+        (("-t", "label:colour"), "needs the label 'colour', and no utterance of the train split"),
         (("--learning-rates", "fast"), "expected positive numbers with commas between"),
         (("--budget", "lots"), "--budget 'lots': expected a size such as 500MB or 8GB."),
         (("--pooling", "max"), "Unknown pooling 'max'."),
@@ -117,6 +111,7 @@ def test_mistakes_get_one_sentence_and_status_2(
     assert status == 2
     assert message in stderr
     assert "Traceback" not in stderr and stdout == ""
+    assert encoder.encoded == []  # found before any work
 
 
 def test_shared_speakers_stop_other_tasks(
@@ -134,14 +129,106 @@ def test_shared_speakers_stop_other_tasks(
     assert run(*words, *allowed, "--out", tmp_path / "o")[0] == 0
 
 
+def test_a_label_that_is_missing_is_named_or_counted(
+    run: Run, encoder: Any, tone_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tone_corpus()
+    manifest = folder / "MANIFEST.tsv"
+    rows = [line.split("\t") for line in manifest.read_text().splitlines()]
+    rows[-1][4] = ""  # the keyword of a test utterance
+    manifest.write_text("\n".join("\t".join(row) for row in rows) + "\n")
+    soundfile.write(folder / "s0-0.flac", np.full(300, 0.1), 16_000)  # shorter than a frame
+    (folder / "PHONES.tsv").unlink()
+    words = ("probe", "-u", "toy", "--no-baselines", "-c", f"tsv:{folder}", "-t", "keyword")
+    words = (*words, "--max-epochs", "1", "--out", tmp_path / "o")
+    status, _, stderr = run(*words)
+    assert status == 2 and "Utterance s7-2 has no label 'keyword'" in stderr
+    status, stdout, _ = run(*words, "--skip-bad", "--json")
+    records = json.loads(stdout)["records"]
+    assert status == 0
+    assert {(r["split"], r["num_items"], r["num_skipped"]) for r in records} == {
+        ("dev", 6, 0),
+        ("test", 5, 1),
+    }
+
+
+def test_a_sweep_killed_between_layers_ends_with_the_same_numbers(
+    run: Run, encoder: Any, tone_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = ("probe", "-u", "toy", "--no-baselines", "-c", f"tsv:{tone_corpus()}", "-t", "phone")
+    words = (*words, "--max-epochs", "2", "--json", "--out", tmp_path / "o")
+    first = json.loads(run(*words)[1])["records"]
+    done = sorted((tmp_path / "o" / ".probe").glob("*.npz"))
+    assert len(done) == 3
+    done[1].unlink()
+    again = json.loads(run(*words)[1])["records"]
+    assert [r["value"] for r in again] == [r["value"] for r in first]
+
+
+def test_seeds_rates_and_speakers_through_the_command_line(
+    run: Run, encoder: Any, tone_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tone_corpus()
+    manifest = folder / "MANIFEST.tsv"
+    lines = manifest.read_text().splitlines()
+    sides = ("train", "dev", "test")
+    lines = [lines[0] + "\tsid_split"] + [f"{x}\t{sides[i % 3]}" for i, x in enumerate(lines[1:])]
+    manifest.write_text("\n".join(lines) + "\n")
+    words = ("probe", "-u", "toy", "--no-baselines", "-c", f"tsv:{folder}", "--split", "sid_split")
+    words = (*words, "-t", "speaker", "--seeds", "2", "--learning-rates", "1e-9,1e-2")
+    status, stdout, stderr = run(*words, "--max-epochs", "4", "--json", "--out", tmp_path / "o")
+    assert status == 0, stderr
+    records = json.loads(stdout)["records"]
+    assert {r["seed"] for r in records} == {0, 1}
+    assert all(r["config"]["learning_rates"] == [1e-9, 1e-2] for r in records)
+    assert {r["config"]["learning_rate"] for r in records} <= {1e-9, 1e-2}
+    frame = run(*words[:8], "-t", "frame_speaker", "--max-epochs", "1", "--out", tmp_path / "p")
+    assert frame[0] == 0, frame[2]
+
+
+def test_quiet_says_nothing_on_stderr(
+    run: Run, encoder: Any, tone_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = ("probe", "-u", "toy", "--no-baselines", "-c", f"tsv:{tone_corpus()}", "-t", "sex")
+    _, stdout, stderr = run(*words, "--max-epochs", "1", "--quiet", "--out", tmp_path / "o")
+    assert stderr == "" and "sex" in stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the shared real speech")
+def test_39_probes_of_hubert_base_encode_timit_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """13 layers x 3 depths on real speech: every utterance goes through the encoder once."""
+    from auscult.upstreams.huggingface import HuggingFaceUpstream
+
+    seen: list[int] = []
+    forward = HuggingFaceUpstream.forward
+
+    def counting(self: Any, audio: Any) -> Any:
+        seen.extend(audio.lengths.tolist())
+        return forward(self, audio)
+
+    monkeypatch.setattr(HuggingFaceUpstream, "forward", counting)
+    corpus = f"tsv:{SHARED / 'timit-sample'}"
+    words = ("probe", "-u", "random(hubert_base)", "--no-baselines", "-c", corpus)
+    words = (*words, "--split", "split_nosa", "-t", "phone39", "--max-epochs", "1")
+    status, stdout, stderr = run(*words, "--json", "--out", tmp_path / "o")
+    assert status == 0, stderr
+    records = json.loads(stdout)["records"]
+    assert len({(r["layer"], r["probe"]) for r in records}) == 39
+    assert len(seen) == 128  # 16 speakers x 8 sentences
+
+
 def test_extract_writes_every_layer_of_every_file(
     run: Run, encoder: Any, tone_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = tone_corpus()
     files = sorted(folder.glob("*.flac"))[:2]
-    words = ("extract", "-u", "toy", *files, "--out", tmp_path / "f")
-    status, stdout, stderr = run(*words, "--precision", "float16", "--json")
+    words = ("extract", "-u", "toy", *files, "--out", tmp_path / "f", "--precision", "float16")
+    status, stdout, stderr = run(*words, "--json")
     assert status == 0, stderr
+    assert "2 files of 3 states x 8 dims in float16" in stderr  # the size, before the work
     paths = [Path(p) for p in json.loads(stdout)["files"]]
     assert [p.stem for p in paths] == [f.stem for f in files]
     layers = load_file(paths[0])
@@ -150,6 +237,19 @@ def test_extract_writes_every_layer_of_every_file(
     assert {str(x.dtype) for x in layers.values()} == {"torch.float16"}
     encoder.encoded.clear()
     assert run(*words)[0] == 0 and encoder.encoded == []  # files that are there are kept
+
+
+def test_extract_refuses_files_made_from_something_else(
+    run: Run, encoder: Any, tone_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = sorted(tone_corpus().glob("*.flac"))[0]
+    words = ("extract", "-u", "toy", file, "--out", tmp_path / "f")
+    assert run(*words)[0] == 0
+    status, _, stderr = run(*words, "--precision", "float16")
+    assert status == 2 and "with precision float32 where float16 is wanted" in stderr
+    soundfile.write(file, np.full(4000, 0.1), 16_000)
+    status, _, stderr = run(*words)
+    assert status == 2 and "choose another --out" in stderr
 
 
 def test_extract_takes_a_corpus(
@@ -168,11 +268,42 @@ def test_extract_wants_files_or_a_corpus(
     assert status == 2 and "Give either audio files or a corpus" in stderr
 
 
-def test_extract_names_a_missing_file(run: Run, encoder: Any, tmp_path: Path) -> None:
-    status, _, stderr = run("extract", "-u", "toy", "nowhere.wav", "--out", tmp_path)
-    assert status == 2 and "nowhere.wav does not exist" in stderr
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nowhere.wav",), "nowhere.wav does not exist"),
+        (("text.wav",), "text.wav cannot be read as audio"),
+        (("zeros.wav",), "zeros.wav holds only zeros"),
+        (("a/same.wav", "b/same.wav"), "has the id 'same'"),
+        (("good.wav", "--precision", "flaot16"), "Unknown precision 'flaot16'. Did you mean"),
+    ],
+)
+def test_extract_names_what_is_wrong(
+    words: tuple[str, ...],
+    message: str,
+    run: Run,
+    encoder: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(8000)
+    for name in ("good.wav", "a/same.wav", "b/same.wav"):
+        Path(name).parent.mkdir(exist_ok=True)
+        soundfile.write(name, noise, 16_000)
+    soundfile.write("zeros.wav", np.zeros(8000), 16_000)
+    Path("text.wav").write_text("not audio")
+    status, _, stderr = run("extract", "-u", "toy", *words, "--out", "f")
+    assert status == 2 and message in stderr and "Traceback" not in stderr
 
 
-def test_an_unknown_option_is_status_2(run: Run) -> None:
-    status, _, stderr = run("probe", "--upstraem", "fbank")
-    assert status == 2 and "No such option" in stderr
+def test_extract_leaves_bad_files_out_where_asked(
+    run: Run, encoder: Any, tone_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tone_corpus()
+    (folder / "text.wav").write_text("not audio")
+    files = [folder / "text.wav", *sorted(folder.glob("*.flac"))[:1]]
+    words = ("extract", "-u", "toy", *files, "--skip-bad", "--json", "--out", tmp_path / "f")
+    status, stdout, _ = run(*words)
+    found = json.loads(stdout)
+    assert status == 0 and len(found["files"]) == 1 and "text.wav" in found["skipped"][0]

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from auscult.audio import read_samples
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
-from auscult.extraction import encode, plan_batches
-from auscult.feature import FeatureStore, frame_bytes
+from auscult.extraction import encode, long_enough, plan_batches
+from auscult.feature import FeatureStore, audio_sha256, frame_bytes
 
 
 @pytest.fixture
@@ -45,13 +45,19 @@ def test_each_utterance_is_encoded_once_and_equals_itself_alone(toy: Any, cuts: 
             assert_close(got, expected[0].detach(), rtol=0, atol=1e-6)
 
 
-def test_too_short_an_utterance_is_named(toy: Any, tmp_path: Path) -> None:
+def test_too_short_an_utterance_is_named_or_left_out(
+    toy: Any, cuts: list[Any], tmp_path: Path
+) -> None:
     from lhotse import Recording
 
     path = tmp_path / "blip.wav"
     soundfile.write(path, np.ones(300) * 0.1, 16_000)
+    mixed = [*cuts, Recording.from_file(path).to_cut()]
     with pytest.raises(UserError, match=r"blip is 300 samples .* too short for one frame of toy"):
-        list(encode(toy, [Recording.from_file(path).to_cut()]))
+        long_enough(toy, mixed, skip_bad=False)
+    kept, short = long_enough(toy, mixed, skip_bad=True)
+    assert kept == cuts and short == ["blip"]
+    assert long_enough(toy, cuts, skip_bad=False) == (cuts, [])
 
 
 def test_unreadable_audio_is_named(toy: Any, cuts: list[Any], tmp_path: Path) -> None:
@@ -133,8 +139,30 @@ def test_the_size_is_known_before(store: Any, toy: Any, cuts: list[Any], tmp_pat
     assert 0.8 < frame_bytes(toy, cuts) / stored < 1.3
 
 
-def test_values_outside_float16_are_refused(toy: Any, store: Any) -> None:
+@pytest.mark.parametrize("keep_frames", [True, False])
+def test_values_outside_float16_are_refused(toy: Any, store: Any, keep_frames: bool) -> None:
     with torch.no_grad():
         toy.mix[0].mul_(float("nan"))
     with pytest.raises(UserError, match=r"Hidden state 1 holds values outside float16 or NaN"):
-        store().encode()
+        store(keep_frames).encode()
+
+
+def test_two_channels_of_one_file_are_two_audios(tmp_path: Path) -> None:
+    from lhotse import Recording
+
+    path = tmp_path / "two.wav"
+    soundfile.write(path, np.stack([np.full(8000, 0.1), np.full(8000, -0.1)], 1), 16_000)
+    cut = Recording.from_file(path).to_cut()
+    ways = [
+        cut.with_channels([0]),
+        cut.with_channels([1]),
+        cut.with_channels([1]).perturb_volume(2),
+    ]
+    assert len({audio_sha256(way) for way in ways}) == 3
+
+
+def test_audio_in_memory_is_refused_with_a_sentence() -> None:
+    from lhotse.testing.dummies import dummy_recording
+
+    with pytest.raises(UserError, match="is not read from a file"):
+        audio_sha256(dummy_recording(0, with_data=True).to_cut())

@@ -130,7 +130,8 @@ def test_shared_speakers_are_told_not_refused(write_corpus) -> None:
     rows = [[f"{n}.wav", "ann", part] for n, part in enumerate(("train", "dev", "test"))]
     corpus = load_corpus(f"tsv:{write_corpus(['path', 'speaker', 'split'], rows)}")
     assert corpus.speaker_overlap == ("ann",)
-    assert "Speakers in more than one split: 1 (ann); right for" in corpus.notes[-1]
+    assert "Speakers in more than one split: 1, such as ann in train (" in corpus.notes[-1]
+    assert "0.wav) and in dev (" in corpus.notes[-1]
 
 
 def test_the_same_audio_in_two_splits_is_told(write_corpus) -> None:

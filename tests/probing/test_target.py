@@ -8,7 +8,7 @@ from lhotse.supervision import AlignmentItem, SupervisionSegment
 from auscult.dataset import frame_labels, utterance_label
 from auscult.errors import UserError
 from auscult.frame import FrameGeometry, conv_geometry
-from auscult.probing import build_targets, majority_class, resolve_tasks
+from auscult.probing import build_targets, check_labels, majority_class, resolve_tasks
 
 WAV2VEC2 = conv_geometry((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
 
@@ -31,10 +31,13 @@ def cut(name: str, speaker: str | None = "a", phones: Any = (), **custom: Any) -
     return found
 
 
-def targets_of(task: str, train: list[Any], test: list[Any], frames: int = 1) -> Any:
+def targets_of(
+    task: str, train: list[Any], test: list[Any], frames: int = 1, *, skip: bool = False
+) -> Any:
     splits = {"train": train, "dev": train, "test": test}
     sizes = {name: np.full(len(cuts), frames) for name, cuts in splits.items()}
     (found,) = resolve_tasks(task, train)
+    check_labels(found, splits, skip_unlabelled=skip)
     return build_targets(found, splits, sizes, WAV2VEC2)
 
 
@@ -61,9 +64,8 @@ def test_a_gap_is_no_label() -> None:
     assert found == [None, "b", None, None]
 
 
-def test_a_missing_alignment_names_the_utterance() -> None:
-    with pytest.raises(UserError, match="Utterance x has no alignment 'phone'"):
-        frame_labels(cut("x"), "phone", FrameGeometry(320, 400).centres(2))
+def test_without_an_alignment_no_frame_has_a_label() -> None:
+    assert frame_labels(cut("x"), "phone", FrameGeometry(320, 400).centres(2)) == [None, None]
 
 
 def test_utterance_labels_stand_where_lhotse_puts_them() -> None:
@@ -117,13 +119,24 @@ def test_classes_come_from_train_and_strangers_count_as_wrong(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     train = [cut("1", keyword="b"), cut("2", keyword="a"), cut("3", keyword="b"), cut("4")]
-    classes, targets = targets_of("keyword", train, [cut("5", keyword="zoo")])
+    classes, targets = targets_of("keyword", train, [cut("5", keyword="zoo")], skip=True)
     assert classes == ("a", "b", "zoo")
     assert [int(x[0]) for x in targets["train"].labels] == [1, 0, 1, -1]
-    assert targets["train"].items == [0, 1, 2]
+    assert targets["train"].items == [0, 1, 2] and targets["train"].num_unlabelled == 1
     assert int(targets["test"].labels[0][0]) == 2
     assert majority_class(targets["train"]) == 1
     assert "test split has 1 classes that train lacks (zoo)" in caplog.text
+
+
+@pytest.mark.parametrize("task", ["keyword", "phone"])
+def test_an_utterance_without_the_label_is_named_or_counted(task: str) -> None:
+    phones = [("a", 0, 8000), ("b", 8000, 16000)]
+    train = [cut("1", phones=phones, keyword="a"), cut("2", phones=phones, keyword="b")]
+    bare = [cut("bare"), *train]
+    with pytest.raises(UserError, match=rf"Utterance bare has no label .{task}. .*1 of 3 in test"):
+        targets_of(task, train, bare, frames=4)
+    _, targets = targets_of(task, train, bare, frames=4, skip=True)
+    assert targets["test"].items == [1, 2] and targets["test"].num_unlabelled == 1
 
 
 def test_frame_speaker_gives_every_frame_the_speaker() -> None:

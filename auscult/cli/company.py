@@ -1,0 +1,27 @@
+"""The company that every accuracy keeps: log-mel, and the random-weight twin of its encoder."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+Baselines = Annotated[
+    bool,
+    typer.Option("--baselines/--no-baselines", help="Add log_mel and each encoder's random twin."),
+]
+
+
+def with_baselines(specs: Sequence[str]) -> list[str]:
+    """Add log-mel, and the random twin of every encoder whose weights are loaded."""
+    from auscult.address import Address, parse_address
+    from auscult.progress import logger
+
+    addresses = [parse_address(spec) for spec in specs]
+    wanted = [str(address) for address in addresses]
+    for address in addresses:
+        if address.family == "s3prl":
+            logger.info(f"{address} has no random twin: s3prl builds it from its checkpoint alone.")
+        elif address.checkpoint and not address.random:
+            twin = Address(address.family, address.checkpoint, address.subnet, random=True)
+            wanted.append(str(twin))
+    return list(dict.fromkeys([*wanted, "log_mel"]))

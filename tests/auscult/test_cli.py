@@ -1,0 +1,80 @@
+"""What holds for every verb: exit codes, one sentence, nothing lost."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from auscult.cli import demo
+
+Run = Callable[..., tuple[int, str, str]]
+VERBS = ("attention", "corpora", "demo", "extract", "probe", "report", "results", "run")
+
+
+def interrupt(*args: Any, **options: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_is_130_and_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("auscult.corpora.load_corpus", interrupt)
+    status, _, stderr = run("corpora", "demo")
+    assert status == 130 and "interrupted; the same command goes on from here" in stderr
+
+
+def test_an_unknown_option_is_status_2(run: Run) -> None:
+    status, _, stderr = run("probe", "--upstraem", "fbank")
+    assert status == 2 and "No such option" in stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_a_runnable_example(verb: str, run: Run) -> None:
+    status, stdout, _ = run(verb, *(["show"] if verb == "results" else []), "--help")
+    assert status == 0 and f"auscult {verb}" in stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("probe", "-u", "fbank", "-c", "demo", "-t", "phone"),
+        ("attention", "-u", "random(hubert_tiny)", "-c", "demo"),
+        ("run", "-u", "fbank", "-c", "demo", "-t", "keyword_spotting"),
+        ("extract", "-u", "fbank", "x.wav"),
+        ("demo",),
+    ],
+)
+def test_an_out_that_cannot_be_written_is_found_first(
+    words: tuple[str, ...], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("auscult.corpora.load_corpus", interrupt)  # 130 if it comes that far
+    (tmp_path / "file").write_text("in the way")
+    status, _, stderr = run(*words, "--out", tmp_path / "file" / "out")
+    assert status == 2 and "file" in stderr and "Traceback" not in stderr
+
+
+def test_demo_runs_its_steps_and_prints_the_report_last(
+    run: Run, tone_corpus: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("probe", "-u", "fbank", "-c", f"tsv:{tone_corpus()}", "-t", "sex", "--no-baselines")
+    monkeypatch.setattr(demo, "STEPS", (("One step", (*words, "--max-epochs", "1")),))
+    status, stdout, stderr = run("demo", "--out", tmp_path / "d")
+    assert status == 0, stderr
+    assert stdout.rstrip().splitlines()[-1] == str((tmp_path / "d" / "report.html").resolve())
+    assert (tmp_path / "d" / "report.html").stat().st_size > 1_000_000
+
+
+def test_demo_stops_where_a_step_does(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "STEPS", (("One step", ("corpora", "nosuch:x")),))
+    status, _, stderr = run("demo", "--out", tmp_path / "d")
+    assert status == 2 and "The demo stopped" in stderr
+
+
+def test_python_dash_m_is_the_command_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "auscult", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("0.")
