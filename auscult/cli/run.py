@@ -184,7 +184,7 @@ def _train(encoder: "Upstream", shared: _Run) -> "HeadResult":
         logger.warning(
             f"{encoder.spec.name}: the mean over time is the same for every utterance "
             "(normalisation per utterance removes it), so a head that pools by the mean cannot "
-            "rise above chance. SUPERB's fbank scores 0.086 for the same reason; try log_mel."
+            "rise above chance; log_mel and s3prl:fbank_no_cmvn keep the mean."
         )
     settings = {k: v for k, v in asdict(shared.config).items() if k not in NOT_IN_IDENTITY}
     spec = shared.task.spec
