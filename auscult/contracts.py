@@ -122,7 +122,6 @@ class TaskSpec:
     version: int  # bumped whenever a score changes meaning
     output: Output
     metrics: tuple[str, ...]  # the first is the one that dev selects by
-    higher_is_better: bool = True
 
 
 def _expect(name: str, tensor: Tensor, shape: Sequence[int | None]) -> None:
