@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
-from auscult.record import Artifact, Record
+from auscult.record import Artifact, Record, fingerprint
 
 LOWER_IS_BETTER = frozenset({"per", "wer", "cer", "eer", "min_dcf", "der", "loss"})
+CHOSEN = "learning_rate"  # the setting that dev chooses for each layer
 SYNTHETIC = "demo"  # the corpus reader whose speech comes from a synthesiser
 
 
@@ -121,30 +122,32 @@ def run_of(item: Record | Artifact) -> Run:
 def held_out(records: Iterable[Record]) -> list[Record]:
     """Leave out scores on the split that chose them, where there are others of the same."""
     every = list(records)
-    reported = {_probed(record) for record in every if record.split != record.selected_on}
-    return [r for r in every if r.split != r.selected_on or _probed(r) not in reported]
+    reported = {_measured(record) for record in every if record.split != record.selected_on}
+    return [r for r in every if r.split != r.selected_on or _measured(r) not in reported]
 
 
 def gather(records: Iterable[Record]) -> list[Curve]:
     """Gather records into curves, averaging over seeds and over nothing else.
 
-    Layers measured by several commands complete one curve. Where two commands measured the same
-    layer with the same seed (in different configurations, else one had replaced the other), each
-    command has its own curve.
+    Layers and seeds measured by several commands complete one curve where all were configured
+    alike, but for the learning rate, which is chosen for each layer. Other configurations are
+    other curves, whose labels say what differs.
     """
-    groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
+    groups: dict[tuple[object, ...], dict[str, list[Record]]] = defaultdict(dict)
     for record in records:
-        groups[(*_probed(record), record.split, record.corpus_sha256)].append(record)
+        group = groups[(*_measured(record), record.split, record.corpus_sha256)]
+        group.setdefault(_setting(record), []).append(record)
     curves = []
     for group in groups.values():
-        runs = [group]
-        if len({(r.layer, r.head, r.seed) for r in group}) < len(group):
-            by_run: dict[Run, list[Record]] = defaultdict(list)
-            for record in group:
-                by_run[run_of(record)].append(record)
-            runs = list(by_run.values())
-        curves += [_curve(part, _differences(part, runs)) for part in runs]
+        parts = [part for alike in group.values() for part in _told_apart(alike)]
+        remarks = _remarks(parts)
+        curves += [_curve(part, remark) for part, remark in zip(parts, remarks, strict=True)]
     return _labelled(curves)
+
+
+def label_order(curves: Iterable[Curve]) -> list[str]:
+    """Return the labels in the order of their colours, the same in every figure of them."""
+    return sorted({curve.label for curve in curves if curve.layers})
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
@@ -184,17 +187,46 @@ def _selects(other: Curve, curve: Curve) -> bool:
     """Whether ``other`` holds the same runs' scores on the split that ``curve`` was chosen on."""
     return (
         other.first.split == curve.first.selected_on != curve.first.split
-        and _probed(other.first) == _probed(curve.first)
+        and _measured(other.first) == _measured(curve.first)
+        and _setting(other.first) == _setting(curve.first)
         and not {run_of(r) for r in other.records}.isdisjoint(run_of(r) for r in curve.records)
     )
 
 
-def _probed(record: Record) -> tuple[object, ...]:
+def _measured(record: Record) -> tuple[object, ...]:
     """What a curve is about, whichever split it is scored on."""
     return (
         *(record.corpus, record.task, record.task_version, record.selected_on),
         *(record.metric, record.unit, record.probe, record.upstream, record.upstream_sha256),
+        record.convention,
     )
+
+
+def _setting(record: Record) -> str:
+    """How a curve was measured: all of the configuration but what is chosen for each layer."""
+    return fingerprint({k: v for k, v in record.config.items() if k != CHOSEN})
+
+
+def _told_apart(alike: Sequence[Record]) -> list[Sequence[Record]]:
+    """Part records of one setting by command where two measured the same layer and seed.
+
+    They chose other learning rates, else one had replaced the other.
+    """
+    if len({(r.layer, r.head, r.seed) for r in alike}) == len(alike):
+        return [alike]
+    by_run: dict[Run, list[Record]] = defaultdict(list)
+    for record in alike:
+        by_run[run_of(record)].append(record)
+    return list(by_run.values())
+
+
+def _remarks(parts: Sequence[Sequence[Record]]) -> list[str]:
+    """Say what tells several curves of one measurement apart; when it was made if need be."""
+    remarks = [_differences(part, parts) for part in parts]
+    return [
+        remark if remarks.count(remark) == 1 else f"{remark}, {part[0].provenance.created}"
+        for part, remark in zip(parts, remarks, strict=True)
+    ]
 
 
 def _differences(part: Sequence[Record], runs: Sequence[Sequence[Record]]) -> str:
@@ -203,12 +235,15 @@ def _differences(part: Sequence[Record], runs: Sequence[Sequence[Record]]) -> st
         return ""
     settings = [{k: {str(r.config.get(k)) for r in run} for k in run[0].config} for run in runs]
     mine = settings[runs.index(part)]
-    differ = [
-        f"{name}={min(values)}"
+    differ = {
+        name: min(values)[:8] if name.endswith("sha256") else min(values)
         for name, values in sorted(mine.items())
         if len(values) == 1 and any(other.get(name) != values for other in settings)
-    ]
-    return ", ".join(differ) or part[0].provenance.created
+    }
+    if len(differ) > 1:
+        differ.pop(CHOSEN, None)  # it follows from the others
+    remark = ", ".join(f"{name}={value}" for name, value in differ.items())
+    return remark or part[0].provenance.created
 
 
 def _curve(records: Sequence[Record], remark: str) -> Curve:
@@ -220,17 +255,23 @@ def _curve(records: Sequence[Record], remark: str) -> Curve:
 
 
 def _labelled(curves: Sequence[Curve]) -> list[Curve]:
-    """Put the upstream's name before each label; its weights too where a name has several."""
+    """Put the upstream's name before each label; weights or layers where a name has several."""
     names = short_names(curve.first.upstream for curve in curves)
     weights: dict[str, set[str]] = defaultdict(set)
+    conventions: dict[str, set[str]] = defaultdict(set)
     for curve in curves:
         weights[curve.first.upstream].add(curve.first.upstream_sha256)
-    labels = []
+        conventions[curve.first.upstream].add(curve.first.convention)
+    labelled = []
     for curve in curves:
-        upstream, sha256 = curve.first.upstream, curve.first.upstream_sha256
-        several = f" (weights {sha256[:8]})" if len(weights[upstream]) > 1 else ""
-        labels.append(names[upstream] + several + curve.label)
-    return [replace(curve, label=label) for curve, label in zip(curves, labels, strict=True)]
+        first = curve.first
+        label = names[first.upstream]
+        if len(weights[first.upstream]) > 1:
+            label += f" (weights {first.upstream_sha256[:8]})"
+        if len(conventions[first.upstream]) > 1:
+            label += f" (layers: {first.convention or 'unknown'})"
+        labelled.append(replace(curve, label=label + curve.label))
+    return labelled
 
 
 def _place_order(place: tuple[int | str | None, int | None]) -> tuple[int, int, str, int]:

@@ -22,6 +22,12 @@ def only(records: Sequence[Record], **wanted: object) -> list[Record]:
     return [r for r in records if all(getattr(r, k) == v for k, v in wanted.items())]
 
 
+def configured(record: Record, **settings: object) -> Record:
+    """The record with settings, and with a learning rate that is its layer's own."""
+    layer = record.layer if isinstance(record.layer, int) else 99
+    return replace(record, config={**settings, "learning_rate": 0.1**layer})
+
+
 def chosen(curve: Curve, curves: Sequence[Curve]) -> Choice:
     found = choose(curve, curves)
     assert found is not None
@@ -68,10 +74,63 @@ def test_commands_that_measured_other_layers_complete_a_curve(one: list[Record])
 
 def test_other_configurations_are_told_apart(one: list[Record]) -> None:
     later = replace(one[0].provenance, created="2027-01-01T00:00:00+00:00")
-    slow = [replace(r, config={"max_epochs": 9, "rate": r.layer}, provenance=later) for r in one]
-    fast = [replace(r, config={"max_epochs": 2, "rate": r.layer}) for r in one]
-    labels = sorted(curve.label for curve in gather(fast + slow))
-    assert labels == ["random(hubert_base) (max_epochs=2)", "random(hubert_base) (max_epochs=9)"]
+    slow = [configured(r, max_epochs=9, dev_sha256="9" * 64) for r in one]
+    fast = [configured(r, max_epochs=2, dev_sha256="2" * 64) for r in one]
+    slow = [replace(r, provenance=later) for r in slow]
+    assert sorted(curve.label for curve in gather(fast + slow)) == [
+        "random(hubert_base) (dev_sha256=22222222, max_epochs=2)",
+        "random(hubert_base) (dev_sha256=99999999, max_epochs=9)",
+    ]
+
+
+def test_seeds_of_other_configurations_are_not_averaged(one: list[Record]) -> None:
+    """`run --seed 0` with all steps beside `run --seed 1 --steps 300`."""
+    long, short = (replace(one[0], layer="weighted", seed=seed) for seed in (0, 1))
+    long = replace(configured(long, total_steps=200_000), value=0.9)
+    short = replace(configured(short, total_steps=300), value=0.1)
+    curves = gather([long, short])
+    assert [(c.label, [p.value for p in c.points]) for c in curves] == [
+        ("random(hubert_base) (total_steps=200000)", [0.9]),
+        ("random(hubert_base) (total_steps=300)", [0.1]),
+    ]
+
+
+def test_layers_of_other_configurations_are_not_joined(one: list[Record]) -> None:
+    """`--layers 0 --pooling mean` beside `--layers 1 --pooling statistics`."""
+    first = [configured(r, pooling="mean") for r in only(one, layer=0)]
+    second = [configured(r, pooling="statistics") for r in only(one, layer=1)]
+    assert [(c.label, c.layer_numbers) for c in gather(first + second)] == [
+        ("random(hubert_base) (pooling=mean)", [0]),
+        ("random(hubert_base) (pooling=statistics)", [1]),
+    ]
+
+
+def test_dev_of_another_configuration_chooses_nothing(one: list[Record]) -> None:
+    test = [configured(r, pooling="mean") for r in one]
+    dev = [replace(configured(r, pooling="statistics"), split="dev") for r in one]
+    first, _ = gather([*test, *dev])
+    assert chosen(first, gather([*test, *dev])).optimistic
+
+
+def test_runs_of_one_configuration_are_told_apart(one: list[Record]) -> None:
+    """One setting, but dev chose another learning rate: both records are kept."""
+    later = replace(one[0].provenance, created="2027-01-01T00:00:00+00:00")
+    rates = [0.1, 0.01] * len(one)
+    again = [
+        replace(r, config={"learning_rate": rate}, provenance=later)
+        for r, rate in zip(one, rates, strict=False)
+    ]
+    third = replace(one[0], config={"batch_size": 8})
+    labels = [curve.label for curve in gather([*one, *again, third])]
+    assert len(set(labels)) == 3 and labels[2] == "random(hubert_base) (batch_size=8)"
+
+
+def test_other_conventions_of_one_name_are_told_apart(one: list[Record]) -> None:
+    other = [replace(r, convention="block_input, final_norm") for r in one]
+    assert {curve.label for curve in gather(one + other)} == {
+        "random(hubert_base) (layers: unknown)",
+        "random(hubert_base) (layers: block_input, final_norm)",
+    }
 
 
 def test_other_weights_of_one_name_are_told_apart(one: list[Record]) -> None:
