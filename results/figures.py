@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from auscult.errors import unknown
 from auscult.record import Artifact, Record
 
-from .curve import Curve, corpus_label, gather, held_out, short_names, subject_names
+from .curve import (
+    Curve,
+    corpus_label,
+    gather,
+    held_out,
+    label_order,
+    short_names,
+    subject_names,
+)
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe-Ito
 MARKERS = "osD^vP*"
@@ -195,17 +203,16 @@ def _curve_panel(
 def _looks(curves: Sequence[Curve]) -> dict[str, dict[str, Any]]:
     """Give each encoder one colour and marker in all panels."""
     layered = any(not curve.is_flat for curve in curves)
-    looks: dict[str, dict[str, Any]] = {}
-    for curve in curves:
-        i = len(looks)
-        style = {
+    flat = {curve.label for curve in curves if curve.is_flat and layered}
+    return {
+        label: {
             "color": PALETTE[i % len(PALETTE)],
             "marker": MARKERS[i // len(PALETTE) % len(MARKERS)],
-            "label": curve.label,
-            "flat": curve.is_flat and layered,
+            "label": label,
+            "flat": label in flat,
         }
-        looks.setdefault(curve.label, style)
-    return looks
+        for i, label in enumerate(label_order(curves))
+    }
 
 
 def _legend_below(figure: Figure, panels: Iterable[Axes], intervals: bool = False) -> None:

@@ -50,10 +50,8 @@ function layout(extra) {
 
 // Layer curves
 
-const labels = distinct(figures.panels.flatMap((panel) => panel.curves.map((curve) => curve.label)));
-
 function curveTraces(curve, layers) {
-  const place = labels.indexOf(curve.label);
+  const place = figures.labels.indexOf(curve.label);
   const tint = palette()[place % palette().length];
   const flat = curve.flat && layers.length > 1;
   const x = flat ? layers : curve.layers;

@@ -29,6 +29,7 @@ from .curve import (
     corpus_label,
     gather,
     held_out,
+    label_order,
     metric_order,
     run_of,
     short_names,
@@ -125,6 +126,7 @@ def _page(records: Sequence[Record], artifacts: Sequence[Artifact]) -> str:
         place=place,
         corpus_label=corpus_label,
         figures={
+            "labels": label_order(c for table in tables for c in table.curves),
             "panels": _panels(tables),
             "maps": [_map(*x) for x in labelled if x[1].kind == "attention_divergence"],
             "weights": [_weights(*x) for x in labelled if x[1].kind == "layer_weights"],
@@ -181,15 +183,17 @@ def _environments(runs: Sequence[_Run]) -> list[tuple[Provenance, list[_Run]]]:
 
 def _encoders(
     records: Sequence[Record], artifacts: Sequence[Artifact]
-) -> list[tuple[str, str, int | None]]:
-    """Return name, fingerprint and number of parameters of every encoder."""
+) -> list[tuple[str, str, int | None, str]]:
+    """Return name, fingerprint, number of parameters and convention of every encoder."""
     sizes: dict[tuple[str, str], int | None] = {
         (a.upstream, a.upstream_sha256): None for a in artifacts
     }
+    conventions: dict[tuple[str, str], set[str]] = defaultdict(set)
     for record in records:
         key = (record.upstream, record.upstream_sha256)
         sizes[key] = sizes.get(key) or record.num_parameters
-    return [(name, sha, sizes[name, sha]) for name, sha in sorted(sizes)]
+        conventions[key] |= {record.convention} - {""}
+    return [(*key, sizes[key], " or ".join(sorted(conventions[key]))) for key in sorted(sizes)]
 
 
 def _measured(tables: Sequence[LayerTable]) -> list[Record]:

@@ -11,7 +11,14 @@ from matplotlib.figure import Figure
 
 from auscult.errors import UserError
 from auscult.record import Artifact, Record
-from auscult.results.figures import all_pairs_map, divergence_maps, layer_curves, layer_weights
+from auscult.results.curve import gather, label_order
+from auscult.results.figures import (
+    PALETTE,
+    all_pairs_map,
+    divergence_maps,
+    layer_curves,
+    layer_weights,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -62,6 +69,19 @@ def test_layer_curves(records: list[Record], tmp_path: Path, drawn: list[Figure]
         for seed in (0, 1)
     ]
     np.testing.assert_allclose(np.array(trained.get_ydata()), np.mean(seeds, axis=0), rtol=1e-12)
+
+
+def test_an_encoder_has_one_colour_whatever_the_order(
+    records: list[Record], tmp_path: Path, drawn: list[Figure]
+) -> None:
+    """The report draws from a store, in another order than the command that filled it."""
+    linear = [r for r in records if (r.task, r.probe) == ("phone39", "linear")]
+    layer_curves(linear, tmp_path / "a.png")
+    layer_curves(reversed(linear), tmp_path / "b.png")
+    colours = [{x.get_label(): x.get_color() for x in f.axes[0].lines} for f in drawn]
+    assert colours[0] == colours[1] and len(colours[0]) == 4
+    labels = label_order(gather(linear))  # the report's order, test_report.py
+    assert [colours[0][label] for label in labels] == list(PALETTE[:3])
 
 
 def test_an_unmeasured_combination_is_said(

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import auscult.results
 from auscult.errors import UserError
 from auscult.record import Artifact, Record
 from auscult.results import open_store
+from auscult.results.curve import gather, label_order
+from auscult.results.figures import PALETTE
 from auscult.results.report import write_report
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -124,6 +127,21 @@ def test_figures_are_whole(page: Page, make_divergence: Callable[..., Artifact])
     panels = page.figures["panels"]
     assert len(panels) == 2 * 2 * 3
     assert {len(curve["values"]) for panel in panels for curve in panel["curves"]} == {1, 13}
+
+
+def test_colours_are_given_out_as_in_the_figures(page: Page, records: list[Record]) -> None:
+    assert page.figures["labels"] == label_order(gather(records))
+    script = (Path(auscult.results.__file__).parent / "report.js").read_text(encoding="utf-8")
+    light = re.search(r"light: \[(.*?)\]", script)
+    assert light and re.findall("#[0-9a-f]{6}", light[1]) == [c.lower() for c in PALETTE]
+
+
+def test_what_the_layers_are_is_said(records: list[Record], tmp_path: Path) -> None:
+    open_store(tmp_path).add([replace(records[0], convention="block_input, final_norm")])
+    write_report(open_store(tmp_path), tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    sha256 = records[0].upstream_sha256[:12]
+    assert f"{sha256} block_input, final_norm" in page.text
 
 
 def test_the_same_store_gives_the_same_page(page: Page, folder: Path) -> None:
