@@ -46,11 +46,13 @@ def test_the_key_is_of_the_measurement(records: list[Record]) -> None:
     assert len({record.key for record in records}) == len(records)
 
 
+EVIDENCE = {"phone39", "keyword", "speaker", "emotion", "intent"}  # tools/evidence.sh
 FILES = sorted(COMMITTED.glob("**/*.json"))
 
 
 @pytest.mark.skipif(not FILES, reason="no records are committed under results/records yet")
 def test_committed_records_are_whole() -> None:
+    assert {path.stem for path in FILES} >= EVIDENCE
     for path in FILES:
         found = [Record.from_dict(flat) for flat in json.loads(path.read_text())["records"]]
         assert found, f"{path.name} holds no record"
