@@ -3,13 +3,29 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from auscult.record import Record
 
-from .curve import Curve, Point, gather, metric_order, subject_names
+from .curve import (
+    Choice,
+    Curve,
+    Point,
+    Subject,
+    choose,
+    gather,
+    held_out,
+    metric_order,
+    subject_names,
+)
+
+BEST_COLUMNS = (  # of best_rows
+    *("task", "upstream", "probe", "layer"),
+    *("accuracy", "95 %", "macro", "majority", "n", "spk"),
+)
 
 LATEX = str.maketrans(
     {
@@ -54,6 +70,24 @@ def layer_tables(records: Iterable[Record]) -> list[LayerTable]:
         groups.setdefault(key, []).append(curve)
     order = sorted(groups, key=lambda key: (bool(key[3]), key[0], metric_order(key[2]), key))
     return [_layer_table(key[0], groups[key]) for key in order]
+
+
+def best_rows(records: Iterable[Record]) -> list[list[object]]:
+    """Return one row of :data:`BEST_COLUMNS` for each task, encoder and probe.
+
+    The layer is the one that the selecting split prefers, the lowest where several tie; a star marks
+    one that was picked on the split reported on. Scores are means over seeds.
+    """
+    every = list(records)
+    shown = gather(held_out(every))
+    curves = gather(every)
+    macros = {_identity(c): c for c in shown if c.first.metric == "macro_accuracy"}
+    rows = []
+    for curve in shown:
+        choice = choose(curve, curves) if curve.first.metric == "accuracy" else None
+        if choice:
+            rows.append(_best_row(choice, macros.get(_identity(curve))))
+    return rows
 
 
 def cell(point: Point, unit: str = "") -> str:
@@ -104,6 +138,29 @@ WRITERS: dict[str, Callable[[Sequence[Record]], str]] = {
     "markdown": to_markdown,
     "latex": to_latex,
 }
+
+
+def _identity(curve: Curve) -> tuple[Subject, str, str]:
+    """What curves of several metrics share."""
+    return (curve.subject, curve.first.probe, curve.label)
+
+
+def _best_row(choice: Choice, macro: Curve | None) -> list[object]:
+    best, first = choice.point, choice.curve.first
+    here = (best.layer, best.head)
+    records = [r for r in choice.curve.records if (r.layer, r.head) == here]
+    majorities = [r.majority for r in records if r.majority is not None]
+    macros = [p.value for p in macro.points if (p.layer, p.head) == here] if macro else []
+    low, high = best.interval
+    return [
+        *(first.task, choice.curve.label, first.probe),
+        place(best) + "*" * choice.optimistic,
+        _number(best.value, ""),
+        f"{_number(low, '')} - {_number(high, '')}" if best.low is not None else None,
+        _number(macros[0], "") if macros else None,
+        _number(fmean(majorities), "") if majorities else None,
+        *(records[0].num_items, records[0].num_speakers),
+    ]
 
 
 def _layer_table(subject: str, curves: Sequence[Curve]) -> LayerTable:

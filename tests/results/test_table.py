@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ import pytest
 from auscult.record import Record
 from auscult.results.curve import Point
 from auscult.results.table import (
+    BEST_COLUMNS,
+    best_rows,
     cell,
     layer_tables,
     to_csv,
@@ -70,6 +73,29 @@ def test_cells(value: float, unit: str, text: str) -> None:
     point = Point(0, None, value, None, None, None, 1)
     assert cell(point, unit) == text
     assert cell(replace(point, low=value, high=value), unit) == f"{text} [{text}, {text}]"
+
+
+def test_the_best_layer_is_the_lowest_that_dev_prefers(records: list[Record]) -> None:
+    """Dev ties at layers 2 and 10, which sort the other way as text; test prefers another."""
+    wanted = ("random(hubert_base)", "phone39", "linear")
+    test = [r for r in records if (r.upstream, r.task, r.probe) == wanted]
+    dev = [replace(r, split="dev", value=0.9 if r.layer in (2, 10) else 0.1) for r in test]
+    dev = [replace(r, low=None, high=None, corpus_sha256="d" * 64) for r in dev]
+    rows = best_rows([*reversed(test), *dev])
+    point = 0.45 + math.sin(3 * math.pi / 14) * 0.05 + 0.002  # of layer 2, mean over seeds
+    scores = [f"{point:.3f}", f"{point - 0.03:.3f} - {point + 0.03:.3f}", f"{point - 0.05:.3f}"]
+    rest = ["random(hubert_base)", "linear", "2", *scores, "0.080", 51_211, 24]
+    assert rows == [["phone39", *rest]]
+    assert len(rows[0]) == len(BEST_COLUMNS)
+
+
+def test_best_rows_do_without_dev_intervals_and_macro(records: list[Record]) -> None:
+    bare = [replace(r, low=None, high=None, majority=None) for r in records if r.layer in (0, 1)]
+    rows = best_rows(r for r in bare if r.metric == "accuracy")
+    assert len(rows) == 3 * 2 * 3  # encoders, tasks, probes
+    by_name = {tuple(row[:3]): row[3:8] for row in rows}
+    assert by_name["keyword", "fbank", "mlp1"] == ["0", "0.623", None, None, None]
+    assert by_name["keyword", "random(hubert_base)", "mlp1"][0] == "1*"  # picked on test
 
 
 def test_markdown_parses_back(records: list[Record]) -> None:
