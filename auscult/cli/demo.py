@@ -13,8 +13,10 @@ from auscult.cli import INTERRUPTED
 from auscult.cli.output import Json, Output, Quiet, prepare
 from auscult.errors import UserError
 
-ENCODERS = ("-u", "fbank", "-u", "random(hubert_tiny)")
+HUBERT = ("-u", "random(hubert_tiny)")
+ENCODERS = ("-u", "fbank", *HUBERT)
 PROBES = ("--probe", "linear", "--probe", "mlp1", "--max-epochs", "8")
+RATE = "learning_rate=1e-3"  # the published 1e-4 is for 200,000 steps
 STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "Read phones and keywords from every layer (splits by speaker)",
@@ -26,11 +28,11 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "Map what the attention heads repeat",
-        ("attention", "-u", "random(hubert_tiny)", "-c", "demo"),
+        ("attention", *HUBERT, "-c", "demo"),
     ),
     (
         "Train SUPERB's keyword-spotting head with s3prl's runner, 300 steps",
-        ("run", *ENCODERS, "-c", "demo", "-t", "keyword_spotting", "--steps", "300"),
+        ("run", *HUBERT, "-c", "demo", "-t", "keyword_spotting", "--steps", "300", RATE),
     ),
 )
 
