@@ -7,9 +7,12 @@ same head index, in nats.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +21,19 @@ from torch import Tensor
 
 from auscult.contracts import AttentionMap, Waveforms
 from auscult.errors import UserError, unknown
-from auscult.progress import track
+from auscult.progress import logger, track
 from auscult.upstream import Upstream
 
 from .kernel import pairwise_divergence
 from .spill import MapStack
+from .state import read_state, write_state
 
 BASES = {"2": ("bit", 1.0), "e": ("nat", math.log(2))}  # unit, and its amount in a bit
 MEMORY_LIMIT = 256 * 2**20  # bytes of one utterance's maps that stay in memory
+SAVE_SECONDS = 30.0  # work that a kill may lose
 ROW_SUM_TOLERANCE = 1e-2  # what a softmax in half precision may be off
+
+Utterance = tuple[str, Callable[[], Tensor]]  # name, and what reads its samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,33 @@ class Divergence:
         self._sum = np.zeros((sum(heads), sum(heads)))
         self._utterances: list[str] = []
         self._summaries: list[NDArray[np.float64]] = []
+        self.skipped: list[str] = []  # one sentence for each utterance left out
+
+    @property
+    def num_done(self) -> int:
+        """Utterances added or skipped so far."""
+        return len(self._utterances) + len(self.skipped)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return all that was accumulated so far; see :meth:`restore`."""
+        return {
+            "sum": self._sum,
+            "utterances": np.array(self._utterances, np.str_),
+            "summaries": np.array(self._summaries),
+            "skipped": np.array(self.skipped, np.str_),
+        }
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a :meth:`state` of the same heads and base; all that follows is the same."""
+        if state["sum"].shape != self._sum.shape:
+            raise ValueError(
+                f"Divergence.restore: expected sums of shape {self._sum.shape}, "
+                f"got {state['sum'].shape}."
+            )
+        self._sum = state["sum"].copy()
+        self._utterances = state["utterances"].tolist()
+        self._summaries = list(state["summaries"])
+        self.skipped = state["skipped"].tolist()
 
     @contextmanager
     def batch(self, names: Sequence[str]) -> Iterator[Callable[[AttentionMap], None]]:
@@ -119,7 +153,7 @@ class Divergence:
             for name, stack in zip(names, stacks, strict=True):
                 self._add(name, stack)
 
-    def result(self, skipped: Sequence[str] = ()) -> DivergenceMaps:
+    def result(self) -> DivergenceMaps:
         """Return the maps of the utterances so far.
 
         Raises:
@@ -142,7 +176,7 @@ class Divergence:
             utterance_all_pairs=summaries[:, 0],
             utterance_same_head=summaries[:, 1],
             utterance_next_layer=summaries[:, 2:],
-            skipped=tuple(skipped),
+            skipped=tuple(self.skipped),
         )
 
     def _stack(self, num_frames: int) -> MapStack:
@@ -161,8 +195,8 @@ class Divergence:
                 f"Attention of block {block}: expected {self.heads} heads, block by block, "
                 f"got {len(weights)} heads after {stack.num_stored} maps."
             )
-        for head in weights[:, :frames, :frames]:
-            values = head.detach().to("cpu", torch.float32).numpy()
+        valid = weights[:, :frames, :frames].detach()
+        for values in valid.to("cpu", torch.float32).numpy():  # one copy for all heads
             if not (np.abs(values.sum(axis=-1) - 1) <= ROW_SUM_TOLERANCE).all():
                 raise UserError(
                     f"The attention of block {block} does not sum to one over the valid frames of "
@@ -184,20 +218,22 @@ class Divergence:
 
 def measure(
     upstream: Upstream,
-    utterances: Iterable[tuple[str, Tensor]],
+    utterances: Sequence[Utterance],
     *,
     base: str = "2",
     skip_bad: bool = False,
-    total: int | None = None,
+    file: Path | None = None,
 ) -> DivergenceMaps:
     """Measure the divergence of an encoder's heads, one utterance at a time.
 
     Args:
         upstream: An encoder with attention, on the device it shall run on.
-        utterances: Names and samples (time,) at the encoder's rate.
+        utterances: The name of each, and what reads its samples (time,) at the encoder's rate.
         base: Base of the logarithm, ``2`` for bits or ``e`` for nats.
         skip_bad: Leave utterances too short for one frame out instead of stopping.
-        total: Number of utterances, for the progress line.
+        file: Where sums are kept while the work lasts and after it. A later call goes on from
+            there and ends with the same bits; the file must belong to the same upstream,
+            utterances and base.
 
     Raises:
         UserError: The encoder has no attention, or an utterance is too short for one frame.
@@ -205,17 +241,28 @@ def measure(
     spec = upstream.spec
     check_attention(upstream)
     divergence = Divergence(spec.heads, base=base)
-    skipped = []
-    for name, samples in track(utterances, f"Attention of {spec.name}", total, "utterance"):
+    if file and file.exists():
+        divergence.restore(read_state(file))
+        if divergence.skipped and not skip_bad:
+            raise UserError(divergence.skipped[0])
+        logger.info(f"{spec.name}: {divergence.num_done} utterances are there, in {file}.")
+    rest, saved = utterances[divergence.num_done :], time.monotonic()
+    for name, read in track(rest, f"Attention of {spec.name}", unit="utterance"):
+        samples = read()
         if int(upstream.num_frames(torch.tensor([len(samples)]))) < 1:
             if not skip_bad:
                 raise UserError(too_short(name))
-            skipped.append(too_short(name))
+            divergence.skipped.append(too_short(name))
             continue
         audio = Waveforms.of([samples], spec.sample_rate).to(upstream.device)
         with torch.inference_mode(), divergence.batch([name]) as visit:
             upstream.visit_attention(audio, visit)
-    return divergence.result(skipped)
+        if file and time.monotonic() - saved >= SAVE_SECONDS:
+            write_state(divergence.state(), file)
+            saved = time.monotonic()
+    if file and rest:
+        write_state(divergence.state(), file)
+    return divergence.result()
 
 
 def check_attention(upstream: Upstream) -> None:

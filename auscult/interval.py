@@ -84,18 +84,6 @@ def cluster_interval(
     return quantiles(accuracies(weights @ correct, weights @ total, macro=macro))
 
 
-def mean_interval(
-    values: NDArray[np.float64],
-    speakers: Sequence[str | None] | None,
-    *,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of ``values`` (item,), one for each utterance."""
-    weights = cluster_weights(speakers, len(values), num_resamples=num_resamples, seed=seed)
-    return quantiles(weights @ values / weights.sum(-1))
-
-
 def quantiles(samples: NDArray[np.float64]) -> tuple[float, float]:
     """Return the percentile interval of bootstrap ``samples`` (resample,)."""
     low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

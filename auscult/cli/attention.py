@@ -1,8 +1,9 @@
 """`auscult attention`: which heads of an encoder attend alike, as maps and as numbers."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,13 +22,13 @@ from auscult.cli.output import (
     Upstreams,
     choose_device,
     command_line,
+    prepare,
     save,
 )
 from auscult.errors import unknown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from auscult.analysis import DivergenceMaps
     from auscult.dataset import Corpus
@@ -71,7 +72,8 @@ def attention(
 
     Jensen-Shannon divergence of every pair of heads, mean over query frames, then utterances.
     OUT receives results.sqlite and, for each encoder, a PNG of the layer x layer map of each head,
-    one of all pairs of (layer, head), and an .npz of the arrays.
+    one of all pairs of (layer, head), and an .npz of the arrays; and, below .attention, what a
+    killed run goes on from.
 
     Examples:
       auscult attention -u "random(hubert_base)" -c tsv:data/timit --limit 50 --out heads
@@ -79,6 +81,7 @@ def attention(
     """
     import auscult
     from auscult.analysis import BASES, check_attention, measure
+    from auscult.audio import read_samples
     from auscult.record import provenance
 
     output = Output(json=json, quiet=quiet)
@@ -90,13 +93,18 @@ def attention(
         check_attention(encoder)
     data = auscult.corpus(corpus, split=split, skip_bad=skip_bad)
     cuts = _spread(list(data.split(split_name)), limit)
+    prepare(out, store)
     config = {"base": base, "limit": limit, "split_column": data.split_column}
     run = _Run(data, split_name, cuts, config, provenance(command_line(), where))
     groups: list[list[Record]] = []
     files: list[Path] = []
     for encoder in encoders:
         maps = measure(
-            encoder.to(where), _utterances(cuts), base=base, skip_bad=skip_bad, total=len(cuts)
+            encoder.to(where),
+            [(cut.id, partial(read_samples, cut)) for cut in cuts],
+            base=base,
+            skip_bad=skip_bad,
+            file=_sum_file(encoder, run, out),
         )
         encoder.cpu()
         found, artifact = _records(encoder, maps, run), _artifact(encoder, maps, run)
@@ -116,11 +124,15 @@ def _spread(cuts: list[Any], limit: int | None) -> list[Any]:
     return [cuts[i * len(cuts) // limit] for i in range(limit)]
 
 
-def _utterances(cuts: Sequence[Any]) -> "Iterator[tuple[str, Tensor]]":
-    from auscult.audio import read_samples
+def _sum_file(encoder: "Upstream", run: _Run, out: Path) -> Path:
+    """Return where sums are kept, a place for all that the sums depend on."""
+    from auscult.record import fingerprint
 
-    for cut in cuts:
-        yield cut.id, read_samples(cut)
+    origin = run.provenance
+    identity = [TASK, TASK_VERSION, encoder.spec.name, encoder.spec.sha256, run.config["base"]]
+    identity += [run.corpus.sha256[run.split], [cut.id for cut in run.cuts]]
+    identity += [origin.code_version, dict(origin.libraries), origin.device]
+    return out / ".attention" / f"{fingerprint(identity)[:32]}.npz"
 
 
 def _records(encoder: "Upstream", maps: "DivergenceMaps", run: _Run) -> "list[Record]":
@@ -162,6 +174,7 @@ def _records(encoder: "Upstream", maps: "DivergenceMaps", run: _Run) -> "list[Re
                 num_skipped=len(run.corpus.skipped) + len(maps.skipped),
                 seed=0,
                 num_parameters=encoder.spec.num_parameters,
+                convention=encoder.spec.convention,
                 config=run.config,
                 provenance=run.provenance,
             )

@@ -1,5 +1,9 @@
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from auscult.analysis import Divergence, DivergenceMaps, measure
 from auscult.contracts import AttentionMap, HiddenStates, UpstreamSpec, Waveforms
@@ -199,8 +204,8 @@ class PeakedEncoder(Upstream):
         return HiddenStates((layer,) * 3, frames)
 
 
-def utterances(*lengths: int) -> Iterator[tuple[str, Tensor]]:
-    return ((f"{n}-samples", torch.zeros(n)) for n in lengths)
+def utterances(*lengths: int) -> list[tuple[str, Callable[[], Tensor]]]:
+    return [(f"{n}-samples", partial(torch.zeros, n)) for n in lengths]
 
 
 def test_measure_takes_utterances_one_by_one() -> None:
@@ -220,6 +225,76 @@ def test_measure_stops_at_a_short_utterance_or_counts_it() -> None:
         measure(PeakedEncoder(), utterances(99), skip_bad=True)
 
 
+LENGTHS = (500, 1234, 99, 700, 3000, 820)
+
+
+class InterruptedEncoder(PeakedEncoder):
+    """Ends as Ctrl-C ends it, in the middle of an utterance, after some were done."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.left = after
+
+    def visit_attention(
+        self, audio: Waveforms, visit: Callable[[AttentionMap], None]
+    ) -> HiddenStates:
+        def interrupted(one: AttentionMap) -> None:
+            visit(one)
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+        states = super().visit_attention(audio, interrupted)
+        self.left -= 1
+        return states
+
+
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_an_interrupted_measurement_ends_with_the_same_bits(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("auscult.analysis.divergence.SAVE_SECONDS", 0)
+    file = tmp_path / "new" / "sums.npz"
+    with pytest.raises(KeyboardInterrupt):
+        measure(InterruptedEncoder(after), utterances(*LENGTHS), skip_bad=True, file=file)
+    encoder = InterruptedEncoder(100)
+    resumed = measure(encoder, utterances(*LENGTHS), skip_bad=True, file=file)
+    assert encoder.left == 100 - (5 - after)  # nothing twice
+    whole = measure(PeakedEncoder(), utterances(*LENGTHS), skip_bad=True)
+    for field in fields(DivergenceMaps):
+        assert_array_equal(getattr(resumed, field.name), getattr(whole, field.name), field.name)
+    assert [path.name for path in file.parent.iterdir()] == ["sums.npz"]
+    again = measure(InterruptedEncoder(0), utterances(*LENGTHS), skip_bad=True, file=file)
+    assert_array_equal(again.all_pairs, whole.all_pairs)  # finished work is not done again
+    with pytest.raises(UserError, match="99-samples is too short"):
+        measure(PeakedEncoder(), utterances(*LENGTHS), file=file)
+
+
+def test_sums_of_other_heads_are_refused(tmp_path: Path) -> None:
+    measure(PeakedEncoder(), utterances(500), file=tmp_path / "sums.npz")
+    with pytest.raises(ValueError, match=r"expected sums of shape \(5, 5\), got \(4, 4\)"):
+        measure(PeakedEncoder((2, 3)), utterances(500), file=tmp_path / "sums.npz")
+
+
+class Copies(TorchFunctionMode):
+    """Counts what leaves the device; one copy waits for all the work before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += function in (Tensor.to, Tensor.cpu)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_block_is_copied_at_once() -> None:
+    with Copies() as copies:
+        divergence_of((4, 4, 4), [attention((4, 4, 4), (9,))])
+    assert copies.count == 3
+
+
 def test_measure_refuses_an_encoder_without_attention() -> None:
     with pytest.raises(UserError, match="peaked .* attention in 0 blocks"):
         measure(PeakedEncoder(heads=()), utterances(500))
@@ -230,7 +305,7 @@ def test_random_hubert_is_nearly_uniform_and_the_same_twice() -> None:
 
     samples = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0))
     encoder = load_upstream("random(hubert_tiny)")
-    first, second = (measure(encoder, [("noise", samples)]) for _ in range(2))
+    first, second = (measure(encoder, [("noise", lambda: samples)]) for _ in range(2))
     assert_array_equal(first.all_pairs, second.all_pairs)
     assert first.all_pairs.shape == (16, 16)
     # Fresh weights give scores near 0 and so rows near 1/n, where trained heads reach 0.9 bit.

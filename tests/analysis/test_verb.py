@@ -1,10 +1,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
+from torch import Tensor
 
+from auscult.audio import read_samples
 from auscult.cli import main
 from auscult.record import Record
 from auscult.results import open_store
@@ -75,6 +79,45 @@ def test_table_in_nats_and_the_same_numbers_twice(run: Run, corpus: str, tmp_pat
     assert first[1].replace(str(tmp_path / "a"), "") == second[1].replace(str(tmp_path / "b"), "")
     one, two = ([r.value for r in open_store(tmp_path / name).records()] for name in "ab")
     assert one == two and len(one) == 5
+
+
+def test_a_store_that_cannot_be_used_is_named_before_any_work(
+    run: Run, corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "results.sqlite").write_text("not a database" * 100)
+    monkeypatch.setattr("auscult.analysis.measure", lambda *_, **__: pytest.fail("measured"))
+    status, _, stderr = run("-u", TINY[0], "-c", corpus, "--out", tmp_path)
+    assert status == 2 and "cannot be used as a store" in stderr
+
+
+def test_an_interrupted_run_goes_on(
+    run: Run, corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listened: list[str] = []
+
+    def read(cut: Any) -> Tensor:
+        if len(listened) == 4:
+            raise KeyboardInterrupt
+        listened.append(cut.id)
+        return read_samples(cut)
+
+    monkeypatch.setattr("auscult.analysis.divergence.SAVE_SECONDS", 0)
+    monkeypatch.setattr("auscult.audio.read_samples", read)
+    words = ("-u", TINY[0], "-c", corpus, "--json", "--out")
+    status, stdout, stderr = run(*words, tmp_path / "a")
+    assert (status, stdout) == (130, "") and "goes on from here" in stderr
+    first = [listened.pop() for _ in range(4)]
+    status, resumed, _ = run(*words, tmp_path / "a")
+    assert status == 0 and len(listened) == 2 and not {*listened} & {*first}
+    monkeypatch.setattr("auscult.audio.read_samples", read_samples)
+    status, whole, _ = run(*words, tmp_path / "b")
+    assert status == 0
+    keys = ("metric", "layer", "value", "low", "high", "num_items", "num_speakers", "convention")
+    rows = [[[r[k] for k in keys] for r in json.loads(x)["records"]] for x in (resumed, whole)]
+    assert rows[0] == rows[1] and rows[0][0][-2:] == [2, "block_input"]
+    arrays = [np.load(next((tmp_path / name).glob("*.npz"))) for name in "ab"]
+    for name in arrays[1].files:
+        assert_array_equal(arrays[0][name], arrays[1][name], name)
 
 
 @pytest.mark.parametrize(
