@@ -4,6 +4,7 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,23 +16,44 @@ from auscult.errors import UserError
 
 HUBERT = ("-u", "random(hubert_tiny)")
 ENCODERS = ("-u", "fbank", *HUBERT)
-PROBES = ("--probe", "linear", "--probe", "mlp1", "--max-epochs", "8")
+DEPTHS = ("--probe", "linear", "--probe", "mlp1")
+BY_SENTENCE = ("--split", "sid_split")
 RATE = "learning_rate=1e-3"  # the published 1e-4 is for 200,000 steps
-STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (
-        "Read phones and keywords from every layer (splits by speaker)",
-        ("probe", *ENCODERS, "-c", "demo", "-t", "phone", "-t", "keyword", *PROBES),
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One command of the demo."""
+
+    title: str
+    folder: str  # below the demo's own
+    words: tuple[str, ...]
+
+
+STEPS = (
+    Step(
+        "Read phones from every frame of every layer (splits by speaker)",
+        "phone",
+        ("probe", *ENCODERS, "-c", "demo", "-t", "phone", *DEPTHS, "--max-epochs", "8"),
     ),
-    (
+    Step(
+        "Read keywords from every layer (splits by speaker)",
+        "keyword",
+        ("probe", *ENCODERS, "-c", "demo", "-t", "keyword", *DEPTHS),
+    ),
+    Step(
         "Read the speaker from every layer (splits by sentence)",
-        ("probe", *ENCODERS, "-c", "demo", "--split", "sid_split", "-t", "speaker", *PROBES),
+        "speaker",
+        ("probe", *ENCODERS, "-c", "demo", *BY_SENTENCE, "-t", "speaker", *DEPTHS),
     ),
-    (
+    Step(
         "Map what the attention heads repeat",
+        "attention",
         ("attention", *HUBERT, "-c", "demo"),
     ),
-    (
+    Step(
         "Train SUPERB's keyword-spotting head with s3prl's runner, 300 steps",
+        "head",
         ("run", *HUBERT, "-c", "demo", "-t", "keyword_spotting", "--steps", "300", RATE),
     ),
 )
@@ -58,9 +80,9 @@ def demo(
     prepare(out, None)
     started = time.monotonic()
     store = f"sqlite:///{out / 'results.sqlite'}"
-    for title, words in STEPS:
-        folder = out / ("speaker" if "speaker" in words else words[0])
-        _run(title, [*words, "--out", str(folder), "--store", store], output)
+    for step in STEPS:
+        words = [*step.words, "--out", str(out / step.folder), "--store", store]
+        _run(step.title, words, output)
     report = out / "report.html"
     _run("Write the report", ["report", str(out), "--out", str(report)], output)
     spent = time.monotonic() - started

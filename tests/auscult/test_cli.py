@@ -58,7 +58,7 @@ def test_demo_runs_its_steps_and_prints_the_report_last(
     run: Run, tone_corpus: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("probe", "-u", "fbank", "-c", f"tsv:{tone_corpus()}", "-t", "sex", "--no-baselines")
-    monkeypatch.setattr(demo, "STEPS", (("One step", (*words, "--max-epochs", "1")),))
+    monkeypatch.setattr(demo, "STEPS", (demo.Step("One", "one", (*words, "--max-epochs", "1")),))
     status, stdout, stderr = run("demo", "--out", tmp_path / "d")
     assert status == 0, stderr
     assert stdout.rstrip().splitlines()[-1] == str((tmp_path / "d" / "report.html").resolve())
@@ -68,7 +68,7 @@ def test_demo_runs_its_steps_and_prints_the_report_last(
 def test_demo_stops_where_a_step_does(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "STEPS", (("One step", ("corpora", "nosuch:x")),))
+    monkeypatch.setattr(demo, "STEPS", (demo.Step("One", "one", ("corpora", "nosuch:x")),))
     status, _, stderr = run("demo", "--out", tmp_path / "d")
     assert status == 2 and "The demo stopped" in stderr
 
