@@ -88,12 +88,12 @@ def attention(
     where = choose_device(device)
     if base not in BASES:
         raise unknown("base", base, BASES)
+    prepare(out, store)
     encoders = [auscult.load(spec) for spec in dict.fromkeys(upstream)]
     for encoder in encoders:
         check_attention(encoder)
     data = auscult.corpus(corpus, split=split, skip_bad=skip_bad)
     cuts = _spread(list(data.split(split_name)), limit)
-    prepare(out, store)
     config = {"base": base, "limit": limit, "split_column": data.split_column}
     run = _Run(data, split_name, cuts, config, provenance(command_line(), where))
     groups: list[list[Record]] = []
