@@ -294,43 +294,12 @@ def _identity(task: "ProbeTask", encoder: "Upstream", sweep: _Sweep) -> list[str
 def _show(output: Output, records: "Sequence[Record]", out: Path) -> None:
     """Print the best layer of each encoder, task and probe, and draw the curves."""
     from auscult.results.figures import layer_curves
+    from auscult.results.table import BEST_COLUMNS, best_rows
 
     figure = out / "layer_curves.png"
     layer_curves(records, figure)
-    output.table(
-        "Best layer by dev accuracy, scored on test",
-        ["task", "upstream", "probe", "layer", "accuracy", "95 %", "macro", "majority", "n", "spk"],
-        [_row(group, records) for group in _groups(records)],
-    )
+    output.table("Best layer by dev accuracy, scored on test", BEST_COLUMNS, best_rows(records))
     output.print(f"Layer curves: {figure}")
-
-
-def _groups(records: "Sequence[Record]") -> list[tuple[str, str, str]]:
-    return list(dict.fromkeys((r.task, r.upstream, r.probe) for r in records))
-
-
-def _row(group: tuple[str, str, str], records: "Sequence[Record]") -> list[object]:
-    """Summarise the seeds of one encoder, task and probe at the layer that dev prefers."""
-    mine = [r for r in records if (r.task, r.upstream, r.probe) == group]
-
-    def mean(layer: object, split: str, metric: str, name: str = "value") -> float:
-        rows = [r for r in mine if (r.layer, r.split, r.metric) == (layer, split, metric)]
-        return float(sum(getattr(r, name) for r in rows) / len(rows))
-
-    layers = sorted({r.layer for r in mine}, key=str)
-    best = max(layers, key=lambda layer: mean(layer, "dev", "accuracy"))
-    of = next(r for r in mine if r.layer == best and r.split == "test")
-    values = [mean(best, "test", "accuracy", name) for name in ("value", "low", "high")]
-    return [
-        *group,
-        best,
-        f"{values[0]:.3f}",
-        f"{values[1]:.3f} - {values[2]:.3f}",
-        f"{mean(best, 'test', 'macro_accuracy'):.3f}",
-        f"{mean(best, 'test', 'accuracy', 'majority'):.3f}",
-        of.num_items,
-        of.num_speakers,
-    ]
 
 
 def _warn_constant(
