@@ -100,4 +100,5 @@ def alignment_symbols(cut: Any, name: str) -> set[str]:
 
 
 def _alignment(cut: Any, name: str) -> Sequence[Any]:
-    return (supervision_of(cut).alignment or {}).get(name, ())
+    found: Sequence[Any] = (supervision_of(cut).alignment or {}).get(name, ())
+    return found

@@ -162,16 +162,16 @@ class _Shard:
             layers = [
                 torch.cat(parts).half() for parts in zip(*(r.layers for r in ordered), strict=True)
             ]
-            for i, layer in enumerate(layers):
-                _refuse_overflow(i, layer)
+            for i, frames in enumerate(layers):
+                _refuse_overflow(i, frames)
             tensors = {f"layer_{i:02d}": layer for i, layer in enumerate(layers)}
             _write(tensors | {"frames": num_frames}, self.frames_path)
         mean = torch.stack([torch.stack([x.mean(0) for x in row.layers]) for row in ordered])
         std = torch.stack(
             [torch.stack([x.std(0, correction=0) for x in row.layers]) for row in ordered]
         )
-        for layer in range(mean.shape[1]):
-            _refuse_overflow(layer, mean[:, layer], std[:, layer])
+        for i in range(mean.shape[1]):
+            _refuse_overflow(i, mean[:, i], std[:, i])
         _write({"mean": mean, "std": std, "frames": num_frames}, self.pooled_path)
 
 

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -38,8 +38,9 @@ def track(
     items: Iterable[T], description: str, total: int | None = None, unit: str = "it"
 ) -> Iterator[T]:
     """Yield ``items`` while a progress line counts them."""
-    size = total if total is not None else len(items) if hasattr(items, "__len__") else None
-    with progress(description, size, unit) as advance:
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with progress(description, total, unit) as advance:
         for item in items:
             yield item
             advance()

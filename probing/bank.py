@@ -60,7 +60,8 @@ class _Student:
 
     def answers(self, features: Tensor) -> Tensor:
         with torch.inference_mode():
-            return self.network(features).argmax(-1)
+            logits: Tensor = self.network(features)
+            return logits.argmax(-1)
 
 
 def train_bank(

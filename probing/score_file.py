@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ Scores = dict[str, list[ProbeScore]]
 def write_scores(scores: Mapping[str, list[ProbeScore]], path: Path) -> None:
     """Write the scores of both splits to one file, whole or not at all."""
     arrays: dict[str, np.ndarray] = {}
-    index = []
+    index: list[dict[str, Any]] = []
     for split, found in scores.items():
         for score in found:
             name = str(len(index))
