@@ -75,8 +75,8 @@ def layer_tables(records: Iterable[Record]) -> list[LayerTable]:
 def best_rows(records: Iterable[Record]) -> list[list[object]]:
     """Return one row of :data:`BEST_COLUMNS` for each task, encoder and probe.
 
-    The layer is the one that the selecting split prefers, the lowest where several tie; a star marks
-    one that was picked on the split reported on. Scores are means over seeds.
+    The layer is the one that the selecting split prefers, the lowest where several tie; a star
+    marks one that was picked on the split reported on. Scores are means over seeds.
     """
     every = list(records)
     shown = gather(held_out(every))

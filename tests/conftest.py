@@ -1,6 +1,6 @@
 """Speech and encoders small enough for tests: tones whose pitch is their label."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from auscult.cli import main
 from auscult.contracts import HiddenStates, UpstreamSpec, Waveforms
 from auscult.frame import conv_geometry, conv_lengths
+from auscult.progress import logger
 from auscult.upstream import Upstream
 
 # Two threads on tiny tensors spend their time waiting for each other, minutes on a busy machine.
@@ -27,6 +28,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("AUSCULT_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_logger() -> Iterator[None]:
+    """The command line turns our logger to stderr; each test starts with it as Python made it."""
+    yield
+    logger.handlers = []
+    logger.propagate = True
+    logger.setLevel("NOTSET")
 
 
 @pytest.fixture
