@@ -4,6 +4,7 @@ Drawn on matplotlib's Figure objects without pyplot's global state; the same inp
 bytes.
 """
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,7 +82,7 @@ def layer_curves(
             for axes, probe in zip(panels, probes, strict=True):
                 here = [c for c in curves if c.subject == key and c.first.probe == probe]
                 _curve_panel(axes, here, looks)
-            panels[0].set_ylabel(f"{names[key]}\n{metric}", fontsize=7.5)
+            panels[0].set_ylabel(_wrapped(f"{names[key]}\n{metric}"), fontsize=7.5)
         for axes, probe in zip(grid[0], probes, strict=True):
             axes.set_title(probe)
         for axes in grid[-1]:
@@ -258,6 +259,11 @@ def _largest(maps: Iterable[NDArray[Any]]) -> float:
     """Return the largest number in any of the maps; 1 where all are zero or missing."""
     found = [float(np.nanmax(values)) for values in maps if np.isfinite(values).any()]
     return max(found, default=0.0) or 1.0
+
+
+def _wrapped(label: str, width: int = 24) -> str:
+    """Break the lines of a label beside a panel, which is no longer than ``width`` characters."""
+    return "\n".join(textwrap.fill(line, width) for line in label.splitlines())
 
 
 def _subject(artifact: Artifact) -> str:
