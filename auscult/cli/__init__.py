@@ -16,7 +16,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line; exit 0 on success, 2 for a user's mistake, 130 when interrupted."""
     # Before torch starts its threads: they sleep while they wait for each other. Spinning, which is
-    # libgomp's default, makes probes several times slower as soon as anything else uses the machine.
+    # libgomp's default, makes probes several times slower once anything else uses the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from auscult.cli.app import app
 
