@@ -28,6 +28,7 @@ class TrainingPlan:
     batch_size: int = 256
     max_epochs: int = 30
     patience: int = 3  # epochs without a better dev accuracy
+    min_steps: int = 0  # no probe stops before; small sets would stop untrained
     chunk_examples: int = 32_768  # shuffled together; all layers of a chunk fit in memory
 
 
@@ -91,10 +92,14 @@ def train_bank(
     students = _students(layers, scale, num_classes, plan, device)
     reader = _Reader(scale, device)
     learning = students
-    for epoch in range(plan.max_epochs):
+    examples_of_train = sum(examples["train"].size(i) for i in examples["train"].targets.items)
+    steps = -(-examples_of_train // plan.batch_size)  # of an epoch
+    first_stop = -(-plan.min_steps // steps)
+    for epoch in range(max(plan.max_epochs, first_stop)):
         _learn_epoch(reader, examples["train"], learning, plan, epoch)
         _grade(reader, examples["dev"], learning, plan, epoch)
-        learning = [s for s in learning if epoch - s.best_epoch < plan.patience]
+        if epoch + 1 >= first_stop:
+            learning = [s for s in learning if epoch - s.best_epoch < plan.patience]
         on_epoch(len(learning))
         if not learning:
             break

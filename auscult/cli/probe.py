@@ -58,8 +58,10 @@ class _Sweep:
         """Adapt the plan to utterance labels: small batches, more epochs, more patience."""
         plan = self.plan
         if not task.frames:
-            plan = replace(plan, batch_size=64, max_epochs=60, patience=8)
-        return plan if self.max_epochs is None else replace(plan, max_epochs=self.max_epochs)
+            plan = replace(plan, batch_size=64, max_epochs=60, patience=8, min_steps=400)
+        if self.max_epochs is None:
+            return plan
+        return replace(plan, max_epochs=self.max_epochs, min_steps=0)
 
 
 def probe(
@@ -274,6 +276,7 @@ def _config(task: "ProbeTask", sweep: _Sweep, num_classes: int) -> dict[str, Any
         "batch_size": plan.batch_size,
         "max_epochs": plan.max_epochs,
         "patience": plan.patience,
+        "min_steps": plan.min_steps,
         "pooling": None if task.frames else sweep.pooling,
         "split_column": sweep.corpus.split_column,
         "num_classes": num_classes,

@@ -113,6 +113,15 @@ def test_shuffled_labels_are_chance() -> None:
     assert all(abs(accuracy(score) - 1 / 3) < 0.12 for score in scores)
 
 
+def test_a_small_set_does_not_stop_untrained() -> None:
+    """A handful of steps an epoch: patience alone would end before anything is learnt."""
+    plan = replace(PLAN, learning_rates=(1e-3,), batch_size=512, max_epochs=3, patience=1)
+    hasty, patient = bank([1], plan)["test"], bank([1], replace(plan, min_steps=400))["test"]
+    assert all(score.epochs <= 3 for score in hasty)
+    assert all(accuracy(score) > 0.97 for score in patient)
+    assert accuracy(hasty[0]) < 0.9
+
+
 def test_dev_chooses_the_learning_rate() -> None:
     plan = replace(PLAN, probes=("linear",), learning_rates=(1e-9, 1e-2), max_epochs=3)
     (score,) = bank([1], plan)["test"]
