@@ -115,7 +115,7 @@ def test_shuffled_labels_are_chance() -> None:
 
 def test_a_small_set_does_not_stop_untrained() -> None:
     """A handful of steps an epoch: patience alone would end before anything is learnt."""
-    plan = replace(PLAN, learning_rates=(1e-3,), batch_size=512, max_epochs=3, patience=1)
+    plan = replace(PLAN, batch_size=512, max_epochs=3, patience=1)
     hasty, patient = bank([1], plan)["test"], bank([1], replace(plan, min_steps=400))["test"]
     assert all(score.epochs <= 3 for score in hasty)
     assert all(accuracy(score) > 0.97 for score in patient)
