@@ -247,7 +247,7 @@ def measure(
             raise UserError(divergence.skipped[0])
         logger.info(f"{spec.name}: {divergence.num_done} utterances are there, in {file}.")
     rest, saved = utterances[divergence.num_done :], time.monotonic()
-    for name, read in track(rest, f"Attention of {spec.name}", unit="utterance"):
+    for name, read in track(rest, f"Attention of {spec.name}", unit="utterances"):
         samples = read()
         if int(upstream.num_frames(torch.tensor([len(samples)]))) < 1:
             if not skip_bad:

@@ -3,9 +3,9 @@
 The peer is how s3prl probes layers: `-l LAYER`, one run each, in which the frozen encoder computes
 all its layers again for every utterance of every epoch. Here that run is Auscult's own bank fed by
 features that are encoded anew at each epoch, one utterance at a time (the faster way on a CPU), so
-that the scores of both must be equal, and are compared. It is measured on a part (two epochs of one
-linear probe, interleaved with the same two epochs on kept features) and scaled to the epochs that
-the sweep's probes really ran: the scaling is printed.
+that the scores of both must be equal, and are compared. It is measured on a part (an epoch of one
+linear probe on two layers, interleaved with the same epoch on kept features) and scaled to the
+epochs that the sweep's probes really ran: the scaling is printed.
 
     python benchmarks/probing.py tsv:../shared/data/timit-sample --split split_nosa --task phone39
 """
@@ -62,7 +62,7 @@ def main() -> None:
         fast = {n: FrameExamples(kept[n].frames(), pooled[n], targets[n]) for n in SPLITS}
         again = {n: _store(encoder, rows, folder, keep=False) for n, rows in cuts.items()}
         slow = {n: FrameExamples(again[n].frames(), pooled[n], targets[n]) for n in SPLITS}
-        part = replace(plan, probes=("linear",), max_epochs=2, chunk_examples=8192)
+        part = replace(plan, probes=("linear",), max_epochs=1, chunk_examples=8192)
         rounds = []
         for layer in (layers[-1] // 2, layers[-1]):
             seconds, scores = zip(
@@ -80,8 +80,9 @@ def main() -> None:
     runs = swept["test"]
     epochs = [min(score.epochs + plan.patience, plan.max_epochs) for score in runs]
     kept_time, encoder_time = (sum(column) for column in zip(*rounds, strict=True))
-    # Each round encodes train twice, dev and test once: an epoch of train and dev, twice.
-    encode_epoch = (encoder_time - kept_time) / 4
+    # A round encodes train, dev and test once; an epoch of training needs train and dev.
+    share = 1 - sum(cut.duration for cut in cuts["test"]) / (60 * minutes)
+    encode_epoch = share * (encoder_time - kept_time) / len(rounds)
     peer = probing + sum(epochs) * encode_epoch
     print(f"{options.upstream} on {options.corpus} ({minutes:.1f} min), {options.task}")
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")

@@ -160,7 +160,7 @@ def _write(folder: Path, plan: Sequence[_Utterance]) -> None:
     (folder / "flac").mkdir()
     speech = _speak(folder, [utterance.take for utterance in plan])
     for utterance, (samples, spoken) in track(
-        zip(plan, speech, strict=True), "Making the demo corpus", len(plan), "utterance"
+        zip(plan, speech, strict=True), "Making the demo corpus", len(plan), "utterances"
     ):
         path = f"flac/{utterance.id}.flac"
         audio, before = _finish(samples, spoken["rate"], noise)

@@ -125,7 +125,7 @@ class HeadTraining:
         first, last = self.init_ckpt.get("Step", 0) + 1, plan["total_steps"]
         batches = self._batches()
         self._set_modes(training=True)
-        with progress(self.args.title, last - first + 1, "step") as advance:
+        with progress(self.args.title, last - first + 1, "steps") as advance:
             for step in range(first, last + 1):
                 loss = self._step(step, batches, optimizer, parameters)
                 if step % plan["eval_step"] == 0 or step == last:

@@ -103,8 +103,8 @@ const largest = (rows) => Math.max(0, ...rows.flat(2).filter((value) => value !=
 function heatmap(values, top, unit, text) {
   return {
     type: "heatmap", z: values, zmin: 0, zmax: top, colorscale: "Viridis", hoverongaps: false,
-    text, hovertemplate: `%{text}<br>%{z:.4f} ${plain(unit)}<extra></extra>`,
-    colorbar: { title: { text: `divergence (${plain(unit)})`, side: "right" }, thickness: 12, outlinewidth: 0 },
+    text, hovertemplate: `%{text}<br>%{z:.3~g} ${plain(unit)}<extra></extra>`,
+    colorbar: { exponentformat: "none", title: { text: `divergence (${plain(unit)})`, side: "right" }, thickness: 12, outlinewidth: 0 },
   };
 }
 

@@ -239,4 +239,4 @@ def _show(output: Output, groups: "Sequence[Sequence[Record]]", files: Sequence[
 
 
 def _with_interval(record: "Record") -> str:
-    return f"{record.value:.4f} [{record.low:.4f}, {record.high:.4f}]"
+    return f"{record.value:.3g} [{record.low:.3g}, {record.high:.3g}]"
