@@ -50,7 +50,8 @@ def parse_address(spec: str) -> Address:
         family, _, subnet = family.partition("@")
     elif "@" in rest and not Path(rest).expanduser().exists():  # a path may itself hold an @
         head, _, tail = rest.rpartition("@")
-        rest, subnet = (rest, "") if "/" in tail else (head, tail)
+        of_path = "/" in tail and not tail.endswith(".json")  # a subnet may stand in a file
+        rest, subnet = (rest, "") if of_path else (head, tail)
     if not family or "(" in family or ")" in family:
         raise UserError(
             f"Upstream {spec!r} cannot be read: expected family[:checkpoint][@subnet], "

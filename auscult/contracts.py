@@ -98,7 +98,10 @@ class UpstreamSpec:
     sample_rate: int = SAMPLE_RATE
     normalize: bool = False  # zero mean, unit variance over each utterance before the encoder
     convention: str = "block_input"  # what hidden state 0 is
-    num_parameters: int = 0
+    modules: tuple[tuple[str, int], ...] = ()  # parts with names, and the block each ends with
+    subnet: str = ""  # of a supernet: in full, as an address takes it after @
+    num_parameters: int = 0  # without pretraining head
+    head_parameters: int = 0  # of the pretraining head, where there is one; not loaded
     source: str = ""  # folder, file, hub id or shape that the weights came from
     sha256: str = ""  # fingerprint of weights and configuration
     license: str = ""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from auscult.contracts import AttentionMap, HiddenStates, UpstreamSpec, Waveforms
+from auscult.cost import Macs
 from auscult.errors import UserError
 
 AttentionVisitor = Callable[[AttentionMap], None]
@@ -71,6 +72,17 @@ class Upstream(nn.Module, ABC):
             "attention. Choose a transformer encoder."
         )
 
+    def count_macs(self, samples: int) -> Macs:
+        """Return what encoding one utterance of ``samples`` costs, from the dimensions alone.
+
+        Raises:
+            UserError: The family has no count.
+        """
+        raise UserError(
+            f"The cost of {self.spec.name} is not known: its family {self.spec.family} does not "
+            "count multiply-accumulates."
+        )
+
     @property
     def device(self) -> torch.device:
         """Where the weights are; the CPU for an encoder without weights."""
@@ -78,7 +90,12 @@ class Upstream(nn.Module, ABC):
 
 
 def fingerprint_weights(tensors: Mapping[str, Tensor], configuration: Iterable[str] = ()) -> str:
-    """Return the sha256 of named weights and of the strings that say how they are used."""
+    """Return the sha256 of named weights and of the strings that say how they are used.
+
+    Weights on the meta device have no values, so that there is no fingerprint: the empty string.
+    """
+    if any(tensor.is_meta for tensor in tensors.values()):
+        return ""
     digest = hashlib.sha256()
     for text in configuration:
         digest.update(text.encode() + b"\0")

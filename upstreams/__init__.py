@@ -4,13 +4,15 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import torch
+
 from auscult.address import Address, parse_address
 from auscult.errors import UserError, unknown
 from auscult.upstream import Upstream
 
 from .shape import SHAPES, Shape
 
-__all__ = ["FAMILIES", "SHAPES", "Family", "Shape", "load_upstream"]
+__all__ = ["FAMILIES", "SHAPES", "Family", "Shape", "load_upstream", "outline_upstream"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,55 @@ _ROWS = (
         example="hf:facebook/hubert-base-ls960",
     ),
     Family(
+        name="lighthubert",
+        target="auscult.upstreams.lighthubert:load",
+        needs="a checkpoint file or an exported folder, then @ and a subnet",
+        description="LightHuBERT's once-for-all supernet, any of its subnets",
+        example="lighthubert:lighthubert_small.pt@a_small",
+    ),
+    Family(
+        name="hubert",
+        target="auscult.upstreams.fairseq:load",
+        needs="a file of fairseq, s3prl or torchaudio, or a folder",
+        description="HuBERT, any size",
+        example="hubert:hubert_base_ls960.pt",
+    ),
+    Family(
+        name="wav2vec2",
+        target="auscult.upstreams.fairseq:load",
+        needs="a file of fairseq, s3prl or torchaudio, or a folder",
+        description="wav2vec 2.0, any size",
+        example="wav2vec2:wav2vec_small.pt",
+    ),
+    Family(
+        name="distilhubert",
+        target="auscult.upstreams.fairseq:load",
+        needs="a checkpoint file of s3prl's Distiller, or a folder",
+        description="DistilHuBERT",
+        example="distilhubert:distilhubert.ckpt",
+    ),
+    Family(
+        name="mockingjay",
+        target="auscult.upstreams.mockingjay:load",
+        needs="a checkpoint file of s3prl or of its branch AlbertNew",
+        description="Mockingjay: BERT blocks on log-mel features",
+        example="mockingjay:mockingjay.ckpt",
+    ),
+    Family(
+        name="audio_albert",
+        target="auscult.upstreams.mockingjay:load",
+        needs="a checkpoint file of s3prl or of its branch AlbertNew",
+        description="Audio ALBERT: one BERT block applied at every layer",
+        example="audio_albert:audio_albert.ckpt",
+    ),
+    Family(
+        name="w2v_bert",
+        target="auscult.upstreams.w2v_bert:load",
+        needs="a safetensors file or its folder",
+        description="w2v-BERT of 2021: contrastive and masked-prediction conformers",
+        example="w2v_bert:models/w2v-bert",
+    ),
+    Family(
         name="s3prl",
         target="auscult.upstreams.s3prl_upstream:load",
         needs="an s3prl upstream's name, then its checkpoint where it takes one",
@@ -81,6 +132,24 @@ def load_upstream(spec: str, *, seed: int = 0) -> Upstream:
     return _loader(address)(address, seed).eval()
 
 
+def outline_upstream(spec: str) -> Upstream:
+    """Build the encoder that ``spec`` addresses for its structure, drawing no random weights.
+
+    Those of a shape, with or without ``random(...)`` around it, stand on the meta device: they have
+    shapes, no values and no fingerprint. Other addresses are loaded.
+
+    Raises:
+        UserError: As :func:`load_upstream`.
+    """
+    address = parse_address(spec)
+    if address.family in SHAPES:
+        address = replace(address, random=True)
+    if not address.random:
+        return load_upstream(spec)
+    with torch.device("meta"):
+        return _loader(address)(address, 0).eval()
+
+
 def _loader(address: Address) -> Callable[[Address, int], Upstream]:
     name = address.family
     if name in SHAPES:
@@ -89,9 +158,11 @@ def _loader(address: Address) -> Callable[[Address, int], Upstream]:
                 f"{name} is a shape without weights: write random({name}) for weights from a seed, "
                 f"or name a checkpoint, such as hf:/models/{name}."
             )
-        if address.checkpoint or address.subnet:
-            raise UserError(f"{address}: a shape has no checkpoint and no subnet; random({name}).")
-        target = "auscult.upstreams.huggingface:load_shape"
+        if address.checkpoint:
+            raise UserError(f"{address}: a shape has no checkpoint; write random({name}).")
+        if address.subnet and not SHAPES[name].subnets:
+            raise UserError(f"{address}: {name} has no subnets; write random({name}).")
+        target = SHAPES[name].target
     elif name in FAMILIES:
         target = FAMILIES[name].target
     else:

@@ -1,22 +1,22 @@
 """transformers' speech encoders: from a folder, a hub id, or a shape with weights from a seed."""
 
 import json
-from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from auscult.address import Address
-from auscult.contracts import AttentionMap, HiddenStates, UpstreamSpec, Waveforms
+from auscult.contracts import AttentionMap, UpstreamSpec, Waveforms
 from auscult.errors import UserError
 from auscult.upstream import AttentionVisitor, Upstream, fingerprint_weights
 
 from .front_end import front_end_of
 from .hook import exact_padding, recorded_states, single_precision, visited_attention
 from .hub import build_model, find_source, read_config, read_model, reads_normalized
+from .padded import PaddedUpstream, Padding
 from .shape import SHAPES, Shape
 
 # What changes the numbers, beside the weights; training options and library versions do not.
@@ -34,23 +34,24 @@ _FINGERPRINTED = (
     "position_embeddings_type",
     "rotary_embedding_base",
 )
-Padding = Literal["group", "mask"]
 
 
-class HuggingFaceUpstream(Upstream):
+class HuggingFaceUpstream(PaddedUpstream):
     """A transformers speech encoder whose rows do not see each other's padding.
 
     Hidden state 0 is the input of the first block; the last is the encoder's output, which in
     pre-norm models (``do_stable_layer_norm``, Conformer) is after the final layer norm.
-
-    Utterances of different lengths are either encoded in groups of equal length, without padding,
-    or padded together with every layer masked; both give an utterance's own features. Groups are
-    faster on a CPU, padded batches on an accelerator, and that is the default. Attention maps of a
-    batch are always computed together.
     """
 
     def __init__(
-        self, model: Any, *, name: str, source: str, normalize: bool, padding: Padding | None = None
+        self,
+        model: Any,
+        *,
+        name: str,
+        source: str,
+        normalize: bool,
+        head_parameters: int = 0,
+        padding: Padding | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -67,44 +68,18 @@ class HuggingFaceUpstream(Upstream):
             normalize=normalize,
             convention="block_input, final_norm" if _has_final_norm(config) else "block_input",
             num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            head_parameters=head_parameters,
             source=source,
             sha256=_fingerprint(model, normalize),
         )
-
-    def forward(self, audio: Waveforms) -> HiddenStates:
-        """Encode ``audio`` into ``num_layers + 1`` states, each (batch, frame, dim)."""
-        frames = self.check_audio(audio)
-        padding = self.padding or ("group" if self.device.type == "cpu" else "mask")
-        groups = list(_equal_lengths(audio.lengths.tolist()))
-        if padding == "mask" or len(groups) == 1:
-            return HiddenStates(self._encode(audio, frames), frames)
-        rows: list[tuple[Tensor, ...]] = [()] * len(frames)  # the layers of each utterance
-        for indices in groups:
-            length = int(audio.lengths[indices[0]])
-            group = Waveforms(
-                audio.samples[indices, :length], audio.lengths[indices], audio.sample_rate
-            )
-            encoded = self._encode(group, frames[indices])
-            for i, index in enumerate(indices):
-                rows[index] = tuple(layer[i] for layer in encoded)
-        layers = zip(*rows, strict=True)
-        return HiddenStates(tuple(pad_sequence(list(x), batch_first=True) for x in layers), frames)
 
     def num_frames(self, lengths: Tensor) -> Tensor:
         """Return the valid frames (batch,) of utterances of ``lengths`` (batch,) samples."""
         return self.front_end.num_frames(lengths)
 
-    def visit_attention(self, audio: Waveforms, visit: AttentionVisitor) -> HiddenStates:
-        """Encode ``audio`` and hand each block's map to ``visit``, first block first."""
-        frames = self.check_audio(audio)
-
-        def hand_over(block: int, weights: Tensor) -> None:
-            visit(AttentionMap(block, weights, frames))
-
-        with visited_attention(self.model, hand_over):
-            return HiddenStates(self._encode(audio, frames), frames)
-
-    def _encode(self, audio: Waveforms, frames: Tensor) -> tuple[Tensor, ...]:
+    def encode(
+        self, audio: Waveforms, frames: Tensor, visit: AttentionVisitor | None
+    ) -> tuple[Tensor, ...]:
         """Return the states of one batch, each (batch, frame, dim), masked where lengths differ."""
         rows = [self.front_end.prepare(row) for row in audio.rows()]
         inputs = pad_sequence(rows, batch_first=True).to(self.device)
@@ -120,7 +95,17 @@ class HuggingFaceUpstream(Upstream):
                 kernels=self.front_end.kernels,
                 strides=self.front_end.strides,
             )
-        with recorded_states(self.model.encoder) as states, padding, single_precision():
+        attention: AbstractContextManager[None] = nullcontext()
+        if visit is not None:
+            attention = visited_attention(
+                self.model, lambda block, weights: visit(AttentionMap(block, weights, frames))
+            )
+        with (
+            recorded_states(self.model.encoder) as states,
+            attention,
+            padding,
+            single_precision(),
+        ):
             self.model(
                 inputs, attention_mask=mask, output_hidden_states=False, output_attentions=False
             )
@@ -149,7 +134,11 @@ def load_shape(address: Address, seed: int) -> Upstream:
     shape = SHAPES[address.family]
     model = build_model(build_config(shape), seed)
     return HuggingFaceUpstream(
-        model, name=str(address), source=shape.name, normalize=shape.normalize
+        model,
+        name=str(address),
+        source=shape.name,
+        normalize=shape.normalize,
+        head_parameters=shape.head_parameters,
     )
 
 
@@ -157,13 +146,7 @@ def build_config(shape: Shape) -> Any:
     """Return the transformers configuration of a named shape."""
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(shape.model_type, **shape.settings)
-
-
-def _equal_lengths(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the indices of the rows of each length."""
-    for length in dict.fromkeys(lengths):
-        yield [i for i, other in enumerate(lengths) if other == length]
+    return AutoConfig.for_model(shape.family, **shape.settings)
 
 
 def _has_final_norm(config: Any) -> bool:

@@ -15,10 +15,13 @@ class Shape:
     """An architecture without weights."""
 
     name: str
-    model_type: str  # transformers' name of the configuration class
-    settings: Mapping[str, Any]
+    target: str = "auscult.upstreams.huggingface:load_shape"  # called with the address and a seed
+    family: str  # architecture; for transformers' encoders the name of the configuration class
+    settings: Mapping[str, Any]  # what the target makes of it
     normalize: bool  # zero mean, unit variance over each utterance before the encoder
     num_parameters: int  # without pretraining heads, with the mask vector
+    head_parameters: int = 0  # of the published pretraining head
+    subnets: bool = False  # whether @subnet may follow the name
     description: str
 
 
@@ -46,7 +49,7 @@ _CONFORMER = {
 _ROWS = (
     Shape(
         name="hubert_tiny",
-        model_type="hubert",
+        family="hubert",
         settings=_TINY,
         normalize=False,
         num_parameters=999_552,
@@ -54,7 +57,7 @@ _ROWS = (
     ),
     Shape(
         name="hubert_base",
-        model_type="hubert",
+        family="hubert",
         settings={},
         normalize=False,
         num_parameters=94_371_712,
@@ -62,7 +65,7 @@ _ROWS = (
     ),
     Shape(
         name="hubert_large",
-        model_type="hubert",
+        family="hubert",
         settings=_LARGE | _PRE_NORM,
         normalize=True,
         num_parameters=315_435_136,
@@ -70,7 +73,7 @@ _ROWS = (
     ),
     Shape(
         name="hubert_xlarge",
-        model_type="hubert",
+        family="hubert",
         settings=_XLARGE | _PRE_NORM,
         normalize=True,
         num_parameters=962_493_824,
@@ -78,7 +81,7 @@ _ROWS = (
     ),
     Shape(
         name="distilhubert",
-        model_type="hubert",
+        family="hubert",
         settings={"num_hidden_layers": 2, "feat_proj_layer_norm": False},
         normalize=False,
         num_parameters=23_491_968,
@@ -86,7 +89,7 @@ _ROWS = (
     ),
     Shape(
         name="wav2vec2_base",
-        model_type="wav2vec2",
+        family="wav2vec2",
         settings={},
         normalize=False,
         num_parameters=94_371_712,
@@ -94,7 +97,7 @@ _ROWS = (
     ),
     Shape(
         name="wav2vec2_large",
-        model_type="wav2vec2",
+        family="wav2vec2",
         settings=_LARGE,
         normalize=False,
         num_parameters=315_428_992,
@@ -102,7 +105,7 @@ _ROWS = (
     ),
     Shape(
         name="wav2vec2_large_lv60",
-        model_type="wav2vec2",
+        family="wav2vec2",
         settings=_LARGE | _PRE_NORM | {"conv_bias": True},
         normalize=True,
         num_parameters=315_438_720,
@@ -110,7 +113,7 @@ _ROWS = (
     ),
     Shape(
         name="wavlm_base",
-        model_type="wavlm",
+        family="wavlm",
         settings={},
         normalize=False,
         num_parameters=94_381_936,
@@ -118,7 +121,7 @@ _ROWS = (
     ),
     Shape(
         name="wavlm_large",
-        model_type="wavlm",
+        family="wavlm",
         settings=_LARGE | _PRE_NORM,
         normalize=True,
         num_parameters=315_453_120,
@@ -126,7 +129,7 @@ _ROWS = (
     ),
     Shape(
         name="data2vec_audio_base",
-        model_type="data2vec-audio",
+        family="data2vec-audio",
         settings={},
         normalize=True,
         num_parameters=93_164_288,
@@ -134,7 +137,7 @@ _ROWS = (
     ),
     Shape(
         name="data2vec_audio_large",
-        model_type="data2vec-audio",
+        family="data2vec-audio",
         settings=_LARGE,
         normalize=True,
         num_parameters=313_276_416,
@@ -142,7 +145,7 @@ _ROWS = (
     ),
     Shape(
         name="wav2vec2_conformer_large",
-        model_type="wav2vec2-conformer",
+        family="wav2vec2-conformer",
         settings=_LARGE | _CONFORMER,
         normalize=True,
         num_parameters=618_559_104,
@@ -150,7 +153,7 @@ _ROWS = (
     ),
     Shape(
         name="w2v_bert_2",
-        model_type="wav2vec2-bert",
+        family="wav2vec2-bert",
         settings={},
         normalize=True,
         num_parameters=580_493_120,

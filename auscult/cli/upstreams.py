@@ -32,7 +32,7 @@ def upstreams(json: Json = False, quiet: Quiet = False) -> None:
         [
             (
                 f"random({shape.name})",
-                shape.model_type,
+                shape.family,
                 f"{shape.num_parameters:,}",
                 "normalised" if shape.normalize else "as it is",
                 shape.description,
