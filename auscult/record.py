@@ -54,6 +54,7 @@ class Record:
     seed: int
     num_parameters: int | None = None  # of the encoder
     convention: str = ""  # what the encoder's hidden states are, see UpstreamSpec
+    subnet: str = ""  # of a supernet, in full, see UpstreamSpec
     config: Mapping[str, Any] = field(default_factory=dict)
     provenance: Provenance
 

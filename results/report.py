@@ -183,17 +183,22 @@ def _environments(runs: Sequence[_Run]) -> list[tuple[Provenance, list[_Run]]]:
 
 def _encoders(
     records: Sequence[Record], artifacts: Sequence[Artifact]
-) -> list[tuple[str, str, int | None, str]]:
-    """Return name, fingerprint, number of parameters and convention of every encoder."""
+) -> list[tuple[str, str, int | None, str, str]]:
+    """Return name, fingerprint, number of parameters, subnet and convention of every encoder."""
     sizes: dict[tuple[str, str], int | None] = {
         (a.upstream, a.upstream_sha256): None for a in artifacts
     }
     conventions: dict[tuple[str, str], set[str]] = defaultdict(set)
+    subnets: dict[tuple[str, str], str] = defaultdict(str)
     for record in records:
         key = (record.upstream, record.upstream_sha256)
+        subnets[key] = subnets[key] or record.subnet
         sizes[key] = sizes.get(key) or record.num_parameters
         conventions[key] |= {record.convention} - {""}
-    return [(*key, sizes[key], " or ".join(sorted(conventions[key]))) for key in sorted(sizes)]
+    return [
+        (*key, sizes[key], subnets[key], " or ".join(sorted(conventions[key])))
+        for key in sorted(sizes)
+    ]
 
 
 def _measured(tables: Sequence[LayerTable]) -> list[Record]:

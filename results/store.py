@@ -44,7 +44,7 @@ from auscult.errors import UserError
 from auscult.record import Artifact, Provenance, Record
 
 FILE_NAME = "results.sqlite"
-SCHEMA_VERSION = 2  # bumped whenever a table below changes
+SCHEMA_VERSION = 3  # bumped whenever a table below changes
 BUSY_SECONDS = 60  # how long a writer of SQLite waits for another one
 ATTEMPTS = 3  # how often a writer tries when another one has made the tables meanwhile
 
@@ -98,6 +98,7 @@ _RECORDS = Table(
     Column("seed", Integer, nullable=False),
     Column("num_parameters", Integer),
     _text("convention"),
+    _text("subnet"),
     Column("config", JSON, nullable=False),
     _text("config_sha256"),
     *_provenance(),

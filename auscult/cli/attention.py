@@ -175,6 +175,7 @@ def _records(encoder: "Upstream", maps: "DivergenceMaps", run: _Run) -> "list[Re
                 seed=0,
                 num_parameters=encoder.spec.num_parameters,
                 convention=encoder.spec.convention,
+                subnet=encoder.spec.subnet,
                 config=run.config,
                 provenance=run.provenance,
             )

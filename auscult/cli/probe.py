@@ -262,6 +262,7 @@ def _records(
                         seed=score.key.seed,
                         num_parameters=encoder.spec.num_parameters,
                         convention=encoder.spec.convention,
+                        subnet=encoder.spec.subnet,
                         config=config | {"learning_rate": score.key.learning_rate},
                         provenance=sweep.provenance,
                     )

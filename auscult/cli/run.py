@@ -244,6 +244,7 @@ def _records(encoder: "Upstream", result: "HeadResult", shared: _Run) -> "list[R
                 seed=shared.seed,
                 num_parameters=encoder.spec.num_parameters,
                 convention=encoder.spec.convention,
+                subnet=encoder.spec.subnet,
                 config=_recorded_config(result, shared),
                 provenance=shared.provenance,
             )
