@@ -232,7 +232,7 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "results.sqlite") as connection:
         connection.execute("update auscult_schema set version = 99")
     for attempt in (store.records, store.artifacts, lambda: store.add([record()])):
-        with pytest.raises(UserError, match="schema 99, but this Auscult reads schema 2"):
+        with pytest.raises(UserError, match="schema 99, but this Auscult reads schema 3"):
             attempt()
 
 
