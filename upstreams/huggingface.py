@@ -10,12 +10,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from auscult.address import Address
 from auscult.contracts import AttentionMap, UpstreamSpec, Waveforms
+from auscult.cost import Macs
 from auscult.errors import UserError
 from auscult.upstream import AttentionVisitor, Upstream, fingerprint_weights
 
-from .front_end import front_end_of
+from .front_end import EPSILON, front_end_of
 from .hook import exact_padding, recorded_states, single_precision, visited_attention
 from .hub import build_model, find_source, read_config, read_model, reads_normalized
+from .huggingface_cost import encoder_macs
 from .padded import PaddedUpstream, Padding
 from .shape import SHAPES, Shape
 
@@ -50,6 +52,7 @@ class HuggingFaceUpstream(PaddedUpstream):
         name: str,
         source: str,
         normalize: bool,
+        epsilon: float = EPSILON,
         head_parameters: int = 0,
         padding: Padding | None = None,
     ) -> None:
@@ -57,7 +60,7 @@ class HuggingFaceUpstream(PaddedUpstream):
         self.model = model
         self.padding = padding
         config = model.config
-        self.front_end = front_end_of(config, normalize)
+        self.front_end = front_end_of(config, normalize, epsilon)
         self.spec = UpstreamSpec(
             name=name,
             family=config.model_type,
@@ -70,12 +73,17 @@ class HuggingFaceUpstream(PaddedUpstream):
             num_parameters=sum(parameter.numel() for parameter in model.parameters()),
             head_parameters=head_parameters,
             source=source,
-            sha256=_fingerprint(model, normalize),
+            sha256=_fingerprint(model, normalize, epsilon),
         )
 
     def num_frames(self, lengths: Tensor) -> Tensor:
         """Return the valid frames (batch,) of utterances of ``lengths`` (batch,) samples."""
         return self.front_end.num_frames(lengths)
+
+    def count_macs(self, samples: int) -> Macs:
+        """Return what encoding one utterance of ``samples`` costs, from the configuration alone."""
+        frames = int(self.num_frames(torch.tensor([samples])))
+        return encoder_macs(self.model.config, samples, frames)
 
     def encode(
         self, audio: Waveforms, frames: Tensor, visit: AttentionVisitor | None
@@ -119,7 +127,9 @@ def load(address: Address, seed: int) -> Upstream:
         UserError: Nothing there, an unsupported architecture, or weights that do not fit it.
     """
     if address.subnet:
-        raise UserError(f"{address}: the family hf has no subnets; drop @{address.subnet}.")
+        raise UserError(
+            f"{address}: the family {address.family} has no subnets; drop @{address.subnet}."
+        )
     if not address.checkpoint:
         raise UserError("hf needs a folder or a hub id, such as hf:/models/wavlm-base.")
     source = find_source(address.checkpoint)
@@ -154,7 +164,10 @@ def _has_final_norm(config: Any) -> bool:
     return pre_norm or config.model_type == "wav2vec2-conformer"
 
 
-def _fingerprint(model: Any, normalize: bool) -> str:
+def _fingerprint(model: Any, normalize: bool, epsilon: float) -> str:
     found = model.config.to_dict()
     options = {name: found[name] for name in _FINGERPRINTED if name in found}
-    return fingerprint_weights(model.state_dict(), [json.dumps(options), f"normalize={normalize}"])
+    how = [json.dumps(options), f"normalize={normalize}"]
+    if normalize and epsilon != EPSILON:
+        how.append(f"epsilon={epsilon}")
+    return fingerprint_weights(model.state_dict(), how)

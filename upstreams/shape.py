@@ -3,6 +3,11 @@
 Settings are those of fairseq's releases, given as what differs from the defaults of transformers'
 configuration class. HuBERT Large has convolution biases in some conversions on the hub and none in
 fairseq; here it has none.
+
+Pretraining heads are counted as published: HuBERT's projection and its embeddings of 504 labels,
+wav2vec 2.0's quantiser and two projections, data2vec's regression, DistilHuBERT's three
+predictions. With encoder and mask vector they make up the sizes that papers print. Heads that are
+not public (WavLM, w2v-BERT 2.0) are not counted.
 """
 
 from collections.abc import Mapping
@@ -61,6 +66,7 @@ _ROWS = (
         settings={},
         normalize=False,
         num_parameters=94_371_712,
+        head_parameters=325_888,
         description="HuBERT Base (LS-960): 12 blocks of 768",
     ),
     Shape(
@@ -69,6 +75,7 @@ _ROWS = (
         settings=_LARGE | _PRE_NORM,
         normalize=True,
         num_parameters=315_435_136,
+        head_parameters=1_174_272,
         description="HuBERT Large (LL-60k): 24 blocks of 1024, pre-norm",
     ),
     Shape(
@@ -77,6 +84,7 @@ _ROWS = (
         settings=_XLARGE | _PRE_NORM,
         normalize=True,
         num_parameters=962_493_824,
+        head_parameters=1_827_840,
         description="HuBERT X-Large (LL-60k): 48 blocks of 1280, pre-norm",
     ),
     Shape(
@@ -85,6 +93,7 @@ _ROWS = (
         settings={"num_hidden_layers": 2, "feat_proj_layer_norm": False},
         normalize=False,
         num_parameters=23_491_968,
+        head_parameters=3_543_552,
         description="DistilHuBERT: 2 blocks of 768 under HuBERT Base's extractor",
     ),
     Shape(
@@ -93,6 +102,7 @@ _ROWS = (
         settings={},
         normalize=False,
         num_parameters=94_371_712,
+        head_parameters=672_896,
         description="wav2vec 2.0 Base (LS-960): 12 blocks of 768",
     ),
     Shape(
@@ -101,6 +111,7 @@ _ROWS = (
         settings=_LARGE,
         normalize=False,
         num_parameters=315_428_992,
+        head_parameters=1_951_872,
         description="wav2vec 2.0 Large (LS-960): 24 blocks of 1024, post-norm, no biases",
     ),
     Shape(
@@ -109,6 +120,7 @@ _ROWS = (
         settings=_LARGE | _PRE_NORM | {"conv_bias": True},
         normalize=True,
         num_parameters=315_438_720,
+        head_parameters=1_951_872,
         description="wav2vec 2.0 Large (LV-60): 24 blocks of 1024, pre-norm, convolution biases",
     ),
     Shape(
@@ -133,6 +145,7 @@ _ROWS = (
         settings={},
         normalize=True,
         num_parameters=93_164_288,
+        head_parameters=590_592,
         description="data2vec audio Base: 12 blocks of 768, five positional convolutions",
     ),
     Shape(
@@ -141,6 +154,7 @@ _ROWS = (
         settings=_LARGE,
         normalize=True,
         num_parameters=313_276_416,
+        head_parameters=1_049_600,
         description="data2vec audio Large: 24 blocks of 1024, five positional convolutions",
     ),
     Shape(
@@ -149,6 +163,7 @@ _ROWS = (
         settings=_LARGE | _CONFORMER,
         normalize=True,
         num_parameters=618_559_104,
+        head_parameters=1_951_872,
         description="wav2vec 2.0 Conformer Large: 24 blocks of 1024, relative positions",
     ),
     Shape(
@@ -158,6 +173,45 @@ _ROWS = (
         normalize=True,
         num_parameters=580_493_120,
         description="w2v-BERT 2.0: 24 conformer blocks of 1024 on stacked filterbanks",
+    ),
+    Shape(
+        name="w2v_bert_tiny",
+        target="auscult.upstreams.w2v_bert:load_shape",
+        family="w2v_bert",
+        settings={
+            "contrastive_blocks": 2,
+            "masked_prediction_blocks": 2,
+            "dim": 96,
+            "heads": 4,
+            "feed_forward": 480,
+            "channels": 16,
+            "codebook": 64,
+            "code_dim": 96,
+        },
+        normalize=False,
+        num_parameters=1_041_296,
+        head_parameters=41_184,
+        description="2 + 2 conformer blocks of 96, w2v-BERT's structure; for trials and tests",
+    ),
+    Shape(
+        name="w2v_bert_xl",
+        target="auscult.upstreams.w2v_bert:load_shape",
+        family="w2v_bert",
+        settings={},
+        normalize=False,
+        num_parameters=582_314_368,
+        head_parameters=5_639_168,
+        description="w2v-BERT XL: 12 contrastive and 12 masked-prediction conformers of 1024",
+    ),
+    Shape(
+        name="w2v_bert_xxl",
+        target="auscult.upstreams.w2v_bert:load_shape",
+        family="w2v_bert",
+        settings={"masked_prediction_blocks": 30},
+        normalize=False,
+        num_parameters=1_017_069_952,
+        head_parameters=5_639_168,
+        description="w2v-BERT XXL: 12 contrastive and 30 masked-prediction conformers of 1024",
     ),
 )
 SHAPES: Mapping[str, Shape] = {shape.name: shape for shape in _ROWS}
