@@ -1,0 +1,117 @@
+"""w2v-BERT on disk: tensors in safetensors, dimensions in a config.json beside them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from auscult.errors import UserError, unknown
+
+from .dimension import Dimensions
+from .model import W2vBert, build_w2v_bert
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+MODEL_TYPE = "w2v_bert"
+
+
+def save_w2v_bert(model: W2vBert, folder: Path) -> None:
+    """Write weights, pretraining parts included, and dimensions into ``folder``."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"model_type": MODEL_TYPE} | asdict(model.dimensions)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    save_file(model.state_dict(), folder / WEIGHTS)
+
+
+def load_w2v_bert(path: Path) -> W2vBert:
+    """Read what `save_w2v_bert` wrote, from its folder or its safetensors file, in float32.
+
+    Raises:
+        UserError: Nothing there, unreadable, or tensors that are not those of the dimensions.
+    """
+    path = path.expanduser()
+    with torch.device("meta"):  # every tensor comes from the file
+        model = build_w2v_bert(read_dimensions(path))
+    weights = path / WEIGHTS if path.is_dir() else path
+    tensors = _read_tensors(weights)
+    _check_tensors(weights, tensors, model.state_dict())
+    model.load_state_dict(tensors, assign=True)
+    return model
+
+
+def read_dimensions(path: Path) -> Dimensions:
+    """Read the dimensions of a checkpoint, given its folder or its safetensors file.
+
+    Raises:
+        UserError: No configuration, or not that of a w2v-BERT.
+    """
+    path = path.expanduser()
+    if not path.exists():
+        raise UserError(f"There is no {path}; w2v_bert needs a safetensors file or its folder.")
+    config = (path if path.is_dir() else path.parent) / CONFIG
+    try:
+        found = json.loads(config.read_text())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{config} is missing; w2v_bert reads the dimensions there, beside {WEIGHTS}."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config} cannot be read as JSON: {error}.") from error
+    kind = found.pop("model_type", None) if isinstance(found, dict) else None
+    if kind != MODEL_TYPE:
+        raise UserError(
+            f"{config} is not of a w2v-BERT of 2021: expected model_type {MODEL_TYPE!r}, got "
+            f"{kind!r}; encoders of transformers, w2v-BERT 2.0 among them, are read by hf."
+        )
+    known = [field.name for field in fields(Dimensions)]
+    for name in found:
+        if name not in known:
+            raise UserError(f"{config}: {unknown('dimension', name, known)}")
+    for name in known:
+        if name not in found:
+            raise UserError(f"{config} does not name the dimension {name}.")
+    try:
+        return Dimensions(**found)
+    except UserError as error:
+        raise UserError(f"{config}: {error}") from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, floating ones in float32."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; w2v_bert reads its weights there.") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is not a readable safetensors file: {error}.") from error
+    return {name: x.float() if x.is_floating_point() else x for name, x in found.items()}
+
+
+def _check_tensors(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise unless ``found`` has the names and shapes of ``wanted``."""
+    faults = {
+        "lacks": sorted(wanted.keys() - found.keys()),
+        "has no place for": sorted(found.keys() - wanted.keys()),
+        "has other shapes or types for": sorted(
+            name
+            for name in found.keys() & wanted.keys()
+            if _kind(found[name]) != _kind(wanted[name])
+        ),
+    }
+    for fault, names in faults.items():
+        if names:
+            listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            raise UserError(
+                f"{path} does not fit its {CONFIG}: it {fault} {len(names)} tensors ({listed})."
+            )
+
+
+def _kind(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.dtype, *tensor.shape

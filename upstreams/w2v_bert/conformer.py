@@ -1,0 +1,136 @@
+"""The conformer block, with padding kept out of whatever looks along time.
+
+Parameter names are those of transformers' Wav2Vec2ConformerEncoderLayer.
+
+Source: Gulati et al., Interspeech 2020, arXiv 2005.08100; without relative positions, as the table
+of w2v-BERT says.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+WeightVisitor = Callable[[Tensor], None]  # takes (batch, head, frame, frame)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with swish between them."""
+
+    def __init__(self, dim: int, inner: int) -> None:
+        super().__init__()
+        self.intermediate_dense = nn.Linear(dim, inner)
+        self.output_dense = nn.Linear(inner, dim)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map (batch, frame, dim) to the same shape."""
+        output: Tensor = self.output_dense(functional.silu(self.intermediate_dense(hidden)))
+        return output
+
+
+class SelfAttention(nn.Module):
+    """Scaled dot-product attention of several heads, without positions."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.linear_q = nn.Linear(dim, dim)
+        self.linear_k = nn.Linear(dim, dim)
+        self.linear_v = nn.Linear(dim, dim)
+        self.linear_out = nn.Linear(dim, dim)
+
+    def forward(self, hidden: Tensor, padded: Tensor | None, visit: WeightVisitor | None) -> Tensor:
+        """Map (batch, frame, dim) to the same shape.
+
+        Args:
+            hidden: (batch, frame, dim).
+            padded: (batch, frame), true where there is only padding; None for none.
+            visit: Takes the weights (batch, head, frame, frame); None for the fused kernel.
+        """
+        query, key, value = (
+            linear(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for linear in (self.linear_q, self.linear_k, self.linear_v)
+        )  # each (batch, head, frame, dim of a head)
+        keys = None if padded is None else ~padded[:, None, None]
+        if visit is None:
+            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=keys)
+        else:
+            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+            if keys is not None:
+                scores = scores.masked_fill(~keys, -torch.inf)
+            weights = scores.float().softmax(-1)
+            visit(weights)
+            mixed = weights.to(value.dtype) @ value
+        output: Tensor = self.linear_out(mixed.transpose(1, 2).flatten(2))
+        return output
+
+
+class MaskedBatchNorm(nn.BatchNorm1d):
+    """Batch norm whose statistics, in training, are those of valid frames alone."""
+
+    def forward(self, hidden: Tensor, padded: Tensor | None = None) -> Tensor:
+        """Normalise (batch, frame, dim); ``padded`` as in SelfAttention."""
+        if padded is None or not self.training:
+            flat: Tensor = super().forward(hidden.flatten(0, 1))
+            return flat.view_as(hidden)
+        output = torch.zeros_like(hidden)
+        output[~padded] = super().forward(hidden[~padded])
+        return output
+
+
+class ConvolutionModule(nn.Module):
+    """Pointwise map and gate, depthwise convolution, batch norm, swish, pointwise map."""
+
+    def __init__(self, dim: int, kernel: int) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(dim)
+        self.pointwise_conv1 = nn.Conv1d(dim, 2 * dim, 1)
+        self.depthwise_conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.batch_norm = MaskedBatchNorm(dim)
+        self.pointwise_conv2 = nn.Conv1d(dim, dim, 1)
+
+    def forward(self, hidden: Tensor, padded: Tensor | None) -> Tensor:
+        """Map (batch, frame, dim) to the same shape; ``padded`` as in SelfAttention."""
+        steps = self.pointwise_conv1(self.layer_norm(hidden).transpose(1, 2))
+        steps = functional.glu(steps, dim=1)  # (batch, dim, frame)
+        if padded is not None:
+            steps = steps.masked_fill(padded[:, None], 0.0)  # as the convolution pads its edges
+        steps = self.depthwise_conv(steps).transpose(1, 2)
+        steps = functional.silu(self.batch_norm(steps, padded)).transpose(1, 2)
+        output: Tensor = self.pointwise_conv2(steps).transpose(1, 2)
+        return output
+
+
+class ConformerBlock(nn.Module):
+    """Half a feed-forward step, attention, convolution, half a feed-forward step, layer norm."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        ffn1: FeedForward,
+        self_attn: SelfAttention,
+        conv_module: ConvolutionModule,
+        ffn2: FeedForward,
+    ) -> None:
+        super().__init__()
+        self.ffn1_layer_norm = nn.LayerNorm(dim)
+        self.ffn1 = ffn1
+        self.self_attn_layer_norm = nn.LayerNorm(dim)
+        self.self_attn = self_attn
+        self.conv_module = conv_module
+        self.ffn2_layer_norm = nn.LayerNorm(dim)
+        self.ffn2 = ffn2
+        self.final_layer_norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, hidden: Tensor, padded: Tensor | None = None, visit: WeightVisitor | None = None
+    ) -> Tensor:
+        """Map (batch, frame, dim) to the same shape; arguments as in SelfAttention."""
+        hidden = hidden + 0.5 * self.ffn1(self.ffn1_layer_norm(hidden))
+        hidden = hidden + self.self_attn(self.self_attn_layer_norm(hidden), padded, visit)
+        hidden = hidden + self.conv_module(hidden, padded)
+        hidden = hidden + 0.5 * self.ffn2(self.ffn2_layer_norm(hidden))
+        output: Tensor = self.final_layer_norm(hidden)
+        return output
