@@ -1,0 +1,1 @@
+"""LightHuBERT: a supernet, its search spaces and every subnet of them."""
