@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError, unknown
 
 from .dimension import Dimensions
@@ -81,16 +82,10 @@ def read_dimensions(path: Path) -> Dimensions:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, floating ones in float32."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        found = load_file(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; w2v_bert reads its weights there.") from error
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}.") from error
+    """Return the tensors of a file, floating ones in float32."""
+    found = read_checkpoint(path)
+    if not isinstance(found, dict) or not all(isinstance(x, Tensor) for x in found.values()):
+        raise UserError(f"{path} holds more than named tensors; w2v_bert reads {WEIGHTS}.")
     return {name: x.float() if x.is_floating_point() else x for name, x in found.items()}
 
 
@@ -109,7 +104,8 @@ def _check_tensors(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str,
         if names:
             listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
             raise UserError(
-                f"{path} does not fit its {CONFIG}: it {fault} {len(names)} tensors ({listed})."
+                f"{path} does not fit its {CONFIG}: it {fault} {len(names)} "
+                f"tensor{'s' if len(names) > 1 else ''} ({listed})."
             )
 
 
