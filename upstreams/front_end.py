@@ -10,6 +10,8 @@ from torch import Tensor
 from auscult.contracts import SAMPLE_RATE
 from auscult.frame import FrameGeometry, conv_geometry, conv_lengths
 
+EPSILON = 1e-7  # what transformers adds to an utterance's variance; fairseq and torchaudio add 1e-5
+
 
 class FrontEnd(Protocol):
     """From the samples of one utterance to the encoder's input."""
@@ -45,6 +47,7 @@ class WaveformFrontEnd:
     kernels: tuple[int, ...]
     strides: tuple[int, ...]
     normalize: bool
+    epsilon: float = EPSILON
 
     @property
     def geometry(self) -> FrameGeometry:
@@ -52,11 +55,11 @@ class WaveformFrontEnd:
         return conv_geometry(self.kernels, self.strides)
 
     def prepare(self, samples: Tensor) -> Tensor:
-        """Return the samples (time,), as transformers' Wav2Vec2FeatureExtractor does."""
+        """Return the samples (time,), at zero mean and unit variance where asked for."""
         if not self.normalize:
             return samples
         variance, mean = torch.var_mean(samples, correction=0)
-        return (samples - mean) / torch.sqrt(variance + 1e-7)
+        return (samples - mean) / torch.sqrt(variance + self.epsilon)
 
     def num_frames(self, lengths: Tensor) -> Tensor:
         """Return the frames (batch,) of utterances of ``lengths`` (batch,) samples."""
@@ -97,8 +100,9 @@ class FilterbankFrontEnd:
         return conv_lengths(lengths, (400, 2), (160, 2))
 
 
-def front_end_of(config: Any, normalize: bool) -> FrontEnd:
+def front_end_of(config: Any, normalize: bool, epsilon: float = EPSILON) -> FrontEnd:
     """Return the front end of the encoder that a transformers configuration describes."""
     if config.model_type == "wav2vec2-bert":
         return FilterbankFrontEnd(normalize)
-    return WaveformFrontEnd(tuple(config.conv_kernel), tuple(config.conv_stride), normalize)
+    kernels, strides = tuple(config.conv_kernel), tuple(config.conv_stride)
+    return WaveformFrontEnd(kernels, strides, normalize, epsilon)
