@@ -1,0 +1,221 @@
+"""The one encoder of both families: BERT's blocks, which Audio ALBERT shares among its layers.
+
+Names of weights are those of the published checkpoints. There is no dropout: weights are read
+here, not pretrained.
+
+Source: Liu et al., ICASSP 2020, arXiv 1910.12638; Chi et al., SLT 2021, arXiv 2005.08575.
+Reference: s3prl 0.4.18, upstream/mockingjay/model.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from auscult.seed import seeded
+
+INITIAL_STD = 0.02
+WeightVisitor = Callable[[int, Tensor], None]  # takes the block and (batch, head, frame, frame)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimensions:
+    """Sizes of an encoder; the defaults are those of every published one."""
+
+    input_dim: int
+    num_layers: int
+    share: bool  # one block, applied at every layer
+    dim: int = 768
+    heads: int = 12
+    inner: int = 3072
+    eps: float = 1e-12  # of layer norms
+
+
+class Mockingjay(nn.Module):
+    """A projection, sines and cosines for positions, layer norm, then the blocks."""
+
+    def __init__(self, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.dimensions = dimensions
+        self.input_representations = InputRepresentations(dimensions)
+        self.encoder = Encoder(dimensions)
+
+    def forward(
+        self, features: Tensor, keys: Tensor | None = None, visit: WeightVisitor | None = None
+    ) -> list[Tensor]:
+        """Return the input of the first block and the output of each layer.
+
+        Args:
+            features: (batch, frame, input dim).
+            keys: (batch, 1, 1, frame), the valid frames; None where all are.
+            visit: Takes each layer's attention weights, first layer first.
+
+        Returns:
+            One more than there are layers, each (batch, frame, dim).
+        """
+        embedded: Tensor = self.input_representations(features)
+        return [embedded, *self.encoder(embedded, keys, visit)]
+
+
+class InputRepresentations(nn.Module):
+    """Features as the first block reads them."""
+
+    def __init__(self, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.spec_transform = nn.Linear(dimensions.input_dim, dimensions.dim)
+        self.LayerNorm = nn.LayerNorm(dimensions.dim, dimensions.eps)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (batch, frame, input dim) to (batch, frame, dim)."""
+        projected = self.spec_transform(features)
+        table = sinusoids(features.shape[1], projected.shape[-1])
+        embedded: Tensor = self.LayerNorm(projected + table.to(projected))
+        return embedded
+
+
+def sinusoids(num_frames: int, dim: int) -> Tensor:
+    """Return the position table (frame, dim): sines in even columns, cosines in odd ones."""
+    column = torch.arange(dim, dtype=torch.float64)
+    position = torch.arange(num_frames, dtype=torch.float64)[:, None]
+    angle = position / 10_000 ** (2 * column.div(2, rounding_mode="floor") / dim)
+    return torch.where(column % 2 == 0, angle.sin(), angle.cos()).float()
+
+
+class Encoder(nn.Module):
+    """The blocks; where they share their weights there is one, applied again and again."""
+
+    def __init__(self, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.applications = dimensions.num_layers if dimensions.share else 1
+        blocks = 1 if dimensions.share else dimensions.num_layers
+        self.layer = nn.ModuleList(Block(dimensions) for _ in range(blocks))
+
+    def forward(self, x: Tensor, keys: Tensor | None, visit: WeightVisitor | None) -> list[Tensor]:
+        """Return the output of each layer, (batch, frame, dim); arguments as in Mockingjay."""
+        states = []
+        for number, block in enumerate(list(self.layer) * self.applications, start=1):
+            x = block(x, keys, _hand_over(number, visit))
+            states.append(x)
+        return states
+
+
+def _hand_over(block: int, visit: WeightVisitor | None) -> Callable[[Tensor], None] | None:
+    return None if visit is None else lambda weights: visit(block, weights)
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward part, each followed by its residual and layer norm."""
+
+    def __init__(self, dimensions: Dimensions) -> None:
+        super().__init__()
+        dim, inner = dimensions.dim, dimensions.inner
+        self.attention = Attention(dimensions)
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(dim, inner)})
+        self.output = Residual(inner, dim, dimensions.eps)
+
+    def forward(
+        self, x: Tensor, keys: Tensor | None, visit: Callable[[Tensor], None] | None
+    ) -> Tensor:
+        """Return ``x`` (batch, frame, dim) after the block."""
+        x = self.attention(x, keys, visit)
+        output: Tensor = self.output(F.gelu(self.intermediate["dense"](x)), x)
+        return output
+
+
+class Attention(nn.Module):
+    """Self-attention, its residual and layer norm."""
+
+    def __init__(self, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.self = SelfAttention(dimensions.dim, dimensions.heads)
+        self.output = Residual(dimensions.dim, dimensions.dim, dimensions.eps)
+
+    def forward(
+        self, x: Tensor, keys: Tensor | None, visit: Callable[[Tensor], None] | None
+    ) -> Tensor:
+        """Return ``x`` (batch, frame, dim) after attention."""
+        output: Tensor = self.output(self.self(x, keys, visit), x)
+        return output
+
+
+class Residual(nn.Module):
+    """A linear map, added to what went around it, then layer norm."""
+
+    def __init__(self, inner: int, dim: int, eps: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inner, dim)
+        self.LayerNorm = nn.LayerNorm(dim, eps)
+
+    def forward(self, mapped: Tensor, around: Tensor) -> Tensor:
+        """Return (batch, frame, dim) of ``mapped`` (batch, frame, inner) and ``around``."""
+        output: Tensor = self.LayerNorm(self.dense(mapped) + around)
+        return output
+
+
+class SelfAttention(nn.Module):
+    """Scaled dot-product attention of several heads, before their outputs are mixed."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Tensor, keys: Tensor | None, visit: Callable[[Tensor], None] | None
+    ) -> Tensor:
+        """Attend over the frames of ``x`` (batch, frame, dim).
+
+        Args:
+            x: (batch, frame, dim).
+            keys: (batch, 1, 1, frame), the valid frames; None where all are.
+            visit: Takes the weights (batch, head, frame, frame); None for torch's fused kernel.
+        """
+        query, key, value = (
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )  # each (batch, head, frame, dim of a head)
+        if visit is None:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keys)
+        else:
+            scores = (query * query.shape[-1] ** -0.5) @ key.mT
+            if keys is not None:
+                scores = scores.masked_fill(~keys, -torch.inf)
+            weights = scores.float().softmax(-1)
+            visit(weights)
+            mixed = weights.to(value.dtype) @ value
+        return mixed.transpose(1, 2).flatten(2)
+
+
+class SpecHead(nn.Module):
+    """What pretraining predicts the masked frames with; no encoder needs it."""
+
+    def __init__(self, target_dim: int, dim: int = 768, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.dense = nn.Linear(dim, dim)
+        self.LayerNorm = nn.LayerNorm(dim, eps)
+        self.output = nn.Linear(dim, target_dim)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """Map the last hidden state (batch, frame, dim) to (batch, frame, target dim)."""
+        output: Tensor = self.output(self.LayerNorm(F.gelu(self.dense(state))))
+        return output
+
+
+def draw_mockingjay(dimensions: Dimensions, seed: int) -> Mockingjay:
+    """Return an encoder as pretraining begins, its weights a function of shape and ``seed``."""
+    with torch.device("meta"):
+        network = Mockingjay(dimensions)
+    network.to_empty(device=torch.get_default_device())
+    with seeded(seed), torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=INITIAL_STD)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+    return network
