@@ -142,7 +142,7 @@ def outline_upstream(spec: str) -> Upstream:
         UserError: As :func:`load_upstream`.
     """
     address = parse_address(spec)
-    if address.family in SHAPES:
+    if _is_shape(address):
         address = replace(address, random=True)
     if not address.random:
         return load_upstream(spec)
@@ -150,9 +150,18 @@ def outline_upstream(spec: str) -> Upstream:
         return _loader(address)(address, 0).eval()
 
 
+def _is_shape(address: Address) -> bool:
+    """Say whether a shape is named; with a checkpoint, a name of both a shape and a family is not.
+
+    ``distilhubert:FILE`` is a file of that family, ``random(distilhubert)`` the published shape.
+    """
+    of_family = address.checkpoint and address.family in FAMILIES
+    return address.family in SHAPES and not of_family
+
+
 def _loader(address: Address) -> Callable[[Address, int], Upstream]:
     name = address.family
-    if name in SHAPES:
+    if _is_shape(address):
         if not address.random:
             raise UserError(
                 f"{name} is a shape without weights: write random({name}) for weights from a seed, "
