@@ -1,10 +1,11 @@
 """What encoding costs, from an encoder's dimensions alone: multiply-accumulates as SUPERB counts.
 
-SUPERB's challenge of SLT 2022 profiled fairseq's encoders over 32 utterances of LibriSpeech
-test-clean, one at a time, and published the sum. Its profiler counts convolutions and matrix
-products, and inside attention also biases, the scaling of queries, mask, softmax and dropout. The
-same rule is applied to every encoder here, so that numbers compare; a published number profiled on
-another implementation of the same network may differ by some tenths of a percent.
+SUPERB's challenge of SLT 2022 profiled encoders over 32 utterances of LibriSpeech test-clean, one
+at a time, and published the sum. Its profiler counts convolutions and matrix products, and inside
+fairseq's attention also biases, the scaling of queries, mask, softmax and dropout; norms and
+activations are free. Here every encoder is counted by that one rule, so that numbers compare. A
+published number differs by some tenths of a percent where the profiler met an attention that it did
+not know, or one without dropout, such as HuBERT Large's.
 
 Source: branch superb-challenge of B06901052/DeepSpeed and the policy page of the leaderboard.
 """
@@ -18,7 +19,8 @@ SUPERB_LENGTHS = (
     (59120, 62720, 66400, 71200, 75200, 78640, 82800, 87520),
     (92720, 98560, 104400, 111120, 118480, 125040, 132720, 142640),
     (154000, 166720, 180880, 197920, 217920, 239280, 268160, 326000),
-)  # samples at 16 kHz of the utterances in each bucket: 224.86 s
+)  # samples at 16 kHz of the utterances in each bucket
+SUPERB_SECONDS = tuple(sum(row) / 16_000 for row in SUPERB_LENGTHS)  # 224.86 s in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def positional_macs(frames: int, dim: int, kernel: int, groups: int) -> Macs:
 def attention_macs(frames: int, dim: int, heads: int, inner: int) -> Macs:
     """Count one block's attention over ``frames``, its heads together ``inner`` wide."""
     products = 4 * frames * dim * inner + 2 * frames**2 * inner
-    # biases of q, k, v and the scaling of q; mask, softmax (two) and dropout of the weights
+    # biases of q, k and v, the scaling of q; mask, softmax (twice) and dropout of the weights
     extras = 4 * frames * inner + 4 * frames**2 * heads
     return Macs(products, extras)
 

@@ -27,8 +27,9 @@ def encoder_macs(config: Any, samples: int, frames: int) -> Macs:
         samples: Its length.
         frames: As many as the encoder makes of it.
     """
-    block = _conformer_block if config.model_type in _CONFORMERS else _transformer_block
-    return _front_end(config, samples, frames) + block(config, frames) * config.num_hidden_layers
+    count = _conformer_block if config.model_type in _CONFORMERS else _transformer_block
+    blocks: int = config.num_hidden_layers
+    return _front_end(config, samples, frames) + count(config, frames) * blocks
 
 
 def _front_end(config: Any, samples: int, frames: int) -> Macs:

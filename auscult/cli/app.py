@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from auscult.cli import attention, corpora, demo, extract, probe, report, results, run, upstreams
+from auscult.cli import (
+    attention,
+    corpora,
+    demo,
+    describe,
+    extract,
+    probe,
+    report,
+    results,
+    run,
+    upstreams,
+)
 
 app = typer.Typer(
     name="auscult",
@@ -47,6 +58,7 @@ _verb("demo", demo.demo)
 _verb("corpora", corpora.corpora)
 _verb("upstreams", upstreams.upstreams)
 _verb("check", upstreams.check)
+_verb("describe", describe.describe)
 _verb("extract", extract.extract)
 _verb("probe", probe.probe)
 _verb("attention", attention.attention)
