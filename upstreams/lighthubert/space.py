@@ -4,7 +4,7 @@ Source: section 2 of arXiv 2203.15610 and the published supernet configurations.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ STORED_WIDTH = 768
 STORED_FFN = 3072
 STORED_LAYERS = 12
 
-_DROPPED: dict[int, set[int]] = {
+_DROPPED: Mapping[int, set[int]] = {
     12: set(),
     11: {11},
     10: {7, 11},
@@ -103,18 +103,34 @@ class SearchSpace:
         Raises:
             UserError: It does not; the message names the field and what it may be.
         """
-        self._check("embed_dim", subnet.embed_dim, self.embed_dims)
-        self._check("depth", subnet.depth, self.depths)
+        self.check_size(subnet.embed_dim, subnet.depth)
         widths = [ffn_dim(subnet.embed_dim, ratio) for ratio in self.ratios]
-        times = f", {_one_of(self.ratios)} times embed_dim {subnet.embed_dim}"
+        times = f" ({_one_of(self.ratios)} times embed_dim {subnet.embed_dim})"
         for i, (heads, width) in enumerate(zip(subnet.heads, subnet.ffn_dims, strict=True)):
             self._check(f"heads[{i}]", heads, self.heads)
             self._check(f"ffn[{i}]", width, widths, times)
 
-    def _check(self, field: str, value: int, legal: Sequence[int], remark: str = "") -> None:
+    def check_size(self, embed_dim: int, depth: int) -> None:
+        """Pass if the space has subnets of this width and depth.
+
+        Raises:
+            UserError: It has not.
+        """
+        self._check("embed_dim", embed_dim, self.embed_dims)
+        self._check("depth", depth, self.depths)
+
+    def check_ratio(self, field: str, ratio: float) -> None:
+        """Pass if feed-forward parts may be ``ratio`` times as wide as the embedding.
+
+        Raises:
+            UserError: They may not.
+        """
+        self._check(field, ratio, self.ratios, " times the embedding")
+
+    def _check(self, field: str, value: float, legal: Sequence[float], remark: str = "") -> None:
         if value not in legal:
             raise UserError(
-                f"{field} is {value}, which the {self.name} space does not have; "
+                f"{field} is {_text(value)}, which the {self.name} space does not have; "
                 f"expected {_one_of(legal)}{remark}."
             )
 
@@ -158,8 +174,7 @@ BASE = SearchSpace(
     depths=(12,),
     default=uniform(640, 12, 10, 4.0),
 )
-SPACES = {space.name: space for space in (SMALL, BASE)}
-NAMED = {"a_small": SMALL.default, "a_base": BASE.default}
+SPACES: Mapping[str, SearchSpace] = {space.name: space for space in (SMALL, BASE)}
 
 
 def kept_layers(depth: int) -> tuple[int, ...]:
@@ -176,8 +191,8 @@ def kept_layers(depth: int) -> tuple[int, ...]:
 def ffn_rows(embed_dim: int, ffn_dim: int) -> list[tuple[int, int]]:
     """Return the ranges of the 3072 stored feed-forward rows that a layer uses, in order.
 
-    The rows are four blocks of 768, one for each time the embedding fits into the ratio 4: each
-    block gives its first ``embed_dim`` rows until there are ``ffn_dim``.
+    They are stored as four blocks of 768. From one block after the other come its first
+    ``embed_dim`` rows, until there are ``ffn_dim`` in all.
     """
     if embed_dim == STORED_WIDTH:
         return [(0, ffn_dim)]
@@ -192,10 +207,14 @@ def ffn_rows(embed_dim: int, ffn_dim: int) -> list[tuple[int, int]]:
 def _join(values: Sequence[float]) -> str:
     """Return values joined with -, or one where all are equal."""
     shown = values[:1] if len(set(values)) == 1 else values
-    return "-".join(f"{value:g}" for value in shown)
+    return "-".join(map(_text, shown))
 
 
 def _one_of(values: Sequence[float]) -> str:
     """Return values as a sentence offers them: 4, 6 or 8."""
-    *most, last = (f"{value:g}" for value in values)
+    *most, last = map(_text, values)
     return f"{', '.join(most)} or {last}" if most else last
+
+
+def _text(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
