@@ -54,7 +54,7 @@ def read_checkpoint(path: Path) -> Any:
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the checkpoint file in it.")
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, torch.device("cpu"):  # also under another default
             return _read(path, file)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist.") from error
