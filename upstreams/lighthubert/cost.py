@@ -3,8 +3,6 @@
 from functools import partial
 from itertools import pairwise
 
-import torch
-
 from auscult.cost import (
     Macs,
     attention_macs,
@@ -13,8 +11,9 @@ from auscult.cost import (
     positional_macs,
     superb_macs,
 )
+from auscult.frame import conv_geometry
 
-from .network import CHANNELS, KERNELS, POSITION_GROUPS, POSITION_KERNEL, STRIDES, num_frames
+from .network import CHANNELS, KERNELS, POSITION_GROUPS, POSITION_KERNEL, STRIDES
 from .space import HEAD_DIM, STORED_WIDTH, ExtractorMode, Subnet
 
 
@@ -46,7 +45,8 @@ def count_parameters(subnet: Subnet, extractor_mode: ExtractorMode) -> int:
 def count_macs(subnet: Subnet, samples: int) -> Macs:
     """Count multiply-accumulates of encoding one utterance of ``samples``."""
     dim = subnet.embed_dim
-    frames = int(num_frames(torch.tensor(samples)))
+    geometry = conv_geometry(KERNELS, STRIDES)
+    frames = max((samples - geometry.receptive_field) // geometry.stride + 1, 0)
     macs = extractor_macs(samples, [CHANNELS] * len(KERNELS), KERNELS, STRIDES)
     macs += Macs(frames * CHANNELS * dim)
     macs += positional_macs(frames, dim, POSITION_KERNEL, POSITION_GROUPS)

@@ -85,7 +85,8 @@ class SearchSpace:
     def num_subnets(self) -> int:
         """How many different subnets there are."""
         choices = len(self.heads) * len(self.ratios)
-        return len(self.embed_dims) * sum(choices**depth for depth in self.depths)
+        paths: int = sum(choices**depth for depth in self.depths)
+        return len(self.embed_dims) * paths
 
     @property
     def smallest(self) -> Subnet:
