@@ -1,0 +1,151 @@
+"""The published checkpoints: which space, which extractor, and every weight accounted for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from auscult.checkpoint import read_checkpoint
+from auscult.errors import UserError
+from auscult.progress import logger
+
+from .space import BASE, SPACES, ExtractorMode, SearchSpace, Subnet
+from .supernet import Supernet
+
+# HuBERT's heads over clusters, which the authors' training script left in the files.
+_LEFT_OVER = frozenset({"label_embs_concat", "final_proj.weight", "final_proj.bias"})
+# Options that change the numbers but no shape, with the only value that is implemented.
+_OPTIONS: Mapping[str, object] = {
+    "layer_norm_first": False,
+    "activation_fn": "gelu",
+    "encoder_attention_heads": 12,
+    "conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
+}
+_MODE_NAMES: Mapping[ExtractorMode, str] = {"layer_norm": "layer_norm", "group_norm": "default"}
+_LAYER_NORM_KEY = "feature_extractor.conv_layers.0.2.1.weight"
+_GROUP_NORM_KEY = "feature_extractor.conv_layers.0.2.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a published checkpoint holds."""
+
+    supernet: Supernet
+    space: SearchSpace
+    default: Subnet  # what the encoder is used as where nothing else is asked for
+
+
+def read_published(path: Path) -> Published:
+    """Read a supernet in the authors' layout.
+
+    Raises:
+        UserError: Not such a file, or its configuration and weights do not fit each other.
+    """
+    content = read_checkpoint(path)
+    configuration, state = _parts(path, content)
+    space, default = _find_space(path, configuration)
+    mode = _find_mode(path, configuration, state)
+    for option, value in _OPTIONS.items():
+        found = configuration.get(option, value)
+        if str(found).replace(" ", "") != str(value).replace(" ", ""):
+            raise UserError(
+                f"{path}: its configuration has {option} = {found!r}; LightHuBERT is read with "
+                f"{value!r} only."
+            )
+    with torch.device("meta"):
+        supernet = Supernet(mode)
+    fill_weights(path, supernet, state, _LEFT_OVER)
+    return Published(supernet, space, default)
+
+
+def _parts(path: Path, content: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    content = content if isinstance(content, Mapping) else {}
+    configuration = content.get("cfg")
+    configuration = configuration.get("model") if isinstance(configuration, Mapping) else None
+    state = content.get("model")
+    if not isinstance(configuration, Mapping) or not isinstance(state, Mapping):
+        raise UserError(
+            f"{path} is not a LightHuBERT checkpoint: expected weights under 'model' and a "
+            f"configuration under 'cfg', found {', '.join(map(str, content)) or 'neither'}."
+        )
+    return configuration, state
+
+
+def _find_space(path: Path, configuration: Mapping[str, Any]) -> tuple[SearchSpace, Subnet]:
+    kind = configuration.get("_name")
+    if kind == "student_hubert":  # the first stage trains the largest network alone
+        return BASE, BASE.largest
+    if kind != "hubert_pruner":
+        raise UserError(
+            f"{path} is a model of kind {kind!r}; a LightHuBERT checkpoint is 'hubert_pruner' or "
+            "'student_hubert'."
+        )
+    table = str(configuration.get("pruner_supernet"))
+    for space in SPACES.values():
+        if table.lower().endswith(f"{space.name}.yaml"):
+            return space, space.default
+    raise UserError(
+        f"{path}: the search space pruner_supernet = {table!r} is not known; it ends in small.yaml "
+        "or base.yaml."
+    )
+
+
+def _find_mode(
+    path: Path, configuration: Mapping[str, Any], state: Mapping[str, Any]
+) -> ExtractorMode:
+    mode: ExtractorMode
+    if _LAYER_NORM_KEY in state:
+        mode = "layer_norm"
+    elif _GROUP_NORM_KEY in state:
+        mode = "group_norm"
+    else:
+        raise UserError(
+            f"{path}: the norm of the convolutional extractor is missing: neither "
+            f"{_LAYER_NORM_KEY} nor {_GROUP_NORM_KEY} is there."
+        )
+    name = _MODE_NAMES[mode]
+    named = configuration.get("extractor_mode", name)
+    if named != name:
+        raise UserError(
+            f"{path}: the configuration says extractor_mode = {named!r}, the weights are those of "
+            f"{name!r}."
+        )
+    return mode
+
+
+def fill_weights(
+    path: Path,
+    module: nn.Module,
+    state: Mapping[str, Any],
+    left_over: frozenset[str] = frozenset(),
+) -> None:
+    """Give a module on the meta device its weights, by name and each of them.
+
+    Args:
+        path: The file, for messages.
+        module: What the weights are for.
+        state: Tensors from the file.
+        left_over: Names that may be in the file beside the weights.
+
+    Raises:
+        UserError: A weight that is missing, not expected, or of another shape.
+    """
+    wanted = module.state_dict()
+    missing = [name for name in wanted if not isinstance(state.get(name), Tensor)]
+    unexpected = [name for name in state if name not in wanted and name not in left_over]
+    for what, names in (("lacks the weights", missing), ("holds, unexpectedly,", unexpected)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(f"{path} {what} {names[0]}{more}.")
+    for name, tensor in wanted.items():
+        if state[name].shape != tensor.shape:
+            raise UserError(
+                f"{path}: expected {name} of shape {tuple(tensor.shape)}, got "
+                f"{tuple(state[name].shape)}."
+            )
+    module.load_state_dict({name: state[name].float() for name in wanted}, assign=True)
+    if found := sorted(left_over & set(state)):
+        logger.info(f"{path}: left over, not of the encoder: {', '.join(found)}.")

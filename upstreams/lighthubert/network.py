@@ -1,0 +1,240 @@
+"""LightHuBERT of any dimensions: the one forward pass of supernet, subnet and exported network.
+
+Names of weights are those of the published checkpoints, except that the positional convolution
+holds the weight itself instead of its norm and direction.
+
+Reference: LightHuBERT (arXiv 2203.15610), mechanicalsea/lighthubert.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from auscult.contracts import AttentionMap
+from auscult.frame import conv_lengths
+from auscult.upstream import AttentionVisitor
+
+from .space import HEAD_DIM, STORED_WIDTH, ExtractorMode, Subnet
+
+CHANNELS = 512
+KERNELS = (10, 3, 3, 3, 3, 2, 2)
+STRIDES = (5, 2, 2, 2, 2, 2, 2)
+POSITION_KERNEL, POSITION_GROUPS = 128, 16
+DROPOUT = 0.1
+
+
+class LightHubert(nn.Module):
+    """A convolutional extractor under post-norm blocks, each with its own heads and width.
+
+    The vector that stands for masked frames keeps the supernet's width in every subnet: the
+    published parameter counts include it in full.
+    """
+
+    def __init__(self, subnet: Subnet, mode: ExtractorMode = "layer_norm") -> None:
+        super().__init__()
+        self.subnet = subnet
+        self.mode: ExtractorMode = mode
+        self.mask_emb = nn.Parameter(torch.empty(STORED_WIDTH))
+        self.feature_extractor = Extractor(mode)
+        self.layer_norm = nn.LayerNorm(CHANNELS)
+        self.post_extract_proj = nn.Linear(CHANNELS, subnet.embed_dim)
+        self.encoder = Encoder(subnet)
+
+    def forward(
+        self,
+        samples: Tensor,
+        lengths: Tensor,
+        masked: Tensor | None = None,
+        visit: AttentionVisitor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Return the projected convolutions and the output of every block.
+
+        Args:
+            samples: (batch, time) waveforms, normalised where the extractor has layer norm.
+            lengths: (batch,) valid samples.
+            masked: (batch, frame), where frames are hidden from the blocks; for pretraining.
+            visit: Takes each block's attention map, first block first.
+
+        Returns:
+            One more than there are blocks, each (batch, frame, dim).
+        """
+        features = self.layer_norm(self.feature_extractor(samples, lengths))
+        projected = self.post_extract_proj(features)
+        x = projected
+        if masked is not None:
+            x = torch.where(masked[..., None], self.mask_emb[: self.subnet.embed_dim], x)
+        return projected, *self.encoder(x, num_frames(lengths), visit)
+
+
+def num_frames(lengths: Tensor) -> Tensor:
+    """Return the valid frames (batch,) of utterances of ``lengths`` (batch,) samples."""
+    return conv_lengths(lengths, KERNELS, STRIDES)
+
+
+class Extractor(nn.Module):
+    """Seven convolutions from samples to frames of 20 ms."""
+
+    def __init__(self, mode: ExtractorMode) -> None:
+        super().__init__()
+        self.conv_layers = nn.ModuleList()
+        for depth, (kernel, stride) in enumerate(zip(KERNELS, STRIDES, strict=True)):
+            convolution = nn.Conv1d(CHANNELS if depth else 1, CHANNELS, kernel, stride, bias=False)
+            if mode == "layer_norm":
+                layer = _ConvLayer(convolution, _ChannelNorm())
+            else:
+                layer = _ConvLayer(convolution, None if depth else _TimeNorm())
+            self.conv_layers.append(layer)
+
+    def forward(self, samples: Tensor, lengths: Tensor) -> Tensor:
+        """Return features (batch, frame, channel) of ``samples`` (batch, time)."""
+        x = samples[:, None]
+        for layer, kernel, stride in zip(self.conv_layers, KERNELS, STRIDES, strict=True):
+            lengths = conv_lengths(lengths, (kernel,), (stride,))
+            x = layer(x, lengths)
+        return x.mT
+
+
+class _ConvLayer(nn.Sequential):
+    """A convolution, fairseq's dropout of zero, and a norm where there is one; then GELU."""
+
+    def __init__(self, convolution: nn.Conv1d, norm: nn.Module | None) -> None:
+        super().__init__(convolution, nn.Identity(), *([] if norm is None else [norm]))
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        x = self[0](x)
+        if len(self) > 2:
+            x = self[2](x, lengths)
+        return F.gelu(x)
+
+
+class _ChannelNorm(nn.Sequential):
+    """Layer norm over the channels of each step, between what fairseq has as transposes."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Identity(), nn.LayerNorm(CHANNELS))
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self[1](x.mT).mT
+
+
+class _TimeNorm(nn.GroupNorm):
+    """Norm of each channel over the valid steps of each row, so that padding does not count."""
+
+    def __init__(self) -> None:
+        super().__init__(CHANNELS, CHANNELS)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        steps = x.shape[-1]
+        if bool((lengths == steps).all()):
+            return super().forward(x)
+        rows = []
+        for row, valid in enumerate(lengths.tolist()):
+            alone = super().forward(x[row : row + 1, :, :valid])
+            rows.append(F.pad(alone, (0, steps - valid)))
+        return torch.cat(rows)
+
+
+class Encoder(nn.Module):
+    """Positions by a grouped convolution, then the blocks."""
+
+    def __init__(self, subnet: Subnet) -> None:
+        super().__init__()
+        dim = subnet.embed_dim
+        position = nn.Conv1d(
+            dim, dim, POSITION_KERNEL, padding=POSITION_KERNEL // 2, groups=POSITION_GROUPS
+        )
+        self.pos_conv = nn.ModuleList([position])
+        self.layer_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.layers = nn.ModuleList(
+            Block(dim, heads, inner)
+            for heads, inner in zip(subnet.heads, subnet.ffn_dims, strict=True)
+        )
+
+    def forward(
+        self, x: Tensor, frames: Tensor, visit: AttentionVisitor | None = None
+    ) -> list[Tensor]:
+        """Return the output of each block, (batch, frame, dim), of which ``frames`` are valid."""
+        keys: Tensor | None = None
+        if bool((frames < x.shape[1]).any()):
+            valid = torch.arange(x.shape[1], device=x.device) < frames.to(x.device)[:, None]
+            x = x.masked_fill(~valid[..., None], 0.0)
+            keys = valid[:, None, None]
+        # an even kernel, centred, makes one frame too many
+        x = x + F.gelu(self.pos_conv[0](x.mT)[..., :-1]).mT
+        x = self.dropout(self.layer_norm(x))
+        states = []
+        for number, block in enumerate(self.layers, start=1):
+            x = block(x, keys, _hand_over(number, frames, visit))
+            states.append(x)
+        return states
+
+
+def _hand_over(
+    block: int, frames: Tensor, visit: AttentionVisitor | None
+) -> Callable[[Tensor], None] | None:
+    if visit is None:
+        return None
+    return lambda weights: visit(AttentionMap(block, weights, frames))
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward part, each followed by its residual and layer norm."""
+
+    def __init__(self, dim: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(dim, heads)
+        self.self_attn_layer_norm = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, inner)
+        self.fc2 = nn.Linear(inner, dim)
+        self.final_layer_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(DROPOUT)
+
+    def forward(
+        self, x: Tensor, keys: Tensor | None, visit: Callable[[Tensor], None] | None
+    ) -> Tensor:
+        """Return ``x`` (batch, frame, dim) after the block."""
+        x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x, keys, visit)))
+        return self.final_layer_norm(x + self.dropout(self.fc2(F.gelu(self.fc1(x)))))
+
+
+class SelfAttention(nn.Module):
+    """Heads of 64, together as wide as they are many: narrower or wider than the blocks."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        inner = heads * HEAD_DIM
+        self.q_proj = nn.Linear(dim, inner)
+        self.k_proj = nn.Linear(dim, inner)
+        self.v_proj = nn.Linear(dim, inner)
+        self.out_proj = nn.Linear(inner, dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        keys: Tensor | None = None,
+        visit: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:
+        """Attend over the frames of ``x`` (batch, frame, dim).
+
+        Args:
+            x: (batch, frame, dim).
+            keys: (batch, 1, 1, frame), the valid frames; None where all are.
+            visit: Takes the weights (batch, head, frame, frame); None for torch's fused kernel.
+        """
+        query, key, value = (
+            project(x).unflatten(-1, (-1, HEAD_DIM)).transpose(1, 2)  # (batch, head, frame, 64)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if visit is None:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keys)
+        else:
+            scores = (query * HEAD_DIM**-0.5) @ key.mT
+            if keys is not None:
+                scores = scores.masked_fill(~keys, -torch.inf)
+            weights = scores.float().softmax(-1)
+            visit(weights)
+            mixed = weights.to(value.dtype) @ value
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))

@@ -1,0 +1,116 @@
+"""The once-for-all network: stores the weights of every subnet, runs any of them, cuts any out."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from auscult.seed import seeded
+from auscult.upstream import AttentionVisitor
+
+from .network import POSITION_GROUPS, POSITION_KERNEL, Encoder, LightHubert
+from .slicing import slice_state
+from .space import BASE, STORED_LAYERS, STORED_WIDTH, ExtractorMode, Subnet
+
+
+class Supernet(nn.Module):
+    """Weights in full under their published names; a subnet is named at each pass.
+
+    Subnets share what they slice: a gradient of one reaches the weights of all.
+    """
+
+    def __init__(self, mode: ExtractorMode = "layer_norm") -> None:
+        super().__init__()
+        self.mode: ExtractorMode = mode
+        whole = LightHubert(BASE.largest, mode)  # which uses all of what either space stores
+        self.mask_emb = whole.mask_emb
+        self.feature_extractor = whole.feature_extractor
+        self.layer_norm = whole.layer_norm
+        self.post_extract_proj = whole.post_extract_proj
+        self.encoder = whole.encoder
+        self.encoder.pos_conv[0] = _NormedWeight(STORED_WIDTH)
+        head = nn.Linear(STORED_WIDTH, STORED_WIDTH, bias=False)
+        self.layer_pred_heads = nn.ModuleDict({str(STORED_LAYERS - 1): head})
+
+    def forward(
+        self,
+        samples: Tensor,
+        lengths: Tensor,
+        subnet: Subnet,
+        masked: Tensor | None = None,
+        visit: AttentionVisitor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Run ``subnet`` on the shared weights; as :meth:`LightHubert.forward` otherwise."""
+        network = self._skeleton(subnet)
+        weights = slice_state(dict(self.named_parameters()), subnet)
+        states: tuple[Tensor, ...] = functional_call(
+            network, weights, (samples, lengths, masked, visit), strict=True
+        )
+        return states
+
+    def predict(self, state: Tensor) -> Tensor:
+        """Return what the pretraining head predicts of the last ``state`` (batch, frame, dim)."""
+        (head,) = self.layer_pred_heads.values()
+        weight: Tensor = head.weight
+        return F.linear(state, weight[:, : state.shape[-1]])
+
+    def cut(self, subnet: Subnet) -> LightHubert:
+        """Return ``subnet`` as a network of its own, which shares nothing with this one."""
+        network = self._skeleton(subnet)
+        with torch.no_grad():
+            weights = slice_state(dict(self.named_parameters()), subnet)
+            own = {
+                name: weight.clone(memory_format=torch.contiguous_format)
+                for name, weight in weights.items()
+            }
+        network.load_state_dict(own, assign=True)
+        return network
+
+    def _skeleton(self, subnet: Subnet) -> LightHubert:
+        with torch.device("meta"):
+            network = LightHubert(subnet, self.mode)
+        return network.train(self.training)
+
+
+class _NormedWeight(nn.Module):
+    """A convolution's weight as norm and direction of each tap, which slicing makes one of."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(dim))
+        self.weight_g = nn.Parameter(torch.empty(1, 1, POSITION_KERNEL))
+        self.weight_v = nn.Parameter(torch.empty(dim, dim // POSITION_GROUPS, POSITION_KERNEL))
+
+
+def draw_supernet(mode: ExtractorMode, seed: int) -> Supernet:
+    """Return a supernet as LightHuBERT's pretraining begins, its weights a function of ``seed``."""
+    with torch.device("meta"):
+        supernet = Supernet(mode)
+    supernet.to_empty(device=torch.get_default_device())
+    with seeded(seed), torch.no_grad():
+        nn.init.uniform_(supernet.mask_emb)
+        supernet.post_extract_proj.reset_parameters()
+        for module in supernet.modules():
+            if isinstance(module, nn.Conv1d):
+                nn.init.kaiming_normal_(module.weight)
+            elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+                module.reset_parameters()
+        for head in supernet.layer_pred_heads.values():
+            head.reset_parameters()
+        _draw_encoder(supernet.encoder)
+    return supernet
+
+
+def _draw_encoder(encoder: Encoder) -> None:
+    for module in encoder.layers.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    position = encoder.pos_conv[0]
+    assert isinstance(position, _NormedWeight)
+    dim, _, kernel = position.weight_v.shape
+    nn.init.normal_(position.weight_v, std=math.sqrt(4 / (kernel * dim)))
+    nn.init.zeros_(position.bias)
+    position.weight_g.copy_(torch.linalg.vector_norm(position.weight_v, dim=(0, 1), keepdim=True))
