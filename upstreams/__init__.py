@@ -146,8 +146,9 @@ def outline_upstream(spec: str) -> Upstream:
         address = replace(address, random=True)
     if not address.random:
         return load_upstream(spec)
+    loader = _loader(address)  # not under meta: what it imports may make tensors of its own
     with torch.device("meta"):
-        return _loader(address)(address, 0).eval()
+        return loader(address, 0).eval()
 
 
 def _is_shape(address: Address) -> bool:

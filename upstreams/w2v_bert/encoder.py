@@ -44,10 +44,7 @@ class W2vBertUpstream(PaddedUpstream):
             dim=size.dim,
             heads=(size.heads,) * size.num_layers,
             geometry=conv_geometry(_KERNELS, _STRIDES),
-            modules=(
-                ("contrastive", size.contrastive_blocks),
-                ("masked_prediction", size.num_layers),
-            ),
+            modules=_modules(size),
             num_parameters=sum(parameter.numel() for parameter in encoder.parameters()),
             head_parameters=count_head_parameters(size),
             source=source,
@@ -118,6 +115,14 @@ def count_head_parameters(size: Dimensions) -> int:
     with torch.device("meta"):
         parts = build_quantizer(size), build_heads(size)
     return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+
+def _modules(size: Dimensions) -> tuple[tuple[str, int], ...]:
+    """Return each module that has blocks, and the block it ends with."""
+    contrastive = ("contrastive", size.contrastive_blocks)
+    masked_prediction = ("masked_prediction", size.num_layers)
+    found = [contrastive] if size.contrastive_blocks else []
+    return (*found, *([masked_prediction] if size.masked_prediction_blocks else []))
 
 
 def _draw(size: Dimensions, seed: int, *, name: str, source: str) -> Upstream:
