@@ -75,7 +75,8 @@ class _MapsApart(nn.Module):
 
     def forward(self, expanded: Tensor) -> Tensor:
         apart = expanded.unflatten(-1, self.weight.shape[:2]).transpose(1, 2)
-        return apart @ self.weight + self.bias.transpose(1, 2)  # (batch, prediction, frame, dim)
+        mapped: Tensor = apart @ self.weight + self.bias.transpose(1, 2)
+        return mapped  # (batch, prediction, frame, dim)
 
 
 def read_prediction_heads(path: Path) -> PredictionHeads:
