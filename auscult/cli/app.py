@@ -17,6 +17,7 @@ from auscult.cli import (
     report,
     results,
     run,
+    subnet,
     upstreams,
 )
 
@@ -70,3 +71,9 @@ app.add_typer(_results, name="results", help="List, show and export what a store
 _verb("ls", results.ls, _results)
 _verb("show", results.show, _results)
 _verb("export", results.export, _results)
+
+_subnet = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(_subnet, name="subnet", help="Count, show and draw the subnets of a supernet.")
+_verb("count", subnet.count, _subnet)
+_verb("show", subnet.show, _subnet)
+_verb("sample", subnet.sample, _subnet)
