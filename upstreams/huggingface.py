@@ -82,7 +82,8 @@ class HuggingFaceUpstream(PaddedUpstream):
 
     def count_macs(self, samples: int) -> Macs:
         """Return what encoding one utterance of ``samples`` costs, from the configuration alone."""
-        frames = int(self.num_frames(torch.tensor([samples])))
+        geometry = self.spec.geometry
+        frames = max((samples - geometry.receptive_field) // geometry.stride + 1, 0)
         return encoder_macs(self.model.config, samples, frames)
 
     def encode(

@@ -43,9 +43,9 @@ def describe(
     from auscult.upstreams import outline_upstream
 
     output = Output(json=json, quiet=quiet)
-    where = choose_device(device)
-    if where != "cpu" and not measure:
+    if device != "cpu" and not measure:
         raise UserError("--device says where to measure; add --measure, or leave it out.")
+    where = choose_device(device)
     encoder = outline_upstream(upstream)
     spec = encoder.spec
     macs: SuperbMacs | None = None

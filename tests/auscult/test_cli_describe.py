@@ -67,6 +67,31 @@ def test_modules_have_their_blocks(run: Any) -> None:
     assert f"24: {spec.modules[0][0]} 1-12, {spec.modules[1][0]} 13-24" in out
 
 
+@pytest.mark.parametrize(
+    ("spec", "subnet", "parameters", "products"),
+    [
+        ("lighthubert_small@a_small", "embed=384,depth=12,heads=6,ffn=4", 26_879_744, 857.1),
+        ("lighthubert_base@a_base", "embed=640,depth=12,heads=10,ffn=4", 66_897_664, 1340.1),
+        ("lighthubert_small@smallest", "embed=256,depth=10,heads=4,ffn=3", 11_449_088, 661.3),
+        ("lighthubert_base@macs<=1.04T", "embed=512,depth=12,heads=8,ffn=3.5", 41_249_536, 1035.3),
+    ],
+)
+def test_subnets(run: Any, spec: str, subnet: str, parameters: int, products: float) -> None:
+    found = describe(run, spec)
+    assert found["upstream"]["subnet"] == subnet
+    assert found["upstream"]["num_parameters"] == parameters
+    assert round(found["macs"]["products"] / 1e9, 1) == products
+    assert describe(run, f"random({spec})") == found
+
+
+def test_heads_that_differ_are_listed(run: Any) -> None:
+    heads = "4-6-8-4-6-8-4-6-8-4"
+    subnet = f"embed=256,depth=10,heads={heads},ffn=3"
+    status, out, _ = run("describe", f"lighthubert_small@{subnet}")
+    assert status == 0 and subnet in out
+    assert f"{heads.replace('-', ' ')}, first block first" in out
+
+
 def test_checkpoint(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny: Any = auscult.load("random(hubert_tiny, seed=4)")
     tiny.model.save_pretrained(tmp_path)
@@ -95,15 +120,14 @@ def test_what_is_not_counted_is_said(run: Any) -> None:
     [
         (("hubert_bse",), "Unknown upstream 'hubert_bse'. Did you mean hubert_base"),
         (("hubert_base@a_small",), "hubert_base has no subnets"),
+        (("lighthubert_small@a_smll",), "a_small"),
+        (("lighthubert_base@macs<=1G",), "the smallest subnet"),
         (("hf:no/such/folder",), "no/such/folder"),
-        (("hubert_tiny", "--device", "tpu"), "Device 'tpu' is not known"),
+        (("hubert_tiny", "--measure", "--device", "tpu"), "Device 'tpu' is not known"),
         (("hubert_tiny", "--device", "cuda"), "add --measure"),
     ],
 )
-def test_refusals(
-    run: Any, words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+def test_refusals(run: Any, words: tuple[str, ...], message: str) -> None:
     status, out, err = run("describe", *words)
     assert status == 2 and message in err and out == ""
     assert len(err.strip().splitlines()) == 1
