@@ -58,8 +58,8 @@ def read_mockingjay(path: Path) -> Checkpoint:
         return _read_albert_new(path, states)
     found = ", ".join(sorted(map(str, states))[:8]) or "nothing"
     raise UserError(
-        f"{path} is no checkpoint of Mockingjay or Audio ALBERT: expected Transformer and Config or "
-        "Upstream_Config, as s3prl writes, or Mockingjay and Settings, as its branch AlbertNew "
+        f"{path} is no checkpoint of Mockingjay or Audio ALBERT: expected Transformer and Config "
+        "or Upstream_Config, as s3prl writes, or Mockingjay and Settings, as its branch AlbertNew "
         f"does; it has {found}."
     )
 

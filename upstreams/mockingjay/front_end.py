@@ -4,7 +4,6 @@ Means, deviations and levels are those of the whole utterance, taken before any 
 not counted in receptive fields. The first and last frames of deltas see only the frames there are.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -46,9 +45,6 @@ class FrontEnd(Protocol):
 @dataclass(frozen=True)
 class OnlineFrontEnd:
     """s3prl's own features: the utterance at one level, then 25 ms every 10 ms, then CMVN.
-
-    Some of the narrow filters at low frequencies hold no bin of the transform, and give the
-    logarithm of the floor.
 
     Reference: s3prl 0.4.18, upstream/baseline/preprocessor.py and upstream/mockingjay/builder.py.
     """
@@ -186,11 +182,9 @@ def _mel(
     spectrum: Tensor, num_mels: int, *, scale: Literal["htk", "slaney"], norm: str | None
 ) -> Tensor:
     """Return mel-filtered powers (mel, frame) of a spectrum (bin, frame)."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "At least one mel filterbank has all zero values")
-        filters = torchaudio.functional.melscale_fbanks(
-            len(spectrum), 0.0, SAMPLE_RATE / 2, num_mels, SAMPLE_RATE, norm, scale
-        )
+    filters = torchaudio.functional.melscale_fbanks(
+        len(spectrum), 0.0, SAMPLE_RATE / 2, num_mels, SAMPLE_RATE, norm, scale
+    )
     filtered: Tensor = spectrum.T @ filters.to(spectrum)
     return filtered.T
 
@@ -201,8 +195,10 @@ def _slopes(static: Tensor, window: int) -> Tensor:
     The first and the last window each give the slopes of all frames beyond their middle.
     """
     reach = window // 2
-    offsets = torch.arange(-reach, reach + 1, device=static.device, dtype=static.dtype)
-    fitted = static.unfold(1, window, 1) @ (offsets / offsets.square().sum())
+    steps = static.unfold(1, window, 1)  # (mel, frame, window)
+    rise = steps[..., reach + 1 :] - steps[..., :reach].flip(-1)  # zero, to the bit, in silence
+    distances = torch.arange(1, reach + 1, device=static.device, dtype=static.dtype)
+    fitted = rise @ (distances / (2 * distances.square().sum()))
     return F.pad(fitted[None], (reach, reach), mode="replicate")[0]
 
 
