@@ -2,10 +2,10 @@
 
 SUPERB's challenge of SLT 2022 profiled encoders over 32 utterances of LibriSpeech test-clean, one
 at a time, and published the sum. Its profiler counts convolutions and matrix products, and inside
-fairseq's attention also biases, the scaling of queries, mask, softmax and dropout; norms and
-activations are free. Here every encoder is counted by that one rule, so that numbers compare. A
-published number differs by some tenths of a percent where the profiler met an attention that it did
-not know, or one without dropout, such as HuBERT Large's.
+fairseq's attention also biases, the scaling of queries, mask, softmax and dropout; norms,
+activations and filterbanks are free. Here every encoder is counted by that one rule, so that
+numbers compare. A published number differs by some tenths of a percent where the profiler met an
+attention that it did not know, or one without dropout, such as HuBERT Large's.
 
 Source: branch superb-challenge of B06901052/DeepSpeed and the policy page of the leaderboard.
 """

@@ -181,7 +181,8 @@ def _measure(name: str, device: str) -> "Measurement":
 
 
 def _where(measured: "Measurement") -> str:
-    threads = f", {measured.threads} threads" if measured.device == "cpu" else ""
+    plural = "" if measured.threads == 1 else "s"
+    threads = f", {measured.threads} thread{plural}" if measured.device == "cpu" else ""
     return f"{measured.processor}{threads}"
 
 

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+import auscult
 from auscult.cost import (
     BUCKETS,
     SUPERB_LENGTHS,
@@ -15,6 +18,7 @@ from auscult.cost import (
     positional_macs,
     superb_macs,
 )
+from auscult.testing import noise
 from auscult.upstreams import outline_upstream
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
@@ -92,6 +96,18 @@ def test_hubert_large_was_published_without_dropout() -> None:
     frames = [(samples - 400) // 320 + 1 for row in SUPERB_LENGTHS for samples in row]
     dropout = 24 * 16 * sum(n**2 for n in frames)
     assert round(total / 1e9) == 4326 and round((total - dropout) / 1e9) == 4324
+
+
+@pytest.mark.parametrize(
+    "subnet", ["smallest", "embed=384,depth=10,heads=4-6-8-4-6-8-4-6-8-4,ffn=3.5"]
+)
+def test_products_of_subnets_are_those_that_torch_counts(subnet: str) -> None:
+    upstream = auscult.load(f"random(lighthubert_small@{subnet})")
+    for samples in (5123, 7680):  # frames odd and even in number
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            # where maps are asked for, attention is made of products that the counter sees
+            upstream.visit_attention(noise(upstream, [samples]), lambda found: None)
+        assert upstream.count_macs(samples).products == counter.get_total_flops() // 2
 
 
 def test_lengths_are_those_of_the_challenge() -> None:
