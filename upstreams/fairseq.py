@@ -83,8 +83,8 @@ def load(address: Address, seed: int) -> Upstream:
         return _load_folder(address, seed)
     if not path.exists():
         raise UserError(
-            f"{address}: there is no file or folder {path}; a model of the hub is read by "
-            f"hf:{address.checkpoint}."
+            f"{address}: there is no file or folder {path}; models of the hub are read by hf and "
+            "their id."
         )
     found = find_encoder(path, family)
     sizes = read_sizes(path, found.weights)

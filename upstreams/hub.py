@@ -98,8 +98,10 @@ def read_config(source: Source) -> Any:
 
 def build_model(config: Any, seed: int) -> Any:
     """Build an encoder whose weights are a function of its shape and ``seed`` alone."""
-    from transformers import AutoModel
+    from transformers import MODEL_MAPPING, AutoModel
 
+    with torch.device("cpu"):  # what is imported for it has constants: not of the meta device
+        MODEL_MAPPING.get(type(config), None)
     with seeded(seed):
         model = AutoModel.from_config(_encoder_alone(config), dtype=torch.float32)
     return model.eval()
