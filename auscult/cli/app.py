@@ -73,7 +73,10 @@ _verb("show", results.show, _results)
 _verb("export", results.export, _results)
 
 _subnet = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(_subnet, name="subnet", help="Count, show and draw the subnets of a supernet.")
+app.add_typer(
+    _subnet, name="subnet", help="Count, show, draw and cut out the subnets of a supernet."
+)
 _verb("count", subnet.count, _subnet)
 _verb("show", subnet.show, _subnet)
 _verb("sample", subnet.sample, _subnet)
+_verb("export", subnet.export, _subnet)

@@ -1,6 +1,7 @@
-"""`auscult subnet`: what a supernet can be cut to, and what a subnet looks like."""
+"""`auscult subnet`: what a supernet can be cut to, what a subnet looks like, and cutting it."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -8,6 +9,7 @@ from auscult.cli.output import Json, Output, Quiet
 from auscult.errors import UserError
 
 if TYPE_CHECKING:
+    from auscult.upstream import Upstream
     from auscult.upstreams.lighthubert import LightHubertUpstream
     from auscult.upstreams.lighthubert.space import Subnet
 
@@ -19,6 +21,7 @@ Supernet = Annotated[
         show_default=False,
     ),
 ]
+Format = Literal["auscult", "transformers"]
 
 
 def count(supernet: Supernet, json: Json = False, quiet: Quiet = False) -> None:
@@ -113,14 +116,53 @@ def sample(
     output.finish(space=encoder.space.name, seed=seed, subnets=subnets)
 
 
+def export(
+    upstream: Annotated[
+        str,
+        typer.Argument(metavar="UPSTREAM", help="SUPERNET@subnet.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write, new or empty.")],
+    format: Annotated[
+        Format,
+        typer.Option(
+            "--format", help="For Auscult, or a HuBERT for transformers where blocks are alike."
+        ),
+    ] = "auscult",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Cut a subnet out of its supernet: a folder that holds its own weights and no others.
+
+    Examples:
+      auscult subnet export lighthubert:lighthubert_small.pt@a_small --out a_small
+      auscult extract -u lighthubert:a_small -c folder:my-audio
+      auscult subnet export lighthubert:lighthubert_base.pt --format transformers --out a_base
+    """
+    import auscult
+    from auscult.upstreams.lighthubert.export import export_subnet, export_transformers
+
+    output = Output(json=json, quiet=quiet)
+    encoder = _checked(upstream, auscult.load(upstream))
+    (export_subnet if format == "auscult" else export_transformers)(encoder, out)
+    spec = f"{'lighthubert' if format == 'auscult' else 'hf'}:{out}"
+    size = sum(file.stat().st_size for file in out.iterdir())
+    output.print(f"{spec}: {encoder.spec.num_parameters:,} parameters, {size / 1e6:,.1f} MB")
+    output.finish(
+        upstream=encoder.spec.name,
+        spec=spec,
+        subnet=encoder.spec.subnet,
+        parameters=encoder.spec.num_parameters,
+        bytes=size,
+        sha256=encoder.spec.sha256,
+    )
+
+
 def _supernet(spec: str) -> "LightHubertUpstream":
     """Return an encoder of ``spec`` for its space.
 
     Raises:
         UserError: ``spec`` is not a supernet, or a single subnet of one.
     """
-    from pathlib import Path
-
     from auscult.address import parse_address
 
     address = parse_address(spec)
@@ -133,9 +175,18 @@ def _supernet(spec: str) -> "LightHubertUpstream":
 
 def _load(spec: str) -> "LightHubertUpstream":
     from auscult.upstreams import outline_upstream
+
+    return _checked(spec, outline_upstream(spec))
+
+
+def _checked(spec: str, encoder: "Upstream") -> "LightHubertUpstream":
+    """Return ``encoder`` if it is a subnet.
+
+    Raises:
+        UserError: It is of another family.
+    """
     from auscult.upstreams.lighthubert import LightHubertUpstream
 
-    encoder = outline_upstream(spec)
     if not isinstance(encoder, LightHubertUpstream):
         raise UserError(
             f"{spec} has no subnets; name a supernet: lighthubert_small, lighthubert_base or "

@@ -56,7 +56,8 @@ def load_shape(address: Address, seed: int) -> Upstream:
     space: SearchSpace = SPACES[shape.settings["space"]]
     mode: ExtractorMode = shape.settings["extractor_mode"]
     default = parse_subnet(shape.settings["subnet"], space, mode)
-    network = draw_supernet(mode, seed).cut(_choose(address, space, mode, default))
+    subnet = _choose(address, space, mode, default)
+    network = draw_supernet(mode, seed).cut(subnet)
     return LightHubertUpstream(network, space, name=str(address), source=shape.name)
 
 

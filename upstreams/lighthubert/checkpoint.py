@@ -12,6 +12,8 @@ from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
 from auscult.progress import logger
 
+from ..conversion import parse_convolutions
+from .network import CHANNELS, KERNELS, STRIDES
 from .space import BASE, SPACES, ExtractorMode, SearchSpace, Subnet
 from .supernet import Supernet
 
@@ -21,8 +23,7 @@ _LEFT_OVER = frozenset({"label_embs_concat", "final_proj.weight", "final_proj.bi
 _OPTIONS: Mapping[str, object] = {
     "layer_norm_first": False,
     "activation_fn": "gelu",
-    "encoder_attention_heads": 12,
-    "conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
+    "encoder_attention_heads": BASE.largest.heads[0],
 }
 _MODE_NAMES: Mapping[ExtractorMode, str] = {"layer_norm": "layer_norm", "group_norm": "default"}
 _LAYER_NORM_KEY = "feature_extractor.conv_layers.0.2.1.weight"
@@ -44,17 +45,16 @@ def read_published(path: Path) -> Published:
     Raises:
         UserError: Not such a file, or its configuration and weights do not fit each other.
     """
-    content = read_checkpoint(path)
-    configuration, state = _parts(path, content)
-    space, default = _find_space(path, configuration)
+    configuration, state = _parts(path, read_checkpoint(path))
+    model = configuration["model"]
+    space, default = _find_space(path, model)
     mode = _find_mode(path, configuration, state)
     for option, value in _OPTIONS.items():
-        found = configuration.get(option, value)
-        if str(found).replace(" ", "") != str(value).replace(" ", ""):
-            raise UserError(
-                f"{path}: its configuration has {option} = {found!r}; LightHuBERT is read with "
-                f"{value!r} only."
-            )
+        if model.get(option, value) != value:
+            raise _not_read(path, option, model[option], value)
+    layers = [(CHANNELS, *sizes) for sizes in zip(KERNELS, STRIDES, strict=True)]
+    if parse_convolutions(path, model.get("conv_feature_layers", layers)) != layers:
+        raise _not_read(path, "conv_feature_layers", model["conv_feature_layers"], layers)
     with torch.device("meta"):
         supernet = Supernet(mode)
     fill_weights(path, supernet, state, _LEFT_OVER)
@@ -63,10 +63,12 @@ def read_published(path: Path) -> Published:
 
 def _parts(path: Path, content: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     content = content if isinstance(content, Mapping) else {}
-    configuration = content.get("cfg")
-    configuration = configuration.get("model") if isinstance(configuration, Mapping) else None
-    state = content.get("model")
-    if not isinstance(configuration, Mapping) or not isinstance(state, Mapping):
+    configuration, state = content.get("cfg"), content.get("model")
+    if (
+        not isinstance(configuration, Mapping)
+        or not isinstance(configuration.get("model"), Mapping)
+        or not isinstance(state, Mapping)
+    ):
         raise UserError(
             f"{path} is not a LightHuBERT checkpoint: expected weights under 'model' and a "
             f"configuration under 'cfg', found {', '.join(map(str, content)) or 'neither'}."
@@ -106,14 +108,25 @@ def _find_mode(
             f"{path}: the norm of the convolutional extractor is missing: neither "
             f"{_LAYER_NORM_KEY} nor {_GROUP_NORM_KEY} is there."
         )
-    name = _MODE_NAMES[mode]
-    named = configuration.get("extractor_mode", name)
-    if named != name:
-        raise UserError(
-            f"{path}: the configuration says extractor_mode = {named!r}, the weights are those of "
-            f"{name!r}."
-        )
+    task = configuration.get("task")
+    normalize = mode == "layer_norm"
+    for options, option, value in (
+        (configuration["model"], "extractor_mode", _MODE_NAMES[mode]),
+        (task if isinstance(task, Mapping) else {}, "normalize", normalize),
+    ):
+        if options.get(option, value) != value:
+            raise UserError(
+                f"{path} contradicts itself: its configuration has {option} = "
+                f"{options[option]!r}, its weights are those of an extractor with {mode}."
+            )
     return mode
+
+
+def _not_read(path: Path, option: str, found: object, value: object) -> UserError:
+    return UserError(
+        f"{path}: its configuration has {option} = {found!r}; LightHuBERT is read with {value!r} "
+        "only."
+    )
 
 
 def fill_weights(

@@ -14,7 +14,7 @@ from torch import Tensor
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
 
-from ..conversion import FAIRSEQ, fill_model, sort_weights
+from ..conversion import FAIRSEQ, sort_weights
 from .checkpoint import fill_weights
 from .network import CHANNELS, KERNELS, POSITION_GROUPS, POSITION_KERNEL, STRIDES, LightHubert
 from .slicing import POSITION
@@ -91,17 +91,17 @@ def export_transformers(upstream: LightHubertUpstream, folder: Path) -> None:
     Raises:
         UserError: transformers has no such HuBERT, or something stands in ``folder`` already.
     """
+    from safetensors.torch import save_file
     from transformers import Wav2Vec2FeatureExtractor
 
-    network = upstream.network
-    config = _hubert_config(network)
-    weights, _ = sort_weights(folder, _fairseq_state(network), FAIRSEQ)
-    model = fill_model(folder, config, weights, None)
+    config = _hubert_config(upstream.network)
+    weights, _ = sort_weights(folder, _fairseq_state(upstream.network), FAIRSEQ)
     extractor = Wav2Vec2FeatureExtractor(
         do_normalize=upstream.spec.normalize, return_attention_mask=upstream.spec.normalize
     )
     with _whole(folder) as work:
-        model.save_pretrained(work)
+        save_file(weights, work / _WEIGHTS, metadata={"format": "pt"})
+        config.save_pretrained(work)
         extractor.save_pretrained(work)
 
 
@@ -124,6 +124,7 @@ def _hubert_config(network: LightHubert) -> Any:
             "Export it with --format auscult."
         )
     return HubertConfig(
+        architectures=["HubertModel"],
         hidden_size=subnet.embed_dim,
         num_hidden_layers=subnet.depth,
         num_attention_heads=subnet.heads[0],
