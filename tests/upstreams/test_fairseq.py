@@ -76,7 +76,10 @@ def build(family: str, **options: Any) -> tuple[Any, dict[str, Any], dict[str, A
         from s3prl.upstream.wav2vec2 import wav2vec2_model as wav2vec2
     task = {"normalize": options["extractor_mode"] == "layer_norm", "sample_rate": 16_000}
     model = {"_name": family, **TINY, **options}
-    own = {"hubert": {"label_rate": 50.0}, "wav2vec2": {"quantize_targets": True, "latent_vars": 5}}
+    own: Any = {
+        "hubert": {"label_rate": 50.0},
+        "wav2vec2": {"quantize_targets": True, "latent_vars": 5},
+    }
     model |= own[family]
     plain = {name: value for name, value in model.items() if name != "_name"}
     with torch.random.fork_rng(devices=[]):
@@ -265,7 +268,7 @@ def test_fine_tuned_files_hold_the_encoder(family: str, form: str, tmp_path: Pat
 
 def test_published_heads_are_counted() -> None:
     """The heads of the published Base models, as the two packages' classes make them."""
-    sizes = {"conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"}
+    sizes: Any = {"conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"}
     sizes |= {"encoder_embed_dim": 768, "encoder_layers": 1, "final_dim": 256}
     repair()
     with hushed(), torch.device("meta"):
@@ -273,9 +276,9 @@ def test_published_heads_are_counted() -> None:
         from s3prl.upstream.wav2vec2 import wav2vec2_model as wav2vec2
 
         task = hubert.HubertPretrainingConfig()
-        options = hubert.HubertConfig(label_rate=50.0, **sizes)  # type: ignore[arg-type]
+        options = hubert.HubertConfig(label_rate=50.0, **sizes)
         built = {"hubert": hubert.HubertModel(options, task, [["a"] * 504])}
-        config = wav2vec2.Wav2Vec2Config(quantize_targets=True, **sizes)  # type: ignore[arg-type]
+        config = wav2vec2.Wav2Vec2Config(quantize_targets=True, **sizes)
         built["wav2vec2"] = wav2vec2.Wav2Vec2Model(config)
     from auscult.upstreams.conversion import FAIRSEQ, sort_weights
 
