@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from auscult.contracts import HiddenStates, Waveforms
 from auscult.errors import UserError, unknown
+from auscult.guard import evaluate, guarded_loading
 from auscult.progress import logger
 from auscult.upstream import Upstream
 
@@ -37,17 +38,17 @@ WITH_CHECKPOINT = ("_local", "_url", "_custom")  # endings of the hub's entries 
 def repair() -> None:
     """Make s3prl importable on the installed stack. Harmless when called again.
 
-    Every s3prl module, now or later, is imported with the missing names in place and finds
-    soundfile behind ``torchaudio.load``. Nothing outside s3prl is changed, but for
-    ``argparse.Namespace`` among the classes that ``torch.load`` accepts: s3prl's checkpoints hold
-    one, and it is plain data.
+    Every s3prl module, now or later, is imported with the missing names in place, finds soundfile
+    behind ``torchaudio.load`` and, in encoders, an ``eval`` that only computes sizes. Nothing
+    outside s3prl is changed, but for ``argparse.Namespace`` among the classes that ``torch.load``
+    accepts: s3prl's checkpoints hold one, and it is plain data.
     """
     torch.serialization.add_safe_globals([argparse.Namespace])
     if any(isinstance(finder, _Mender) for finder in sys.meta_path):
         return
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "s3prl":
-            _lend_audio(module)
+            _mend(module)
     sys.meta_path.insert(0, _Mender())
 
 
@@ -70,7 +71,7 @@ class _Mender:
         def exec_module(module: ModuleType) -> None:
             with _missing_names(), hushed():
                 execute(module)
-            _lend_audio(module)
+            _mend(module)
 
         loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
@@ -104,6 +105,14 @@ def _missing_names() -> Iterator[None]:
             delattr(owner, name)
         for name in lent_modules:
             del sys.modules[name]
+
+
+def _mend(module: ModuleType) -> None:
+    _lend_audio(module)
+    name = module.__name__
+    # not in those of the hub, which counts every name in them among its entries
+    if name.startswith("s3prl.upstream.") and not name.endswith(".hubconf"):
+        vars(module)["eval"] = evaluate
 
 
 def _lend_audio(module: ModuleType) -> None:
@@ -354,9 +363,8 @@ def hub_names() -> list[str]:
 def build_s3prl_upstream(name: str, checkpoint: str = "") -> nn.Module:
     """Build an upstream of s3prl's hub, in evaluation mode on the CPU.
 
-    The file is read by s3prl's own code. For some families (``mockingjay``, ``tera``,
-    ``audio_albert``, ``distiller``, ``cpc``, ...) that means unpickling, which can run code hidden
-    in the file: load only checkpoints from people you trust.
+    Code in the file does not run: its pickle is read by :func:`auscult.checkpoint.read_checkpoint`,
+    and the expressions that s3prl hands to ``eval`` are computed by :func:`auscult.guard.evaluate`.
 
     Args:
         name: Entry of s3prl's hub, such as ``fbank``, ``hubert_local`` or ``tera``. Entries of
@@ -381,12 +389,12 @@ def build_s3prl_upstream(name: str, checkpoint: str = "") -> nn.Module:
         raise UserError(f"s3prl's upstream {name!r}: {checkpoint} does not exist.")
     from s3prl import hub
 
-    if checkpoint:
-        logger.warning(f"{checkpoint} is read by s3prl's own code, which may run code in the file.")
     options = {"ckpt": checkpoint} if checkpoint else {}
     try:
-        with hushed():
+        with hushed(), guarded_loading():
             model: nn.Module = getattr(hub, name)(**options)
+    except UserError as error:
+        raise UserError(f"s3prl's upstream {name!r}: {error}") from error
     except Exception as error:  # each family fails in its own way
         reason = f"{type(error).__name__} {error}".strip().splitlines()[0]
         source = f" from {checkpoint}" if checkpoint else ""

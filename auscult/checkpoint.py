@@ -112,8 +112,6 @@ def _read_archive(content: mmap.mmap) -> Any:
     if len(roots) != 1:
         raise Refused("is a zip archive, but not one of torch.save: it has no data.pkl of its own")
     (root,) = roots
-    if f"{root}constants.pkl" in places:
-        raise Refused("is a TorchScript archive, which is a program; save its state_dict instead")
     if f"{root}byteorder" in places and _cut(content, places[f"{root}byteorder"]) != b"little":
         raise Refused("was written by a big-endian machine, which is not read")
     storages: dict[str, torch.UntypedStorage] = {}
@@ -137,6 +135,8 @@ def _list_members(content: mmap.mmap) -> Mapping[str, tuple[int, int]]:
     """Return where each member begins and how many bytes it has; they do not overlap."""
     with zipfile.ZipFile(cast(IO[bytes], content)) as archive:
         members = archive.infolist()
+    if any(member.filename.endswith("/constants.pkl") for member in members):
+        raise Refused("is a TorchScript archive, which is a program; save its state_dict instead")
     places: dict[str, tuple[int, int]] = {}
     for member in members:
         name, size = member.filename, member.file_size
