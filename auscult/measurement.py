@@ -1,6 +1,8 @@
 """What encoding takes on this machine: time for each second of audio, and memory."""
 
+import ctypes
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,12 +106,17 @@ def _peak_bytes(upstream: Upstream, audio: Waveforms) -> int | None:
         torch.cuda.reset_peak_memory_stats(upstream.device)
         _encode(upstream, audio)
         return torch.cuda.max_memory_allocated(upstream.device) - before
+    if sys.platform != "linux":
+        return None
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)  # what was freed and kept would be used again unseen
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the highest so far becomes the present
         before = _status("VmHWM")
         _encode(upstream, audio)
         return _status("VmHWM") - before
-    except OSError:  # not Linux, or not allowed
+    except OSError:  # not allowed
         return None
 
 

@@ -98,10 +98,8 @@ def test_hubert_large_was_published_without_dropout() -> None:
     assert round(total / 1e9) == 4326 and round((total - dropout) / 1e9) == 4324
 
 
-@pytest.mark.parametrize(
-    "subnet", ["smallest", "embed=384,depth=10,heads=4-6-8-4-6-8-4-6-8-4,ffn=3.5"]
-)
-def test_products_of_subnets_are_those_that_torch_counts(subnet: str) -> None:
+def test_products_of_a_subnet_are_those_that_torch_counts() -> None:
+    subnet = "embed=384,depth=10,heads=4-6-8-4-6-8-4-6-8-4,ffn=3.5"
     upstream = auscult.load(f"random(lighthubert_small@{subnet})")
     for samples in (5123, 7680):  # frames odd and even in number
         with FlopCounterMode(display=False) as counter, torch.no_grad():
