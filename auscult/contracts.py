@@ -46,6 +46,12 @@ class Waveforms:
         """Return the valid samples of each row, each (time,)."""
         return [row[:n] for row, n in zip(self.samples, self.lengths.tolist(), strict=True)]
 
+    def take(self, rows: Sequence[int]) -> "Waveforms":
+        """Return a batch of some of the rows, padded to the longest of them."""
+        lengths = self.lengths[list(rows)]
+        samples = self.samples[list(rows), : int(lengths.max())]
+        return Waveforms(samples, lengths, self.sample_rate)
+
     def to(self, device: torch.device | str) -> "Waveforms":
         """Return the same batch on ``device``."""
         return Waveforms(self.samples.to(device), self.lengths.to(device), self.sample_rate)

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from auscult.audio import read_batch
-from auscult.contracts import SAMPLE_RATE, HiddenStates
+from auscult.contracts import SAMPLE_RATE, HiddenStates, Waveforms
 from auscult.errors import UserError
+from auscult.precision import Precision, computing_in, precision_of
 from auscult.progress import logger, progress
 from auscult.upstream import Upstream
 
@@ -46,6 +48,7 @@ def encode(
     cuts: Sequence[Any],
     batches: Sequence[Sequence[int]] | None = None,
     *,
+    precision: Precision = "float32",
     show: bool = True,
 ) -> Iterator[Encoded]:
     """Encode each cut once and yield its layers, batch by batch.
@@ -55,6 +58,7 @@ def encode(
         cuts: lhotse cuts.
         batches: Positions in ``cuts`` that are encoded together; by default all, as
             :func:`plan_batches` groups them.
+        precision: What the encoder computes in; layers are float32 all the same.
         show: Show a progress line.
 
     Raises:
@@ -73,10 +77,22 @@ def encode(
             audio = pending.result()
             if position + 1 < len(plan):
                 pending = reader.submit(read_batch, [cuts[i] for i in plan[position + 1]])
-            with torch.inference_mode():
-                states = upstream(audio.to(upstream.device))
-            yield from _unbatch(batch, states)
+            for rows, states in _forward(upstream, audio.to(upstream.device), precision):
+                yield from _unbatch([batch[row] for row in rows], states)
             advance(sum(cuts[i].duration for i in batch))
+
+
+def _forward(
+    upstream: Upstream, audio: Waveforms, precision: Precision
+) -> list[tuple[list[int], HiddenStates]]:
+    """Return the states of each group of rows, which spares padding and cutting them apart."""
+    groups = upstream.groups(audio.lengths)
+    with (
+        torch.no_grad(),  # in inference mode autocast would round all weights for every group
+        parametrize.cached(),  # weight-normalised weights: once for the batch
+        computing_in(precision_of(upstream, precision), upstream.device),
+    ):
+        return [(rows, upstream(audio.take(rows))) for rows in groups]
 
 
 def _unbatch(batch: Sequence[int], states: HiddenStates) -> Iterator[Encoded]:

@@ -1,8 +1,9 @@
 """Frozen features of a set of utterances: encoded once and kept, or encoded anew at each pass.
 
 Kept features are float16 shards in a folder: safetensors, named by a hash of what they depend on
-(weights and preprocessing of the encoder, audio, device, library versions), written to a temporary
-name and renamed. A killed pass goes on at the first missing shard.
+(weights and preprocessing of the encoder, the precision it computes in, audio, device, library
+versions), written to a temporary name and renamed. A killed pass goes on at the first missing
+shard.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from auscult import __version__
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
 from auscult.extraction import Encoded, encode, plan_batches
+from auscult.precision import Precision, precision_of
 from auscult.progress import logger
 from auscult.record import fingerprint, library_versions
 from auscult.upstream import Upstream
@@ -74,12 +76,21 @@ class FeatureStore:
     """The features of some utterances by one encoder, made in one pass."""
 
     def __init__(
-        self, upstream: Upstream, cuts: Sequence[Any], *, keep_frames: bool, folder: Path
+        self,
+        upstream: Upstream,
+        cuts: Sequence[Any],
+        *,
+        keep_frames: bool,
+        folder: Path,
+        precision: Precision = "float32",
     ) -> None:
         self._upstream = upstream
         self._cuts = list(cuts)
         self._keep_frames = keep_frames
-        self._shards = [_Shard(upstream, self._cuts, items, folder) for items in self._plan()]
+        self._precision = precision_of(upstream, precision)
+        origin = [FORMAT, __version__, library_versions(), upstream.device.type, self._precision]
+        origin.append(upstream.spec.sha256)
+        self._shards = [_Shard(origin, self._cuts, items, folder) for items in self._plan()]
 
     def encode(self) -> "FeatureStore":
         """Encode what is not there yet; each utterance goes through the encoder once."""
@@ -90,7 +101,8 @@ class FeatureStore:
                 f"{self._upstream.spec.name}: {done} of {len(self._shards)} feature shards "
                 "are there already."
             )
-        stream = encode(self._upstream, self._cuts, [b for s in missing for b in s.batches])
+        batches = [batch for shard in missing for batch in shard.batches]
+        stream = encode(self._upstream, self._cuts, batches, precision=self._precision)
         for shard in missing:
             rows = [next(stream) for _ in shard.items]
             shard.write(rows, self._keep_frames)
@@ -120,7 +132,7 @@ class FeatureStore:
         """Return the frames: from the shards, or encoded anew at each reading."""
         if self._keep_frames:
             return KeptFrames(self._shards)
-        return ReencodedFrames(self._upstream, self._cuts)
+        return ReencodedFrames(self._upstream, self._cuts, self._precision)
 
     def _plan(self) -> list[list[list[int]]]:
         """Group the batches into shards of about SHARD_BYTES."""
@@ -140,14 +152,15 @@ class _Shard:
     """A file of frames and a file of statistics, each written whole or not at all."""
 
     def __init__(
-        self, upstream: Upstream, cuts: Sequence[Any], batches: list[list[int]], folder: Path
+        self,
+        origin: Sequence[object],
+        cuts: Sequence[Any],
+        batches: list[list[int]],
+        folder: Path,
     ) -> None:
         self.batches = batches
         self.items = [i for batch in batches for i in batch]
-        name = fingerprint(
-            [FORMAT, __version__, library_versions(), upstream.device.type, upstream.spec.sha256]
-            + [audio_sha256(cuts[i]) for i in self.items]
-        )
+        name = fingerprint([*origin, *(audio_sha256(cuts[i]) for i in self.items)])
         self.frames_path = folder / f"{name}.frames.safetensors"
         self.pooled_path = folder / f"{name}.pooled.safetensors"
 
@@ -207,16 +220,18 @@ class ReencodedFrames:
 
     kept = False
 
-    def __init__(self, upstream: Upstream, cuts: Sequence[Any]) -> None:
+    def __init__(self, upstream: Upstream, cuts: Sequence[Any], precision: Precision) -> None:
         self._upstream = upstream
         self._cuts = cuts
+        self._precision = precision
 
     def read(self, items: Sequence[int], layers: Sequence[int]) -> list[Tensor]:
         """See :class:`FrameSource`."""
         found: dict[int, tuple[Tensor, ...]] = {}
         batches = plan_batches([self._cuts[i].duration for i in items])
         plan = [[items[i] for i in batch] for batch in batches]
-        for row in encode(self._upstream, self._cuts, plan, show=False):
+        stream = encode(self._upstream, self._cuts, plan, precision=self._precision, show=False)
+        for row in stream:
             found[row.index] = tuple(row.layers[layer].half() for layer in layers)
         parts = [found[item] for item in items]
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]

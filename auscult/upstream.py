@@ -59,6 +59,10 @@ class Upstream(nn.Module, ABC):
         lengths = torch.arange(2 * self.spec.sample_rate)
         return int(lengths[self.num_frames(lengths) > 0][0])
 
+    def groups(self, lengths: Tensor) -> list[list[int]]:
+        """Return which rows of a batch of ``lengths`` (batch,) are fastest encoded together."""
+        return [list(range(len(lengths)))]
+
     def visit_attention(self, audio: Waveforms, visit: AttentionVisitor) -> HiddenStates:
         """Encode ``audio`` and hand each block's map to ``visit``, first block first.
 

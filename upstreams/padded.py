@@ -1,7 +1,6 @@
 """Utterances of different lengths in one batch: by groups of equal length, or padded and masked."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from torch import Tensor
@@ -38,29 +37,28 @@ class PaddedUpstream(Upstream):
     def forward(self, audio: Waveforms) -> HiddenStates:
         """Encode ``audio`` into ``num_layers + 1`` states, each (batch, frame, dim)."""
         frames = self.check_audio(audio)
-        padding = self.padding or ("group" if self.device.type == "cpu" else "mask")
-        groups = list(_equal_lengths(audio.lengths.tolist()))
-        if padding == "mask" or len(groups) == 1:
+        groups = self.groups(audio.lengths)
+        if len(groups) == 1:
             return HiddenStates(self.encode(audio, frames, None), frames)
         rows: list[tuple[Tensor, ...]] = [()] * len(frames)  # the layers of each utterance
         for indices in groups:
-            length = int(audio.lengths[indices[0]])
-            group = Waveforms(
-                audio.samples[indices, :length], audio.lengths[indices], audio.sample_rate
-            )
-            encoded = self.encode(group, frames[indices], None)
+            encoded = self.encode(audio.take(indices), frames[indices], None)
             for i, index in enumerate(indices):
                 rows[index] = tuple(layer[i] for layer in encoded)
         layers = zip(*rows, strict=True)
         return HiddenStates(tuple(pad_sequence(list(x), batch_first=True) for x in layers), frames)
 
+    def groups(self, lengths: Tensor) -> list[list[int]]:
+        """Return the rows of each length, or all rows where padding is masked."""
+        padding = self.padding or ("group" if self.device.type == "cpu" else "mask")
+        if padding == "mask":
+            return super().groups(lengths)
+        found: dict[int, list[int]] = {}
+        for row, length in enumerate(lengths.tolist()):
+            found.setdefault(length, []).append(row)
+        return list(found.values())
+
     def visit_attention(self, audio: Waveforms, visit: AttentionVisitor) -> HiddenStates:
         """Encode ``audio`` and hand each block's map to ``visit``, first block first."""
         frames = self.check_audio(audio)
         return HiddenStates(self.encode(audio, frames, visit), frames)
-
-
-def _equal_lengths(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the indices of the rows of each length."""
-    for length in dict.fromkeys(lengths):
-        yield [i for i, other in enumerate(lengths) if other == length]

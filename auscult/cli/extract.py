@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from auscult.cli.output import Device, Json, Output, Quiet, SkipBad, SplitColumn, choose_device
+from auscult.cli.output import (
+    ComputePrecision,
+    Device,
+    Json,
+    Output,
+    Quiet,
+    SkipBad,
+    SplitColumn,
+    choose_device,
+)
 from auscult.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -16,7 +25,7 @@ if TYPE_CHECKING:
     from auscult.extraction import Encoded
     from auscult.upstream import Upstream
 
-PRECISIONS = ("float32", "float16")
+DTYPES = ("float32", "float16")
 
 
 def extract(
@@ -30,7 +39,8 @@ def extract(
     corpus: Annotated[
         str | None, typer.Option("-c", "--corpus", help="Corpus: reader[:folder].")
     ] = None,
-    precision: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="What is stored: float32 or float16.")] = "float32",
+    precision: ComputePrecision = "float32",
     split: SplitColumn = None,
     skip_bad: SkipBad = False,
     device: Device = "auto",
@@ -43,34 +53,37 @@ def extract(
 
     Examples:
       auscult extract -u "random(hubert_base)" one.wav two.flac --out features
-      auscult extract -u fbank -c tsv:data/mine --precision float16 --out features
+      auscult extract -u hf:models/wavlm-base -c tsv:data/mine --dtype float16 --out features
     """
     import auscult
     from auscult.extraction import encode, long_enough, plan_batches
     from auscult.feature import frame_bytes
+    from auscult.precision import check_precision, precision_of
     from auscult.progress import logger
 
     output = Output(json=json, quiet=quiet)
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
     if bool(files) == bool(corpus):
         raise UserError("Give either audio files or a corpus (-c), such as -c tsv:data/mine.")
     where = choose_device(device)
+    wanted = check_precision(precision, where)
     out.mkdir(parents=True, exist_ok=True)
     encoder = auscult.load(upstream).to(where)
     found = _read(files, corpus, split, skip_bad)
     cuts = [cut for part in found.splits.values() for cut in part]
     cuts, short = long_enough(encoder, cuts, skip_bad=skip_bad)
-    size = frame_bytes(encoder, cuts) * (2 if precision == "float32" else 1)
+    size = frame_bytes(encoder, cuts) * (2 if dtype == "float32" else 1)
     states = encoder.spec.num_layers + 1
     logger.info(
-        f"{len(cuts)} files of {states} states x {encoder.spec.dim} dims in {precision}: "
+        f"{len(cuts)} files of {states} states x {encoder.spec.dim} dims in {dtype}: "
         f"{size / 1e9:.2f} GB in {out}."
     )
-    targets = [_Target.of(cut, out, encoder, precision) for cut in cuts]
+    made = {"precision": precision_of(encoder, wanted), "dtype": dtype}
+    targets = [_Target.of(cut, out, encoder, made) for cut in cuts]
     plan = plan_batches([cut.duration for cut in cuts])
     missing = [batch for batch in plan if not all([targets[i].there() for i in batch])]
-    for row in encode(encoder, cuts, missing):
+    for row in encode(encoder, cuts, missing, precision=wanted):
         targets[row.index].write(row)
     if kept := len(cuts) - sum(map(len, missing)):
         logger.info(f"{kept} of {len(cuts)} files were there already and are kept.")
@@ -88,14 +101,14 @@ class _Target:
     made_from: Mapping[str, str]
 
     @classmethod
-    def of(cls, cut: Any, out: Path, encoder: "Upstream", precision: str) -> "_Target":
+    def of(cls, cut: Any, out: Path, encoder: "Upstream", made: Mapping[str, str]) -> "_Target":
         from auscult.feature import audio_sha256
 
         made_from = {
             "upstream": encoder.spec.name,
             "upstream_sha256": encoder.spec.sha256,
             "audio_sha256": audio_sha256(cut),
-            "precision": precision,
+            **made,
         }
         return cls(_path_of(cut, out), made_from)
 
@@ -126,7 +139,7 @@ class _Target:
         """Write all layers, whole or not at all."""
         from safetensors.torch import save_file
 
-        half = self.made_from["precision"] == "float16"
+        half = self.made_from["dtype"] == "float16"
         layers = [layer.half() if half else layer for layer in row.layers]
         tensors = {f"layer_{i:02d}": layer.contiguous() for i, layer in enumerate(layers)}
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing on stderr but 
 Budget = Annotated[
     str, typer.Option(help="Keep features up to this size on disk; beyond it encode anew.")
 ]
+ComputePrecision = Annotated[
+    str,
+    typer.Option(
+        "--precision", help="What the encoder computes in: float32, bfloat16; on GPUs float16."
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 

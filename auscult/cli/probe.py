@@ -11,6 +11,7 @@ import typer
 from auscult.cli.company import Baselines, with_baselines
 from auscult.cli.output import (
     Budget,
+    ComputePrecision,
     CorpusSpec,
     Device,
     Json,
@@ -32,6 +33,7 @@ from auscult.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
+    from auscult.precision import Precision
     from auscult.probing import Examples, ProbeTask, TrainingPlan
     from auscult.record import Provenance, Record
     from auscult.upstream import Upstream
@@ -51,6 +53,7 @@ class _Sweep:
     skip_bad: bool
     out: Path
     device: str
+    precision: "Precision"
     provenance: "Provenance"
     max_epochs: int | None = None
 
@@ -98,6 +101,7 @@ def probe(
         bool, typer.Option(help="Go on although splits share speakers.")
     ] = False,
     skip_bad: SkipBad = False,
+    precision: ComputePrecision = "float32",
     device: Device = "auto",
     store: StoreUrl = None,
     json: Json = False,
@@ -114,11 +118,13 @@ def probe(
       auscult probe -u hf:models/wavlm-base -c demo --split sid_split -t speaker --probe linear
     """
     import auscult
+    from auscult.precision import check_precision
     from auscult.probing import TrainingPlan, check_labels, resolve_tasks
     from auscult.record import provenance
 
     output = Output(json=json, quiet=quiet)
     where = choose_device(device)
+    bits = check_precision(precision, where)
     plan = TrainingPlan(
         probes=_probes(probe), seeds=tuple(range(seeds)), learning_rates=_rates(learning_rates)
     )
@@ -139,7 +145,7 @@ def probe(
     if not all(t.about_speakers for t in tasks):
         check_speakers(data, allow_shared_speakers)
     run = provenance(command_line(), where)
-    sweep = _Sweep(data, plan, pooling, layers, size, skip_bad, out, where, run, max_epochs)
+    sweep = _Sweep(data, plan, pooling, layers, size, skip_bad, out, where, bits, run, max_epochs)
     records: list[Record] = []
     for encoder in encoders:
         found = _probe_encoder(encoder.to(where), tasks, sweep)
@@ -171,7 +177,9 @@ def _probe_encoder(
     folder = cache_folder() / "features"
     logger.info(_size_note(encoder, size, sweep.budget, need_frames, keep, folder))
     stores = {
-        name: FeatureStore(encoder, found, keep_frames=keep, folder=folder).encode()
+        name: FeatureStore(
+            encoder, found, keep_frames=keep, folder=folder, precision=sweep.precision
+        ).encode()
         for name, found in cuts.items()
     }
     pooled = {name: found.pooled() for name, found in stores.items()}
@@ -226,7 +234,7 @@ def _records(
     from auscult.record import Record
 
     commonest = majority_class(targets["train"])
-    config = _config(task, sweep, len(classes))
+    config = _config(task, encoder, sweep, len(classes))
     records = []
     for split, found in scores.items():
         speakers = [targets[split].speakers[i] for i in found[0].items]
@@ -270,7 +278,11 @@ def _records(
     return records
 
 
-def _config(task: "ProbeTask", sweep: _Sweep, num_classes: int) -> dict[str, Any]:
+def _config(
+    task: "ProbeTask", encoder: "Upstream", sweep: _Sweep, num_classes: int
+) -> dict[str, Any]:
+    from auscult.precision import precision_of
+
     plan = sweep.plan_for(task)
     return {
         "learning_rates": list(plan.learning_rates),
@@ -279,6 +291,7 @@ def _config(task: "ProbeTask", sweep: _Sweep, num_classes: int) -> dict[str, Any
         "patience": plan.patience,
         "min_steps": plan.min_steps,
         "pooling": None if task.frames else sweep.pooling,
+        "precision": precision_of(encoder, sweep.precision),
         "split_column": sweep.corpus.split_column,
         "num_classes": num_classes,
         "train_sha256": sweep.corpus.sha256["train"],
@@ -287,11 +300,13 @@ def _config(task: "ProbeTask", sweep: _Sweep, num_classes: int) -> dict[str, Any
 
 
 def _identity(task: "ProbeTask", encoder: "Upstream", sweep: _Sweep) -> list[str]:
+    from auscult.precision import precision_of
     from auscult.record import code_version, fingerprint, library_versions
 
     corpus = [sweep.corpus.sha256[name] for name in SPLITS]
     pooling = "" if task.frames else sweep.pooling
     where = [code_version(), fingerprint(library_versions()), sweep.corpus.split_column]
+    where.append(precision_of(encoder, sweep.precision))
     return [*where, task.spec.name, encoder.spec.sha256, *corpus, pooling]
 
 

@@ -225,7 +225,7 @@ def test_extract_writes_every_layer_of_every_file(
 ) -> None:
     folder = tone_corpus()
     files = sorted(folder.glob("*.flac"))[:2]
-    words = ("extract", "-u", "toy", *files, "--out", tmp_path / "f", "--precision", "float16")
+    words = ("extract", "-u", "toy", *files, "--out", tmp_path / "f", "--dtype", "float16")
     status, stdout, stderr = run(*words, "--json")
     assert status == 0, stderr
     assert "2 files of 3 states x 8 dims in float16" in stderr  # the size, before the work
@@ -245,8 +245,10 @@ def test_extract_refuses_files_made_from_something_else(
     file = sorted(tone_corpus().glob("*.flac"))[0]
     words = ("extract", "-u", "toy", file, "--out", tmp_path / "f")
     assert run(*words)[0] == 0
-    status, _, stderr = run(*words, "--precision", "float16")
-    assert status == 2 and "with precision float32 where float16 is wanted" in stderr
+    status, _, stderr = run(*words, "--dtype", "float16")
+    assert status == 2 and "with dtype float32 where float16 is wanted" in stderr
+    status, _, stderr = run(*words, "--precision", "bfloat16")
+    assert status == 2 and "with precision float32 where bfloat16 is wanted" in stderr
     soundfile.write(file, np.full(4000, 0.1), 16_000)
     status, _, stderr = run(*words)
     assert status == 2 and "choose another --out" in stderr
@@ -275,7 +277,9 @@ def test_extract_wants_files_or_a_corpus(
         (("text.wav",), "text.wav cannot be read as audio"),
         (("zeros.wav",), "zeros.wav holds only zeros"),
         (("a/same.wav", "b/same.wav"), "has the id 'same'"),
+        (("good.wav", "--dtype", "flaot16"), "Unknown dtype 'flaot16'. Did you mean"),
         (("good.wav", "--precision", "flaot16"), "Unknown precision 'flaot16'. Did you mean"),
+        (("good.wav", "--precision", "float16", "--device", "cpu"), "float16 is for GPUs"),
     ],
 )
 def test_extract_names_what_is_wrong(
