@@ -74,7 +74,8 @@ class MockingjayUpstream(PaddedUpstream):
         self, audio: Waveforms, frames: Tensor, visit: AttentionVisitor | None
     ) -> tuple[Tensor, ...]:
         """Return the states of one batch, each (batch, frame, dim), padding masked as keys."""
-        rows = [self.front_end.features(row) for row in audio.rows()]
+        with torch.autocast(self.device.type, enabled=False):  # a log-mel wants all its digits
+            rows = [self.front_end.features(row) for row in audio.rows()]
         chunks = Chunks(tuple(tuple(chunk_sizes(len(row), self.sequence_length)) for row in rows))
         inputs = chunks.split(rows).to(self.device)
 
