@@ -114,7 +114,7 @@ def as_set(members: Any = ()) -> set[Any]:
 def build_array(content: Any, dtype: Any, shape: Any, order: Any) -> Any:
     """Build a numpy array of ``content``, bytes, or str as Python 2 wrote them."""
     if not isinstance(dtype, Pending) or not isinstance(dtype.value, np.dtype):
-        raise Refused("is not read: it has a numpy array without a dtype")
+        raise Refused("is not read: it has an array without a dtype")
     flat = np.frombuffer(_bytearray(content), dtype=dtype.value)
     return flat.reshape(tuple(_sequence(shape)), order="F" if order in (True, "F") else "C")
 

@@ -291,7 +291,7 @@ def _settle(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:
         done[id(value)] = value, value  # the first keeps the id taken
         match value:
             case Pending(value=None):
-                raise Refused("is damaged: a numpy array without content")
+                raise Refused("is damaged: an array without content")
             case Pending():
                 done[id(value)] = value, value.value
             case Storage():

@@ -3,6 +3,7 @@
 import argparse
 import builtins
 import collections
+import copy
 import copyreg
 import enum
 import io
@@ -681,7 +682,7 @@ def test_objects_of_classes_that_are_not_there(tmp_path: Path) -> None:
         }
         torch.save(content, tmp_path / "x.pt")
     found = read_checkpoint(tmp_path / "x.pt")
-    (read,) = found["task_state"]["dictionaries"]
+    (read,) = copy.deepcopy(found)["task_state"]["dictionaries"]
     assert read.stub_name == "fairseq.data.dictionary.Dictionary"
     assert read.symbols == ["<s>", "0"] and read.indices == {"<s>": 0, "0": 1}
     assert read.parent is read
@@ -741,3 +742,41 @@ def test_configurations_of_omegaconf_are_plain(
     assert found == {"cfg": {"model": model, "task": {}, "nothing": None}, "model": model}
     assert found["cfg"]["model"] is found["model"]
     assert read_checkpoint(tmp_path / "part.pt") == model
+
+
+def test_old_ways_of_writing(tmp_path: Path, module: types.ModuleType) -> None:
+    dtype = b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01>NNNK\x00K\x00K\x00tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    content = np.array([1.5, -2], dtype=">f4").tobytes()
+    python_2 = b"\x80\x02" + array + b"(K\x01K\x02\x85" + dtype + b"\x89U\x08" + content + b"tb."
+    assert read_program(tmp_path, python_2).tolist() == [1.5, -2]
+    scalar = (
+        b"\x80\x02cnumpy.core.multiarray\nscalar\n" + dtype + b"U\x04" + content[:4] + b"\x86R."
+    )
+    assert read_program(tmp_path, scalar) == 1.5
+    names = b"(dp0\nS'lr'\np1\nF0.5\nsS'on'\nI01\nsV\xfcber\nL7L\ns."
+    assert read_program(tmp_path, names) == {"lr": 0.5, "on": True, "über": 7}
+    assert read_program(tmp_path, b"c__builtin__\nset\n((lI1\naI2\natR.") == {1, 2}
+    items = arm(module, "Items", list)([1, 2])
+    entries = arm(module, "Entries", dict)({"a": 1})
+    items.note = "kept"
+    for protocol in range(6):
+        read = read_program(tmp_path, dump([argparse.Namespace(a=1), items, entries], protocol))
+        assert read[0] == argparse.Namespace(a=1)
+        assert (read[1].stub_items, read[1].note) == ([1, 2], "kept")
+        assert read[2].stub_entries == {"a": 1}
+
+
+def test_what_is_left_out_of_numpy_is_refused(tmp_path: Path) -> None:
+    array = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    dtype = b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R"
+    for program, reason in (
+        (array + b".", "an array without content"),
+        (array + b"(K\x01K\x02\x85NK\x00U\x08" + bytes(8) + b"tb.", "an array without a dtype"),
+        (array + b"(K\x01K\x03\x85" + dtype + b"K\x00U\x08" + bytes(8) + b"tb.", "cannot reshape"),
+        (
+            array + (b"(K\x01K\x02\x85" + dtype + b"K\x00U\x08" + bytes(8) + b"tb") * 2 + b".",
+            "twice",
+        ),
+    ):
+        assert reason in refusal(write_archive(tmp_path / "x.pt", program))
