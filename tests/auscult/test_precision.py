@@ -159,9 +159,10 @@ def test_extract_says_in_the_file_what_was_computed_and_stored(
 def test_probe_writes_the_precision_into_its_records(
     run: Run, tone_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
-    words = ("probe", "-u", "random(hubert_tiny)", "-u", "fbank", "--no-baselines")
-    words = (*words, "-c", f"tsv:{tone_corpus(takes=1)}", "-t", "sex", "--probe", "linear")
-    words = (*words, "--layers", "4", "--max-epochs", "1", "--out", tmp_path / "o", "--json")
+    words: tuple[object, ...] = ("probe", "-u", "random(hubert_tiny)", "-u", "fbank")
+    words = (*words, "--no-baselines", "-c", f"tsv:{tone_corpus(takes=1)}", "-t", "sex")
+    words = (*words, "--probe", "linear", "--layers", "4", "--max-epochs", "1", "--json")
+    words = (*words, "--out", tmp_path / "o")
     keys = []
     for name in ("bfloat16", "float32"):
         status, stdout, stderr = run(*words, "--precision", name, "--device", "cpu")
