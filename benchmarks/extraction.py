@@ -113,7 +113,9 @@ def spread(cuts: Sequence[Any], limit: int) -> list[Any]:
     return [cuts[i * len(cuts) // limit] for i in range(limit)]
 
 
-def in_turn(methods: dict[str, Method], rounds: int) -> tuple[dict[str, list[float]], dict]:
+def in_turn(
+    methods: dict[str, Method], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """Call every method once in each round; return CPU seconds and what the first round gave."""
     results: dict[str, Any] = {}
     seconds: dict[str, list[float]] = {name: [] for name in methods}
