@@ -69,7 +69,7 @@ def test_a_norm_over_padding_is_seen(
     tiny: Callable[..., LightHubertUpstream], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def over_padding(norm: Any, x: Tensor, lengths: Tensor) -> Tensor:
-        return torch.nn.GroupNorm.forward(norm, x)
+        return torch.nn.GroupNorm.forward(norm, x.mT).mT
 
     monkeypatch.setattr(network._TimeNorm, "forward", over_padding)
     with pytest.raises(AssertionError, match="in a batch"):

@@ -278,8 +278,8 @@ def test_drawn_subnets_equal_the_reference(
         states = encode(supernet.cut(subnet), waveform)
         assert len(states) == len(wanted) == subnet.depth + 1
         for found, expected in zip(states, wanted, strict=True):
-            # float32 through 12 blocks, on values of unit size
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+            # The original's convolutions are 1e-5 off float64 themselves, on values of unit size.
+            torch.testing.assert_close(found, expected, rtol=0, atol=3e-5)
             off = max(off, float((found - expected).abs().max()))
     print(f"parity: LightHuBERT, s3prl's copy of the original, {mode} {off:.1e}")
 

@@ -178,4 +178,6 @@ def _whole(folder: Path) -> Iterator[Path]:
         work = Path(beside) / folder.name
         work.mkdir()
         yield work
+        for path in work.iterdir():  # safetensors keeps what it writes from all others
+            path.chmod((work / _CONFIG).stat().st_mode)
         work.replace(folder)

@@ -74,49 +74,56 @@ def num_frames(lengths: Tensor) -> Tensor:
 
 
 class Extractor(nn.Module):
-    """Seven convolutions from samples to frames of 20 ms."""
+    """Seven convolutions from samples to frames of 20 ms.
+
+    Channels stay the last axis throughout, so that norms and windows find them side by side.
+    """
 
     def __init__(self, mode: ExtractorMode) -> None:
         super().__init__()
         self.conv_layers = nn.ModuleList()
         for depth, (kernel, stride) in enumerate(zip(KERNELS, STRIDES, strict=True)):
             convolution = nn.Conv1d(CHANNELS if depth else 1, CHANNELS, kernel, stride, bias=False)
-            if mode == "layer_norm":
-                layer = _ConvLayer(convolution, _ChannelNorm())
-            else:
-                layer = _ConvLayer(convolution, None if depth else _TimeNorm())
-            self.conv_layers.append(layer)
+            norm: nn.Module | None = _ChannelNorm()
+            if mode == "group_norm":
+                norm = None if depth else _TimeNorm()
+            self.conv_layers.append(_ConvLayer(convolution, norm))
 
     def forward(self, samples: Tensor, lengths: Tensor) -> Tensor:
         """Return features (batch, frame, channel) of ``samples`` (batch, time)."""
-        x = samples[:, None]
+        x = samples[..., None]
         for layer, kernel, stride in zip(self.conv_layers, KERNELS, STRIDES, strict=True):
             lengths = conv_lengths(lengths, (kernel,), (stride,))
             x = layer(x, lengths)
-        return x.mT
+        return x
 
 
-class _ConvLayer(nn.Sequential):
-    """A convolution, fairseq's dropout of zero, and a norm where there is one; then GELU."""
+class _ConvLayer(nn.ModuleDict):
+    """A convolution, what norm follows it, and GELU; fairseq has a dropout of zero between."""
 
     def __init__(self, convolution: nn.Conv1d, norm: nn.Module | None) -> None:
-        super().__init__(convolution, nn.Identity(), *([] if norm is None else [norm]))
+        super().__init__({"0": convolution} if norm is None else {"0": convolution, "2": norm})
+        (self.kernel,), (self.stride,) = convolution.kernel_size, convolution.stride
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        x = self[0](x)
-        if len(self) > 2:
-            x = self[2](x, lengths)
+        # One matrix product over windows: a third faster than a convolution, which wants channels
+        # apart, between norms that want them together.
+        windows = x.unfold(1, self.kernel, self.stride).mT.flatten(2)  # (batch, frame, tap * dim)
+        x = F.linear(windows, self.get_parameter("0.weight").mT.flatten(1))
+        if "2" in self:
+            x = self["2"](x, lengths)
         return F.gelu(x)
 
 
-class _ChannelNorm(nn.Sequential):
-    """Layer norm over the channels of each step, between what fairseq has as transposes."""
+class _ChannelNorm(nn.ModuleDict):
+    """Layer norm over the channels of each step, which fairseq has between two transposes."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Identity(), nn.LayerNorm(CHANNELS))
+        super().__init__({"1": nn.LayerNorm(CHANNELS)})
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        return self[1](x.mT).mT
+        normed: Tensor = self["1"](x)
+        return normed
 
 
 class _TimeNorm(nn.GroupNorm):
@@ -125,14 +132,14 @@ class _TimeNorm(nn.GroupNorm):
     def __init__(self) -> None:
         super().__init__(CHANNELS, CHANNELS)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        steps = x.shape[-1]
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
+        steps = x.shape[1]
         if bool((lengths == steps).all()):
-            return super().forward(x)
+            return super().forward(x.mT).mT
         rows = []
         for row, valid in enumerate(lengths.tolist()):
-            alone = super().forward(x[row : row + 1, :, :valid])
-            rows.append(F.pad(alone, (0, steps - valid)))
+            alone = super().forward(x[row : row + 1, :valid].mT).mT
+            rows.append(F.pad(alone, (0, 0, 0, steps - valid)))
         return torch.cat(rows)
 
 
@@ -197,7 +204,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """Return ``x`` (batch, frame, dim) after the block."""
         x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x, keys, visit)))
-        return self.final_layer_norm(x + self.dropout(self.fc2(F.gelu(self.fc1(x)))))
+        x = self.final_layer_norm(x + self.dropout(self.fc2(F.gelu(self.fc1(x)))))
+        return x
 
 
 class SelfAttention(nn.Module):
@@ -237,4 +245,5 @@ class SelfAttention(nn.Module):
             weights = scores.float().softmax(-1)
             visit(weights)
             mixed = weights.to(value.dtype) @ value
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        attended: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return attended

@@ -59,7 +59,8 @@ def position_weight(norm: Tensor, direction: Tensor) -> Tensor:
         norm: (1, 1, kernel), of each tap.
         direction: (dim, dim / groups, kernel).
     """
-    return direction * (norm / torch.linalg.vector_norm(direction, dim=(0, 1), keepdim=True))
+    length: Tensor = torch.linalg.vector_norm(direction, dim=(0, 1), keepdim=True)
+    return direction * (norm / length)
 
 
 def _slice_part(part: str, tensor: Tensor, subnet: Subnet, number: int) -> Tensor:

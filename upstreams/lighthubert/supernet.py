@@ -52,9 +52,14 @@ class Supernet(nn.Module):
 
     def predict(self, state: Tensor) -> Tensor:
         """Return what the pretraining head predicts of the last ``state`` (batch, frame, dim)."""
-        (head,) = self.layer_pred_heads.values()
-        weight: Tensor = head.weight
-        return F.linear(state, weight[:, : state.shape[-1]])
+        return F.linear(state, self.head.weight[:, : state.shape[-1]])
+
+    @property
+    def head(self) -> nn.Linear:
+        """The pretraining head, which reads the last layer."""
+        head = self.layer_pred_heads[str(STORED_LAYERS - 1)]
+        assert isinstance(head, nn.Linear)
+        return head
 
     def cut(self, subnet: Subnet) -> LightHubert:
         """Return ``subnet`` as a network of its own, which shares nothing with this one."""
@@ -97,8 +102,7 @@ def draw_supernet(mode: ExtractorMode, seed: int) -> Supernet:
                 nn.init.kaiming_normal_(module.weight)
             elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
                 module.reset_parameters()
-        for head in supernet.layer_pred_heads.values():
-            head.reset_parameters()
+        supernet.head.reset_parameters()
         _draw_encoder(supernet.encoder)
     return supernet
 
