@@ -15,7 +15,6 @@ from auscult.upstreams import SHAPES, outline_upstream
 from auscult.upstreams.mockingjay import (
     AlbertFrontEnd,
     Dimensions,
-    KaldiFrontEnd,
     MockingjayUpstream,
     OnlineFrontEnd,
     SpecHead,
@@ -25,7 +24,7 @@ from auscult.upstreams.mockingjay.encoder import chunk_sizes
 from auscult.upstreams.spectral import Recipe
 
 FAMILIES = ("mockingjay", "audio_albert")
-KALDI = KaldiFrontEnd(Recipe("fbank", "fbank", 80, delta_order=2, cmvn=True))
+KALDI = Recipe("fbank", "fbank", 80, delta_order=2, cmvn=True)
 
 
 def noise(size: int, seed: int = 0) -> Tensor:

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 import auscult
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
-from auscult.upstreams.spectral import RECIPES, Recipe, compute_features
+from auscult.upstreams.spectral import RECIPES, Recipe
 
 
 def s3prl_baseline(name: str) -> Any:
@@ -57,11 +57,11 @@ def test_geometry_is_what_a_frame_sees(name: str, delta_order: int) -> None:
     recipe = Recipe(name, "fbank", 80, delta_order, cmvn=False)  # CMVN sees the whole utterance
     geometry = auscult.load(name).spec.geometry
     samples = noise(6400)
-    before = compute_features(recipe, samples)
+    before = recipe.features(samples)
     for where in (0, 1300, 2999, 3200):
         disturbed = samples.clone()
         disturbed[where] += 1.0
-        changed = (compute_features(recipe, disturbed) - before).abs().amax(1) > 1e-4
+        changed = (recipe.features(disturbed) - before).abs().amax(1) > 1e-4
         starts = geometry.offset + geometry.stride * torch.arange(len(before))
         sees = (starts <= where) & (where < starts + geometry.receptive_field)
         assert not bool((changed & ~sees).any())
@@ -81,3 +81,19 @@ def test_too_short(name: str, least: int) -> None:
     assert upstream(Waveforms.of([noise(least)])).layers[0].isfinite().all()
     with pytest.raises(UserError, match=f"is {least - 1} samples; {name} needs at least {least}"):
         upstream(Waveforms.of([noise(least - 1)]))
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
+def test_autocast_does_not_round_features(recipe: Recipe) -> None:
+    wanted = recipe.features(noise(5123))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = recipe.features(noise(5123))
+    assert found.dtype == torch.float32 and torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("length", [1360, 4567, 8000, 16000])
+def test_silence_has_features_of_zero(length: int) -> None:
+    """A mean that is off by one bit, over a floor of 1e-10, makes them ten thousand in s3prl."""
+    recipe = Recipe("static", "fbank", 80, delta_order=0, cmvn=True)
+    assert not recipe.features(torch.zeros(length)).any()
+    assert not recipe.features(torch.full((length,), 0.3)).any()

@@ -2,7 +2,7 @@
 
 from .checkpoint import Checkpoint, read_mockingjay
 from .encoder import MockingjayUpstream, load, load_shape
-from .front_end import AlbertFrontEnd, FrontEnd, KaldiFrontEnd, OnlineFrontEnd
+from .front_end import AlbertFrontEnd, FrontEnd, OnlineFrontEnd
 from .network import Dimensions, Mockingjay, SpecHead, draw_mockingjay
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "Checkpoint",
     "Dimensions",
     "FrontEnd",
-    "KaldiFrontEnd",
     "Mockingjay",
     "MockingjayUpstream",
     "OnlineFrontEnd",

@@ -17,7 +17,7 @@ from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
 
 from ..spectral import DELTA_REACH, STRIDE, WINDOW, Recipe
-from .front_end import NUM_BINS, AlbertFrontEnd, FrontEnd, KaldiFrontEnd, OnlineFrontEnd
+from .front_end import NUM_BINS, AlbertFrontEnd, FrontEnd, OnlineFrontEnd
 from .network import Dimensions, Mockingjay, SpecHead
 
 _LAYER = "encoder.layer."
@@ -182,7 +182,7 @@ def _front_end(audio: _Section) -> FrontEnd:
     )
 
 
-def _kaldi(audio: _Section) -> KaldiFrontEnd:
+def _kaldi(audio: _Section) -> Recipe:
     kaldi = audio.part("kaldi")
     kaldi.only("feat_type", "fbank")
     filterbank = kaldi.part("fbank")
@@ -200,14 +200,12 @@ def _kaldi(audio: _Section) -> KaldiFrontEnd:
         filterbank.only(key, value)
     delta = _section(audio.path, f"{audio.name}.delta", audio.values.get("delta", {}))
     delta.only("win_length", 2 * DELTA_REACH + 1)
-    return KaldiFrontEnd(
-        Recipe(
-            name="fbank",
-            kind="fbank",
-            size=filterbank.integer("num_mel_bins", 23, least=1),
-            delta_order=delta.integer("order", 2),
-            cmvn=audio.part("cmvn").flag("use_cmvn"),
-        )
+    return Recipe(
+        name="fbank",
+        kind="fbank",
+        size=filterbank.integer("num_mel_bins", 23, least=1),
+        delta_order=delta.integer("order", 2),
+        cmvn=audio.part("cmvn").flag("use_cmvn"),
     )
 
 

@@ -1,4 +1,6 @@
-"""From the samples of one utterance to the frames that a Mockingjay reads: three recipes.
+"""From the samples of one utterance to the frames that a Mockingjay reads.
+
+There are three kinds: two here, and Kaldi's filterbanks, which are a `Recipe` of the baselines.
 
 Means, deviations and levels are those of the whole utterance, taken before any padding; they are
 not counted in receptive fields. The first and last frames of deltas see only the frames there are.
@@ -13,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from auscult.contracts import SAMPLE_RATE
-from auscult.frame import FrameGeometry, conv_lengths
+from auscult.frame import FrameGeometry
 
-from ..spectral import DELTA_REACH, STRIDE, WINDOW, Recipe, compute_features
+from ..spectral import DELTA_REACH, STRIDE, WINDOW, normalize
 
 NUM_BINS = 201  # of s3prl's transform of 400 samples
 
@@ -78,42 +80,12 @@ class OnlineFrontEnd:
         for _ in range(self.delta_order):
             parts.append(torchaudio.functional.compute_deltas(parts[-1]))
         found = torch.cat(parts).T
-        return _normalize(found, correction=1, floor=1e-10) if self.cmvn else found
+        return normalize(found) if self.cmvn else found
 
     def num_frames(self, lengths: Tensor) -> Tensor:
         """Return the frames (batch,), none where reflection would reach beyond the utterance."""
         frames = lengths.div(STRIDE, rounding_mode="floor") + 1
         return frames.masked_fill(lengths <= WINDOW // 2, 0)
-
-
-@dataclass(frozen=True)
-class KaldiFrontEnd:
-    """Kaldi's filterbanks with deltas and CMVN, as s3prl's later checkpoints read them.
-
-    Reference: s3prl 0.4.18, upstream/baseline/extracter.py.
-    """
-
-    recipe: Recipe
-
-    @property
-    def dim(self) -> int:
-        """Width of a frame."""
-        return self.recipe.size * (self.recipe.delta_order + 1)
-
-    @property
-    def geometry(self) -> FrameGeometry:
-        """Where a frame lies in the audio."""
-        reach = self.recipe.delta_order * DELTA_REACH * STRIDE
-        return FrameGeometry(STRIDE, WINDOW + 2 * reach, -reach)
-
-    def features(self, samples: Tensor) -> Tensor:
-        """Return frames (frame, dim) of one utterance's samples (time,)."""
-        return compute_features(self.recipe, samples)
-
-    def num_frames(self, lengths: Tensor) -> Tensor:
-        """Return the frames (batch,): whole windows, at least two where CMVN needs them."""
-        frames = conv_lengths(lengths, (WINDOW,), (STRIDE,))
-        return frames.masked_fill(frames < (2 if self.recipe.cmvn else 1), 0)
 
 
 @dataclass(frozen=True)
@@ -151,7 +123,7 @@ class AlbertFrontEnd:
         spectrum = _power(samples, size=self.size, window=self.window, stride=self.stride)
         static = (_mel(spectrum, self.num_mels, scale="slaney", norm="slaney") + 1e-6).log()
         found = torch.cat([static, _slopes(static, self.slope_window)]).T
-        found = _normalize(found, correction=0, floor=1e-16)
+        found = normalize(found, correction=0, floor=1e-16)
         whole = len(found) // self.stack * self.stack
         return found[:whole].reshape(-1, self.dim)
 
@@ -200,9 +172,3 @@ def _slopes(static: Tensor, window: int) -> Tensor:
     distances = torch.arange(1, reach + 1, device=static.device, dtype=static.dtype)
     fitted = rise @ (distances / (2 * distances.square().sum()))
     return F.pad(fitted[None], (reach, reach), mode="replicate")[0]
-
-
-def _normalize(frames: Tensor, *, correction: int, floor: float) -> Tensor:
-    """Return frames (frame, dim) with zero mean and unit deviation of each dimension."""
-    deviation, mean = torch.std_mean(frames, dim=0, correction=correction)
-    return (frames - mean) / (deviation + floor)

@@ -17,7 +17,7 @@ from auscult.upstream import AttentionVisitor, Upstream, fingerprint_weights
 from ..hook import single_precision
 from ..padded import PaddedUpstream
 from ..spectral import STRIDE as STEP
-from ..spectral import WINDOW, Recipe, compute_features
+from ..spectral import WINDOW, Recipe
 from .checkpoint import load_w2v_bert, read_dimensions
 from .dimension import KERNEL, STRIDE, Dimensions, subsampled
 from .model import Encoder, build_encoder, build_heads, build_quantizer, named_dimensions
@@ -61,7 +61,7 @@ class W2vBertUpstream(PaddedUpstream):
         self, audio: Waveforms, frames: Tensor, visit: AttentionVisitor | None
     ) -> tuple[Tensor, ...]:
         """Return the states of one batch, each (batch, frame, dim), padding kept out of them."""
-        rows = [compute_features(self.recipe, row) for row in audio.rows()]
+        rows = [self.recipe.features(row) for row in audio.rows()]
         filterbanks = pad_sequence(rows, batch_first=True).to(self.device)
         with single_precision():
             features = self.encoder.feature_encoder(filterbanks)
