@@ -30,10 +30,12 @@ _FINGERPRINTED = (
     "feat_extract_norm",
     "hidden_act",
     "layer_norm_eps",
+    "left_max_position_embeddings",
     "max_bucket_distance",
     "num_attention_heads",
     "num_buckets",
     "position_embeddings_type",
+    "right_max_position_embeddings",
     "rotary_embedding_base",
 )
 

@@ -1,5 +1,6 @@
 """w2v-BERT 2.0 through hf: its front end against Kaldi's, its batches against transformers'."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,12 @@ def test_a_batch_equals_transformers_own(folder: Path, rows: list[Tensor]) -> No
                 furthest = max(furthest, float(apart))
                 assert_close(found[row, :frames], other[row, :frames], atol=1e-5, rtol=1e-5)
     print(f"parity: w2v-BERT 2.0's padded batches and transformers {furthest:.1e}")
+
+
+def test_reach_of_positions_is_part_of_the_fingerprint(folder: Path) -> None:
+    """64 frames back and 8 ahead, or the other way: tensors of the same shapes, other states."""
+    before = auscult.load(f"hf:{folder}").spec.sha256
+    settings = json.loads((folder / "config.json").read_text())
+    swapped = {"left_max_position_embeddings": 8, "right_max_position_embeddings": 64}
+    (folder / "config.json").write_text(json.dumps(settings | swapped))
+    assert auscult.load(f"hf:{folder}").spec.sha256 != before
