@@ -24,10 +24,14 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import WeightedRandomSampler
 
 from auscult import bridge
+from auscult.dataset import Corpus
 from auscult.errors import UserError
 
-from .split import LabelledCorpus, Utterance
+from .score import classification_scores as score
+from .split import LabelledCorpus, Utterance, label_corpus
 from .training import Records, Schedule
+
+__all__ = ["KeywordSpotting", "KeywordSpottingConfig", "prepare", "score"]
 
 Batch = tuple[list[Utterance], list[str], list[str]]  # utterances, their ids, their labels
 
@@ -44,6 +48,13 @@ class KeywordSpottingConfig(Schedule):
     learning_rate: float = 1e-4
     eval_step: int = 5_000
     save_step: int = 1_000
+
+
+def prepare(
+    corpus: Corpus, config: KeywordSpottingConfig, *, skip_unlabelled: bool
+) -> LabelledCorpus:
+    """Read the word of every utterance; see :func:`label_corpus`."""
+    return label_corpus(corpus, config.label, skip_unlabelled=skip_unlabelled)
 
 
 class KeywordSpotting(nn.Module):

@@ -1,7 +1,7 @@
 """The splits of a corpus with one label for each utterance, checked before anything is trained."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from auscult.contracts import SAMPLE_RATE
@@ -27,11 +27,11 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSplit:
-    """Cuts and the label of each."""
+    """Cuts and the label of each: a class, a sequence of tokens, whatever the task reads."""
 
     name: str
     cuts: tuple[Any, ...]
-    labels: tuple[str, ...]
+    labels: tuple[Any, ...]
 
     @property
     def utterances(self) -> list[Utterance]:
@@ -54,15 +54,11 @@ class LabelledSplit:
 
 @dataclass(frozen=True, slots=True)
 class LabelledCorpus:
-    """The three splits of a corpus, and the utterances that were left out for want of a label."""
+    """The three splits of a corpus as a task reads them."""
 
     splits: Mapping[str, LabelledSplit]
-    skipped: tuple[str, ...] = ()
-
-    @property
-    def classes(self) -> list[str]:
-        """The classes of train, sorted; the other splits have no further ones."""
-        return sorted(set(self.splits["train"].labels))
+    classes: tuple[str, ...]  # what the head may answer: classes, phones, characters
+    skipped: tuple[str, ...] = ()  # a sentence for each utterance left out for want of a label
 
 
 def label_corpus(corpus: Corpus, label: str, *, skip_unlabelled: bool = False) -> LabelledCorpus:
@@ -93,7 +89,8 @@ def label_corpus(corpus: Corpus, label: str, *, skip_unlabelled: bool = False) -
         cuts, labels = zip(*found, strict=True)
         splits[name] = LabelledSplit(name, cuts, labels)
     _check_classes(corpus.spec, label, splits)
-    return LabelledCorpus(splits, tuple(skipped))
+    classes = sorted(set(splits["train"].labels))
+    return LabelledCorpus(splits, tuple(classes), tuple(skipped))
 
 
 def drop_short(corpus: LabelledCorpus, encoder: Upstream, *, skip_bad: bool) -> LabelledCorpus:
@@ -108,7 +105,7 @@ def drop_short(corpus: LabelledCorpus, encoder: Upstream, *, skip_bad: bool) -> 
         label_of = dict(zip(split.ids, split.labels, strict=True))
         splits[name] = LabelledSplit(name, tuple(cuts), tuple(label_of[cut.id] for cut in cuts))
         skipped += [f"{name}: {utterance} is too short for a frame." for utterance in short]
-    return LabelledCorpus(splits, tuple(skipped))
+    return replace(corpus, splits=splits, skipped=tuple(skipped))
 
 
 def _check_classes(spec: str, label: str, splits: Mapping[str, LabelledSplit]) -> None:

@@ -53,9 +53,7 @@ class Schedule:
 class HeadResult:
     """What a trained head answers on test, at the step that dev prefers."""
 
-    ids: tuple[str, ...]  # (item,)
-    targets: tuple[str, ...]  # (item,)
-    predictions: tuple[str, ...]  # (item,)
+    answers: Records  # what the expert recorded, a list by name; ``id`` among them
     layer_weights: NDArray[np.float64]  # (layer,), sum to one
     step: int  # whose weights these are
     curve: tuple[tuple[int, float], ...]  # step, score on dev
@@ -295,9 +293,7 @@ def train_head(
     answers = runner.evaluate("test")
     models = (runner.featurizer.model, runner.downstream.model)
     return HeadResult(
-        ids=tuple(answers["id"]),
-        targets=tuple(answers["target"]),
-        predictions=tuple(answers["prediction"]),
+        answers=dict(answers),
         layer_weights=runner.layer_weights(),
         step=step,
         curve=tuple(tuple(point) for point in runner.curve),

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from auscult.record import Artifact, Provenance, Record
     from auscult.upstream import Upstream
 
-PROBE = "s3prl:UtteranceLevel"
 NOT_IN_IDENTITY = ("save_step",)  # changes no number, so a run goes on although it changed
 
 
@@ -108,7 +107,6 @@ def run(
     """
     import auscult
     from auscult.downstreams import find_task
-    from auscult.downstreams.split import label_corpus
     from auscult.record import provenance
 
     output = Output(json=json, quiet=quiet)
@@ -124,7 +122,7 @@ def run(
     encoders = [auscult.load(spec) for spec in specs]
     data = auscult.corpus(corpus, split=split, skip_bad=skip_bad)
     check_speakers(data, allow_shared_speakers)
-    labelled = label_corpus(data, config.label, skip_unlabelled=skip_bad)
+    labelled = found.prepare(data, config, skip_unlabelled=skip_bad)
     origin = provenance(command_line(), where)
     shared = _Run(found, config, data, labelled, size, skip_bad, seed, out, where, origin)
     rows: list[list[object]] = []
@@ -139,7 +137,8 @@ def run(
         figures.append(_draw(weights, shared))
         rows.append(_row(encoder, result, scores))
         records += scores
-    columns = ["upstream", "accuracy", "95 %", "macro", "majority", "n", "spk", "best step"]
+    metrics = [metric.replace("_", " ") for metric in found.spec.metrics]
+    columns = ["upstream", metrics[0], "95 %", *metrics[1:], "majority", "n", "spk", "best step"]
     output.table(f"{task}, scored on test", [*columns, "heaviest layer"], rows)
     for figure in figures:
         output.print(f"Layer weights: {figure}")
@@ -204,52 +203,39 @@ def _train(encoder: "Upstream", shared: _Run) -> "HeadResult":
 
 
 def _records(encoder: "Upstream", result: "HeadResult", shared: _Run) -> "list[Record]":
-    """Return micro and class-macro accuracy on test with intervals and the majority class."""
-    import numpy as np
-
-    from auscult.interval import accuracies, cluster_interval
+    """Return the task's metrics on test."""
     from auscult.record import Record
 
-    test, train = shared.labelled.splits["test"], shared.labelled.splits["train"]
-    classes = shared.labelled.classes
-    total = np.array([[float(label == c) for c in classes] for label in result.targets])
-    correct = total * (np.array(result.targets) == np.array(result.predictions))[:, None]
-    commonest = max(classes, key=lambda c: (train.labels.count(c), -classes.index(c)))
-    always = total * np.array([c == commonest for c in classes])
     spec = shared.task.spec
-    records = []
-    for metric in spec.metrics:
-        macro = metric == "macro_accuracy"
-        low, high = cluster_interval(correct, total, test.speakers, macro=macro)
-        records.append(
-            Record(
-                upstream=encoder.spec.name,
-                upstream_sha256=encoder.spec.sha256,
-                corpus=shared.corpus.spec,
-                corpus_sha256=shared.corpus.sha256["test"],
-                task=spec.name,
-                task_version=spec.version,
-                layer="weighted",
-                probe=PROBE,
-                metric=metric,
-                value=float(accuracies(correct.sum(0), total.sum(0), macro=macro)),
-                low=low,
-                high=high,
-                majority=float(accuracies(always.sum(0), total.sum(0), macro=macro)),
-                split="test",
-                selected_on="dev",
-                num_items=len(result.ids),
-                num_speakers=len(set(test.speakers) - {None}) or None,
-                num_skipped=len(shared.corpus.skipped) + len(shared.labelled.skipped),
-                seed=shared.seed,
-                num_parameters=encoder.spec.num_parameters,
-                convention=encoder.spec.convention,
-                subnet=encoder.spec.subnet,
-                config=_recorded_config(result, shared),
-                provenance=shared.provenance,
-            )
+    return [
+        Record(
+            upstream=encoder.spec.name,
+            upstream_sha256=encoder.spec.sha256,
+            corpus=shared.corpus.spec,
+            corpus_sha256=shared.corpus.sha256["test"],
+            task=spec.name,
+            task_version=spec.version,
+            layer="weighted",
+            probe=shared.task.head,
+            metric=score.metric,
+            value=score.value,
+            low=score.low,
+            high=score.high,
+            majority=score.majority,
+            split="test",
+            selected_on="dev",
+            num_items=score.num_items,
+            num_speakers=score.num_speakers,
+            num_skipped=len(shared.corpus.skipped) + len(shared.labelled.skipped),
+            seed=shared.seed,
+            num_parameters=encoder.spec.num_parameters,
+            convention=encoder.spec.convention,
+            subnet=encoder.spec.subnet,
+            config=_recorded_config(result, shared),
+            provenance=shared.provenance,
         )
-    return records
+        for score in shared.task.score(result.answers, shared.labelled)
+    ]
 
 
 def _recorded_config(result: "HeadResult", shared: _Run) -> dict[str, Any]:
@@ -293,15 +279,15 @@ def _draw(weights: "Artifact", shared: _Run) -> Path:
 
 
 def _row(encoder: "Upstream", result: "HeadResult", records: "Sequence[Record]") -> list[object]:
-    micro, macro = records
+    first, *others = records
     return [
         encoder.spec.name,
-        f"{micro.value:.3f}",
-        f"{micro.low:.3f} - {micro.high:.3f}",
-        f"{macro.value:.3f}",
-        f"{micro.majority:.3f}",
-        micro.num_items,
-        micro.num_speakers,
+        f"{first.value:.3f}",
+        "" if first.low is None else f"{first.low:.3f} - {first.high:.3f}",
+        *(f"{record.value:.3f}" for record in others),
+        "" if first.majority is None else f"{first.majority:.3f}",
+        first.num_items,
+        first.num_speakers,
         result.step,
         int(result.layer_weights.argmax()),
     ]

@@ -61,8 +61,9 @@ def test_it_learns_and_reports_on_test(words: Any, bands: Any, tmp_path: Path) -
     assert encoded == 96
     assert bands.rows == encoded + 1  # s3prl's featurizer looks at a second of noise
     test = labelled.splits["test"]
-    assert (list(result.ids), list(result.targets)) == (test.ids, list(test.labels))
-    right = [a == b for a, b in zip(result.targets, result.predictions, strict=True)]
+    answers = result.answers
+    assert (answers["id"], answers["target"]) == (test.ids, list(test.labels))
+    right = [a == b for a, b in zip(answers["target"], answers["prediction"], strict=True)]
     assert sum(right) / len(right) > 0.9  # chance is 0.33
     assert [step for step, _ in result.curve] == [20, 40, 60]
     assert result.layer_weights.shape == (2,)

@@ -106,7 +106,7 @@ def test_killed_and_resumed_gives_the_same_bits(
         assert _equal(one["Best"][part], two["Best"][part])
     assert torch.equal(one["Random"]["torch"], two["Random"]["torch"])
     assert (one["Epoch"], one["Batch"]) == (two["Epoch"], two["Batch"])
-    assert straight.predictions == resumed.predictions
+    assert straight.answers == resumed.answers
     assert straight.curve == resumed.curve
     assert [step for step, _ in straight.curve] == [2, 4, 6, 8, 9]
     assert straight.step == max(straight.curve, key=lambda point: point[1])[0]
@@ -133,7 +133,7 @@ def test_a_finished_run_is_not_trained_again(
 ) -> None:
     first = _train(upstream, labelled, tmp_path)
     monkeypatch.setattr(training.HeadTraining, "_step", None)
-    assert _train(upstream, labelled, tmp_path).predictions == first.predictions
+    assert _train(upstream, labelled, tmp_path).answers == first.answers
 
 
 class WaveformHead(KeywordSpotting):

@@ -1,0 +1,57 @@
+"""What a downstream task is to the command line: a row that says where its parts are."""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from auscult.contracts import TaskSpec
+from auscult.dataset import Corpus
+
+from .score import Score
+from .split import LabelledCorpus
+from .training import Records
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadTask:
+    """A task whose head is trained on frozen features; its module is imported when asked for.
+
+    The module has, beside the two classes that are named here, the functions ``prepare(corpus,
+    config, *, skip_unlabelled) -> LabelledCorpus`` and ``score(answers, corpus) -> list[Score]``.
+    """
+
+    spec: TaskSpec
+    module: str
+    expert: str  # its class, called with dimensions, corpus, config and seed
+    configuration: str  # its dataclass, a Schedule; defaults are the published protocol
+    head: str  # what is trained, as records name it
+    labels: str  # what a corpus must have
+    description: str
+
+    def config(self) -> Any:
+        """Return the published protocol."""
+        return self._part(self.configuration)()
+
+    def expert_class(self) -> Any:
+        """Return the class of the downstream expert."""
+        return self._part(self.expert)
+
+    def prepare(self, corpus: Corpus, config: Any, *, skip_unlabelled: bool) -> LabelledCorpus:
+        """Read the task's labels off train, dev and test.
+
+        Raises:
+            UserError: A missing split or label, and ``skip_unlabelled`` is not set.
+        """
+        found: LabelledCorpus = self._part("prepare")(
+            corpus, config, skip_unlabelled=skip_unlabelled
+        )
+        return found
+
+    def score(self, answers: Records, corpus: LabelledCorpus) -> Sequence[Score]:
+        """Return one score for each metric of the spec, in its order."""
+        found: Sequence[Score] = self._part("score")(answers, corpus)
+        return found
+
+    def _part(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.module), name)
