@@ -1,6 +1,6 @@
 """The bridge to s3prl, both ways: our encoders in its hub, its encoders and its runner with us.
 
-The only module that imports s3prl, and it does so inside functions. s3prl 0.4.18 asks for names
+With :mod:`auscult.head` the only module that imports s3prl, inside functions. s3prl 0.4.18 asks for names
 that today's torchaudio and huggingface_hub no longer have; :func:`repair` lends them to s3prl's own
 modules while those are imported and takes them away again, so that no other library sees them.
 Frame counts are matched to s3prl's expectation here and nowhere else.
@@ -400,19 +400,6 @@ def build_s3prl_upstream(name: str, checkpoint: str = "") -> nn.Module:
         source = f" from {checkpoint}" if checkpoint else ""
         raise UserError(f"s3prl cannot build its upstream {name!r}{source}: {reason}") from error
     return model.eval()
-
-
-def build_utterance_head(input_dim: int, num_classes: int) -> nn.Module:
-    """Return SUPERB's utterance classifier, s3prl's ``UtteranceLevel``: mean pooling, one layer.
-
-    Its ``forward`` takes features (batch, frame, dim) and their lengths (batch,), and returns
-    logits (batch, label) and something that nobody needs.
-    """
-    repair()
-    from s3prl.downstream.model import UtteranceLevel
-
-    head: nn.Module = UtteranceLevel(input_dim, num_classes, pooling="MeanPooling")
-    return head
 
 
 def mix_with_runner(training: type[Any]) -> type[Any]:

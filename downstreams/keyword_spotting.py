@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import WeightedRandomSampler
 
-from auscult import bridge
 from auscult.dataset import Corpus
 from auscult.errors import UserError
+from auscult.head import build_utterance_head
 
 from .score import classification_scores as score
 from .split import LabelledCorpus, Utterance, label_corpus
@@ -85,7 +85,7 @@ class KeywordSpotting(nn.Module):
         self._seed = seed
         self.classes = corpus.classes
         self.projector = nn.Linear(upstream_dim, config.projector_dim)
-        self.model = bridge.build_utterance_head(config.projector_dim, len(self.classes))
+        self.model = build_utterance_head(config.projector_dim, len(self.classes))
         self.objective = nn.CrossEntropyLoss()
 
     def get_dataloader(self, split: str, epoch: int = 0) -> list[Batch]:
