@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ SUPPORTED = (
     "wavlm",
 )
 _MASK_VECTOR = "masked_spec_embed"  # training alone reads it, and some files lack it
+_BLOCK = re.compile(r"(?:^|\.)encoder\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,14 @@ def read_model(source: Source, config: Any) -> Any:
             f"The weights in {source} do not fit its config.json: it {what} {len(keys)} of the "
             f"encoder's tensors ({keys[0]}{', ...' if len(keys) > 1 else ''})."
         )
-    if left_over := sorted(loading["unexpected_keys"]):
+    left_over = sorted(loading["unexpected_keys"])
+    blocks = {int(found[1]) for key in left_over if (found := _BLOCK.search(key))}
+    if blocks and max(blocks) >= config.num_hidden_layers:
+        raise UserError(
+            f"The weights in {source} do not fit its config.json: they have {max(blocks) + 1} "
+            f"blocks, and num_hidden_layers is {config.num_hidden_layers}."
+        )
+    if left_over:
         logger.debug(f"{source}: left over, not of the encoder: {', '.join(left_over)}")
     return model.eval()
 
@@ -143,7 +152,7 @@ def reads_normalized(source: Source, config: Any) -> bool:
     """Return whether the encoder expects each utterance at zero mean and unit variance.
 
     Raises:
-        UserError: The encoder reads audio at another rate than 16 kHz.
+        UserError: The encoder reads audio at another rate than 16 kHz, or its file is wrong.
     """
     from transformers.utils import cached_file
 
@@ -157,10 +166,13 @@ def reads_normalized(source: Source, config: Any) -> bool:
         )
         settings = json.loads(Path(path).read_text()) if path else None
     if settings is not None:
+        said = settings.get("do_normalize", True) if isinstance(settings, dict) else None
+        if not isinstance(said, bool):
+            raise UserError(f"{path} is wrong: expected an object with do_normalize true or false.")
         rate = settings.get("sampling_rate", SAMPLE_RATE)
         if rate != SAMPLE_RATE:
             raise UserError(f"{source} reads audio at {rate} Hz; Auscult works at {SAMPLE_RATE}.")
-        return bool(settings.get("do_normalize", True))
+        return said
     normalize = getattr(config, "feat_extract_norm", "layer") == "layer"
     logger.info(
         f"{source} has no preprocessor_config.json: utterances are "
@@ -182,6 +194,7 @@ def _encoder_alone(config: Any) -> Any:
 @contextmanager
 def _readable(source: Source) -> Iterator[None]:
     """Turn the many errors about what is not there or not readable into one sentence."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
@@ -193,6 +206,15 @@ def _readable(source: Source) -> Iterator[None]:
         ) from error
     except (OSError, ValueError, EOFError, RuntimeError, SafetensorError) as error:
         raise UserError(f"hf cannot read {source}: {_first_line(error)}") from error
+    except StrictDataclassError as error:  # its cause says what was expected and what came
+        reason = _first_line(error.__cause__ or error)
+        raise UserError(f"hf cannot read {source}: its config.json is wrong: {reason}") from error
+    except (ArithmeticError, LookupError, TypeError) as error:  # of transformers, at odd values
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise UserError(
+            f"hf cannot read {source}: transformers cannot build what its config.json says "
+            f"({reason})."
+        ) from error
 
 
 @contextmanager
@@ -211,6 +233,6 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -178,6 +178,33 @@ def test_missing_weights_are_refused(hubert_folder: Path) -> None:
         auscult.load(f"hf:{hubert_folder}")
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"num_hidden_layers": 1}, "they have 3 blocks, and num_hidden_layers is 1"),
+        ({"num_hidden_layers": -1}, "they have 3 blocks, and num_hidden_layers is -1"),
+        ({"hidden_size": "x"}, "Field 'hidden_size' expected int, got str"),
+        ({"conv_dim": [8]}, "Configuration for convolutional layers is incorrect"),
+        ({"num_attention_heads": 0}, "cannot build what its config.json says .ZeroDivisionError"),
+        ({"hidden_act": "step"}, "cannot build what its config.json says .KeyError: 'step'"),
+    ],
+)
+def test_configurations_that_do_not_fit(
+    hubert_folder: Path, change: dict[str, Any], sentence: str
+) -> None:
+    path = hubert_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=sentence):
+        auscult.load(f"hf:{hubert_folder}")
+
+
+@pytest.mark.parametrize("text", ["[]", '{"do_normalize": "false"}'])
+def test_normalisation_is_not_guessed_from_odd_files(hubert_folder: Path, text: str) -> None:
+    (hubert_folder / "preprocessor_config.json").write_text(text)
+    with pytest.raises(UserError, match="expected an object with do_normalize true or false"):
+        auscult.load(f"hf:{hubert_folder}")
+
+
 def test_a_missing_mask_vector_is_drawn_always_the_same(hubert_folder: Path) -> None:
     rewrite(hubert_folder, lambda found: {k: v for k, v in found.items() if "masked" not in k})
     assert len({auscult.load(f"hf:{hubert_folder}").spec.sha256 for _ in range(2)}) == 1
