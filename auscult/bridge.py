@@ -1,9 +1,9 @@
 """The bridge to s3prl, both ways: our encoders in its hub, its encoders and its runner with us.
 
-With :mod:`auscult.head` the only module that imports s3prl, inside functions. s3prl 0.4.18 asks for names
-that today's torchaudio and huggingface_hub no longer have; :func:`repair` lends them to s3prl's own
-modules while those are imported and takes them away again, so that no other library sees them.
-Frame counts are matched to s3prl's expectation here and nowhere else.
+With :mod:`auscult.head` the only module that imports s3prl, and only inside functions. s3prl 0.4.18
+asks for names that today's torchaudio and huggingface_hub no longer have; :func:`repair` lends them
+to s3prl's own modules while those are imported and takes them away again, so that no other library
+sees them. Frame counts are matched to s3prl's expectation here and nowhere else.
 """
 
 import argparse
