@@ -160,13 +160,18 @@ def _is_shape(address: Address) -> bool:
     return address.family in SHAPES and not of_family
 
 
+def _example(shape: str) -> str:
+    """Return an address of weights that have this shape's architecture."""
+    return FAMILIES.get(SHAPES[shape].family, FAMILIES["hf"]).example
+
+
 def _loader(address: Address) -> Callable[[Address, int], Upstream]:
     name = address.family
     if _is_shape(address):
         if not address.random:
             raise UserError(
                 f"{name} is a shape without weights: write random({name}) for weights from a seed, "
-                f"or name a checkpoint, such as hf:/models/{name}."
+                f"or name a checkpoint, such as {_example(name)}."
             )
         if address.checkpoint:
             raise UserError(f"{address}: a shape has no checkpoint; write random({name}).")

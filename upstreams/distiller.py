@@ -154,7 +154,7 @@ def describe_distiller(path: Path, options: Mapping[str, Any]) -> dict[str, Any]
         "conv_kernel": [kernel for _, kernel, _ in convolutions],
         "conv_stride": [stride for _, _, stride in convolutions],
         "conv_bias": False,
-        "feat_extract_norm": NORMS.get(mode, mode),
+        "feat_extract_norm": NORMS.get(str(mode), mode),
         "feat_proj_layer_norm": False,
         "do_stable_layer_norm": bool(options.get("layer_norm_first", False)),
         "hidden_act": read_activation(path, options.get("activation_fn", "gelu")),

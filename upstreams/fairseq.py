@@ -200,7 +200,7 @@ def describe_fairseq(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     convolutions = parse_convolutions(path, layers)
     said = {new: options[old] for old, new in _SIZES.items() if options.get(old) is not None}
     if (mode := options.get("extractor_mode")) is not None:
-        said["feat_extract_norm"] = NORMS.get(mode, mode)
+        said["feat_extract_norm"] = NORMS.get(str(mode), mode)
     return said | {
         "conv_dim": [channels for channels, _, _ in convolutions],
         "conv_kernel": [kernel for _, kernel, _ in convolutions],

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from auscult.contracts import UpstreamSpec
     from auscult.cost import Macs, SuperbMacs
     from auscult.measurement import Measurement
+    from auscult.upstream import Upstream
 
 
 def describe(
@@ -39,7 +40,6 @@ def describe(
       auscult describe hf:facebook/wavlm-large --json
       auscult describe lighthubert_small@a_small --measure
     """
-    from auscult.cost import superb_macs
     from auscult.upstreams import outline_upstream
 
     output = Output(json=json, quiet=quiet)
@@ -48,12 +48,7 @@ def describe(
     where = choose_device(device)
     encoder = outline_upstream(upstream)
     spec = encoder.spec
-    macs: SuperbMacs | None = None
-    reason = ""
-    try:
-        macs = superb_macs(encoder.count_macs)
-    except UserError as error:
-        reason = str(error)
+    macs, reason = _count(encoder)
     output.table(spec.name, ("property", "value"), _identity(spec))
     if macs is not None:
         output.table(
@@ -77,6 +72,16 @@ def describe(
         if measured is None
         else asdict(measured) | {"real_time_factor": measured.real_time_factor},
     )
+
+
+def _count(encoder: "Upstream") -> "tuple[SuperbMacs | None, str]":
+    """Return what SUPERB counts, or else why nothing is counted."""
+    from auscult.cost import superb_macs
+
+    try:
+        return superb_macs(encoder.count_macs), ""
+    except UserError as error:
+        return None, str(error)
 
 
 def _identity(spec: "UpstreamSpec") -> list[tuple[str, str]]:

@@ -119,6 +119,7 @@ def test_what_is_not_counted_is_said(run: Any) -> None:
     ("words", "message"),
     [
         (("hubert_bse",), "Unknown upstream 'hubert_bse'. Did you mean hubert_base"),
+        (("hubert_bse",), "data2vec_audio_large, distilhubert, fbank"),  # once, shape and family
         (("hubert_base@a_small",), "hubert_base has no subnets"),
         (("lighthubert_small@a_smll",), "a_small"),
         (("lighthubert_base@macs<=1G",), "the smallest subnet"),

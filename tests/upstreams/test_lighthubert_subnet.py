@@ -161,9 +161,10 @@ def test_mistakes_in_a_file(found: Any, message: str, tmp_path: Path) -> None:
         read_subnet(found, SMALL, "here")
 
 
-def test_a_file_that_is_not_json(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"\x80\x04}", b"[" * 100_000])
+def test_a_file_that_is_not_json(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "subnet.json"
-    path.write_bytes(b"\x80\x04}")
+    path.write_bytes(content)
     with pytest.raises(UserError, match="the file is not JSON"):
         small(str(path))
 

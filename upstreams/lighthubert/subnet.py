@@ -150,7 +150,7 @@ def _from_file(path: Path) -> Subnet:
         return _from_dict(json.loads(path.read_text()))
     except OSError as error:
         raise UserError(f"the file cannot be read: {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the file is not JSON: {error}.") from None
 
 

@@ -60,7 +60,7 @@ def read_dimensions(path: Path) -> Dimensions:
         raise UserError(
             f"{config} is missing; w2v_bert reads the dimensions there, beside {WEIGHTS}."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{config} cannot be read as JSON: {error}.") from error
     kind = found.pop("model_type", None) if isinstance(found, dict) else None
     if kind != MODEL_TYPE:
