@@ -6,8 +6,6 @@ holds the weight itself instead of its norm and direction.
 Reference: LightHuBERT (arXiv 2203.15610), mechanicalsea/lighthubert.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +14,7 @@ from auscult.contracts import AttentionMap
 from auscult.frame import conv_lengths
 from auscult.upstream import AttentionVisitor
 
+from ..attention import WeightVisitor, attend
 from .space import HEAD_DIM, STORED_WIDTH, ExtractorMode, Subnet
 
 CHANNELS = 512
@@ -179,9 +178,7 @@ class Encoder(nn.Module):
         return states
 
 
-def _hand_over(
-    block: int, frames: Tensor, visit: AttentionVisitor | None
-) -> Callable[[Tensor], None] | None:
+def _hand_over(block: int, frames: Tensor, visit: AttentionVisitor | None) -> WeightVisitor | None:
     if visit is None:
         return None
     return lambda weights: visit(AttentionMap(block, weights, frames))
@@ -199,9 +196,7 @@ class Block(nn.Module):
         self.final_layer_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(DROPOUT)
 
-    def forward(
-        self, x: Tensor, keys: Tensor | None, visit: Callable[[Tensor], None] | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor | None, visit: WeightVisitor | None) -> Tensor:
         """Return ``x`` (batch, frame, dim) after the block."""
         x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x, keys, visit)))
         x = self.final_layer_norm(x + self.dropout(self.fc2(F.gelu(self.fc1(x)))))
@@ -213,6 +208,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
+        self.heads = heads
         inner = heads * HEAD_DIM
         self.q_proj = nn.Linear(dim, inner)
         self.k_proj = nn.Linear(dim, inner)
@@ -223,7 +219,7 @@ class SelfAttention(nn.Module):
         self,
         x: Tensor,
         keys: Tensor | None = None,
-        visit: Callable[[Tensor], None] | None = None,
+        visit: WeightVisitor | None = None,
     ) -> Tensor:
         """Attend over the frames of ``x`` (batch, frame, dim).
 
@@ -232,18 +228,8 @@ class SelfAttention(nn.Module):
             keys: (batch, 1, 1, frame), the valid frames; None where all are.
             visit: Takes the weights (batch, head, frame, frame); None for torch's fused kernel.
         """
-        query, key, value = (
-            project(x).unflatten(-1, (-1, HEAD_DIM)).transpose(1, 2)  # (batch, head, frame, 64)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
+        mixed = attend(
+            self.q_proj(x), self.k_proj(x), self.v_proj(x), heads=self.heads, keys=keys, visit=visit
         )
-        if visit is None:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keys)
-        else:
-            scores = (query * HEAD_DIM**-0.5) @ key.mT
-            if keys is not None:
-                scores = scores.masked_fill(~keys, -torch.inf)
-            weights = scores.float().softmax(-1)
-            visit(weights)
-            mixed = weights.to(value.dtype) @ value
-        attended: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        attended: Tensor = self.out_proj(mixed)
         return attended

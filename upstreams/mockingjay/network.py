@@ -16,8 +16,10 @@ from torch.nn import functional as F
 
 from auscult.seed import seeded
 
+from ..attention import WeightVisitor, attend
+
 INITIAL_STD = 0.02
-WeightVisitor = Callable[[int, Tensor], None]  # takes the block and (batch, head, frame, frame)
+LayerVisitor = Callable[[int, Tensor], None]  # takes the block and (batch, head, frame, frame)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class Mockingjay(nn.Module):
         self.encoder = Encoder(dimensions)
 
     def forward(
-        self, features: Tensor, keys: Tensor | None = None, visit: WeightVisitor | None = None
+        self, features: Tensor, keys: Tensor | None = None, visit: LayerVisitor | None = None
     ) -> list[Tensor]:
         """Return the input of the first block and the output of each layer.
 
@@ -92,7 +94,7 @@ class Encoder(nn.Module):
         blocks = 1 if dimensions.share else dimensions.num_layers
         self.layer = nn.ModuleList(Block(dimensions) for _ in range(blocks))
 
-    def forward(self, x: Tensor, keys: Tensor | None, visit: WeightVisitor | None) -> list[Tensor]:
+    def forward(self, x: Tensor, keys: Tensor | None, visit: LayerVisitor | None) -> list[Tensor]:
         """Return the output of each layer, (batch, frame, dim); arguments as in Mockingjay."""
         states = []
         for number, block in enumerate(list(self.layer) * self.applications, start=1):
@@ -101,7 +103,7 @@ class Encoder(nn.Module):
         return states
 
 
-def _hand_over(block: int, visit: WeightVisitor | None) -> Callable[[Tensor], None] | None:
+def _hand_over(block: int, visit: LayerVisitor | None) -> WeightVisitor | None:
     return None if visit is None else lambda weights: visit(block, weights)
 
 
@@ -115,9 +117,7 @@ class Block(nn.Module):
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(dim, inner)})
         self.output = Residual(inner, dim, dimensions.eps)
 
-    def forward(
-        self, x: Tensor, keys: Tensor | None, visit: Callable[[Tensor], None] | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor | None, visit: WeightVisitor | None) -> Tensor:
         """Return ``x`` (batch, frame, dim) after the block."""
         x = self.attention(x, keys, visit)
         output: Tensor = self.output(F.gelu(self.intermediate["dense"](x)), x)
@@ -132,9 +132,7 @@ class Attention(nn.Module):
         self.self = SelfAttention(dimensions.dim, dimensions.heads)
         self.output = Residual(dimensions.dim, dimensions.dim, dimensions.eps)
 
-    def forward(
-        self, x: Tensor, keys: Tensor | None, visit: Callable[[Tensor], None] | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor | None, visit: WeightVisitor | None) -> Tensor:
         """Return ``x`` (batch, frame, dim) after attention."""
         output: Tensor = self.output(self.self(x, keys, visit), x)
         return output
@@ -164,9 +162,7 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
 
-    def forward(
-        self, x: Tensor, keys: Tensor | None, visit: Callable[[Tensor], None] | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor | None, visit: WeightVisitor | None) -> Tensor:
         """Attend over the frames of ``x`` (batch, frame, dim).
 
         Args:
@@ -174,20 +170,9 @@ class SelfAttention(nn.Module):
             keys: (batch, 1, 1, frame), the valid frames; None where all are.
             visit: Takes the weights (batch, head, frame, frame); None for torch's fused kernel.
         """
-        query, key, value = (
-            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project in (self.query, self.key, self.value)
-        )  # each (batch, head, frame, dim of a head)
-        if visit is None:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keys)
-        else:
-            scores = (query * query.shape[-1] ** -0.5) @ key.mT
-            if keys is not None:
-                scores = scores.masked_fill(~keys, -torch.inf)
-            weights = scores.float().softmax(-1)
-            visit(weights)
-            mixed = weights.to(value.dtype) @ value
-        return mixed.transpose(1, 2).flatten(2)
+        return attend(
+            self.query(x), self.key(x), self.value(x), heads=self.heads, keys=keys, visit=visit
+        )
 
 
 class SpecHead(nn.Module):

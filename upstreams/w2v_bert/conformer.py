@@ -6,13 +6,11 @@ Source: Gulati et al., Interspeech 2020, arXiv 2005.08100; without relative posi
 of w2v-BERT says.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-WeightVisitor = Callable[[Tensor], None]  # takes (batch, head, frame, frame)
+from ..attention import WeightVisitor, attend
 
 
 class FeedForward(nn.Module):
@@ -48,21 +46,15 @@ class SelfAttention(nn.Module):
             padded: (batch, frame), true where there is only padding; None for none.
             visit: Takes the weights (batch, head, frame, frame); None for the fused kernel.
         """
-        query, key, value = (
-            linear(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for linear in (self.linear_q, self.linear_k, self.linear_v)
-        )  # each (batch, head, frame, dim of a head)
-        keys = None if padded is None else ~padded[:, None, None]
-        if visit is None:
-            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=keys)
-        else:
-            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-            if keys is not None:
-                scores = scores.masked_fill(~keys, -torch.inf)
-            weights = scores.float().softmax(-1)
-            visit(weights)
-            mixed = weights.to(value.dtype) @ value
-        output: Tensor = self.linear_out(mixed.transpose(1, 2).flatten(2))
+        mixed = attend(
+            self.linear_q(hidden),
+            self.linear_k(hidden),
+            self.linear_v(hidden),
+            heads=self.heads,
+            keys=None if padded is None else ~padded[:, None, None],
+            visit=visit,
+        )
+        output: Tensor = self.linear_out(mixed)
         return output
 
 

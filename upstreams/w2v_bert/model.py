@@ -18,14 +18,9 @@ from auscult.contracts import AttentionMap
 from auscult.frame import conv_lengths
 from auscult.upstream import AttentionVisitor
 
+from ..attention import WeightVisitor
 from ..shape import SHAPES
-from .conformer import (
-    ConformerBlock,
-    ConvolutionModule,
-    FeedForward,
-    SelfAttention,
-    WeightVisitor,
-)
+from .conformer import ConformerBlock, ConvolutionModule, FeedForward, SelfAttention
 from .dimension import KERNEL, STRIDE, Dimensions
 
 
