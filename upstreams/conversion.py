@@ -135,7 +135,7 @@ def read_sizes(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     hidden, _ = shape("feature_projection.projection.weight", 2)
     _, channels, kernel = shape(f"{_POSITION}.original1", 3)
     inner, _ = shape("encoder.layers.0.feed_forward.intermediate_dense.weight", 2)
-    blocks = [found for name in weights if (found := re.match(r"encoder\.layers\.(\d+)\.", name))]
+    numbers = (re.match(r"encoder\.layers\.(\d+)\.", name) for name in weights)
     later_norms = (re.match(rf"{_CONV}\.[1-9]\d*\.layer_norm\.", name) for name in weights)
     return {
         "conv_dim": [channel for channel, _, _ in convolutions],
@@ -144,7 +144,7 @@ def read_sizes(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "feat_extract_norm": "layer" if any(later_norms) else "group",
         "feat_proj_layer_norm": "feature_projection.layer_norm.weight" in weights,
         "hidden_size": hidden,
-        "num_hidden_layers": 1 + max(int(block[1]) for block in blocks),
+        "num_hidden_layers": len({number[1] for number in numbers if number}),
         "intermediate_size": inner,
         "num_conv_pos_embeddings": kernel,
         "num_conv_pos_embedding_groups": hidden // max(channels, 1),
@@ -166,6 +166,7 @@ def write_config(
     Raises:
         UserError: The two contradict each other, or cannot be an encoder.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     for name in sizes.keys() & said.keys():
@@ -177,7 +178,11 @@ def write_config(
     heads, width = said["num_attention_heads"], sizes["hidden_size"]
     if not isinstance(heads, int) or heads < 1 or width % heads:
         raise UserError(f"{path}: {heads!r} attention heads do not divide a width of {width}.")
-    return AutoConfig.for_model(model_type, **{**sizes, **said}, mask_feature_prob=0.0)
+    try:
+        return AutoConfig.for_model(model_type, **{**said, **sizes}, mask_feature_prob=0.0)
+    except StrictDataclassError as error:  # its cause says what was expected and what came
+        reason = error.__cause__ or error
+        raise UserError(f"{path}: its configuration is wrong: {reason}.") from error
 
 
 def fill_model(path: Path, config: Any, weights: Mapping[str, Tensor], seed: int | None) -> Any:
@@ -227,8 +232,9 @@ def parse_convolutions(path: Path, text: object) -> list[tuple[int, int, int]]:
     """
     try:
         layers = _evaluate(ast.parse(text, mode="eval").body) if isinstance(text, str) else text
-        found = [tuple(int(size) for size in layer) for layer in layers]  # type: ignore[attr-defined]
-        if not found or any(len(layer) != 3 or min(layer) < 1 for layer in found):
+        found: list[tuple[Any, ...]] = [tuple(layer) for layer in layers]  # type: ignore[attr-defined]
+        whole = all(type(size) is int and size > 0 for layer in found for size in layer)
+        if not found or not whole or any(len(layer) != 3 for layer in found):
             raise ValueError("not three sizes")
     except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(
@@ -238,13 +244,13 @@ def parse_convolutions(path: Path, text: object) -> list[tuple[int, int, int]]:
     return [(channels, kernel, stride) for channels, kernel, stride in found]
 
 
-def read_activation(path: Path, name: str) -> str:
+def read_activation(path: Path, name: object) -> str:
     """Return transformers' name of fairseq's activation between the feed-forward maps.
 
     Raises:
         UserError: One that transformers does not have.
     """
-    if name not in _ACTIVATIONS:
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
         raise UserError(
             f"{path}: the activation {name!r} is not read, only {', '.join(_ACTIVATIONS)}."
         )
@@ -270,10 +276,10 @@ def _evaluate(node: ast.expr) -> list[Any]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _evaluate(node.left) + _evaluate(node.right)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        times = ast.literal_eval(node.right)
-        if not isinstance(times, int) or times > 100:
+        times, repeated = ast.literal_eval(node.right), _evaluate(node.left)
+        if not isinstance(times, int) or times * len(repeated) > 100:
             raise ValueError("not a number of layers")
-        return _evaluate(node.left) * times
+        return repeated * times
     layers = ast.literal_eval(node)
     if not isinstance(layers, list):
         raise ValueError("not a list")
