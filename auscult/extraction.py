@@ -62,7 +62,8 @@ def encode(
         show: Show a progress line.
 
     Raises:
-        UserError: Unreadable audio, or an utterance too short for a single frame.
+        UserError: Unreadable audio, an utterance too short for a single frame, or features that
+            are not finite.
     """
     plan = plan_batches([cut.duration for cut in cuts]) if batches is None else batches
     if not plan:
@@ -78,7 +79,9 @@ def encode(
             if position + 1 < len(plan):
                 pending = reader.submit(read_batch, [cuts[i] for i in plan[position + 1]])
             for rows, states in _forward(upstream, audio.to(upstream.device), precision):
-                yield from _unbatch([batch[row] for row in rows], states)
+                for row in _unbatch([batch[row] for row in rows], states):
+                    _check_finite(upstream, cuts[row.index], row)
+                    yield row
             advance(sum(cuts[i].duration for i in batch))
 
 
@@ -99,6 +102,15 @@ def _unbatch(batch: Sequence[int], states: HiddenStates) -> Iterator[Encoded]:
     layers = [layer.float().cpu() for layer in states.layers]
     for row, (index, frames) in enumerate(zip(batch, states.lengths.tolist(), strict=True)):
         yield Encoded(index, tuple(layer[row, :frames] for layer in layers))
+
+
+def _check_finite(upstream: Upstream, cut: Any, row: Encoded) -> None:
+    for state, layer in enumerate(row.layers):
+        if not bool(torch.isfinite(layer).all()):
+            raise UserError(
+                f"{upstream.spec.name}: hidden state {state} of utterance {cut.id} is not finite; "
+                "look at the checkpoint with `auscult check` and at the audio."
+            )
 
 
 def too_short(upstream: Upstream, cuts: Sequence[Any]) -> list[str]:

@@ -273,6 +273,6 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
 def _refuse_overflow(layer: int, *values: Tensor) -> None:
     if not all(torch.isfinite(tensor).all() for tensor in values):
         raise UserError(
-            f"Hidden state {layer} holds values outside float16 or NaN, so its features cannot be "
-            "kept or probed; check the checkpoint with `auscult check`."
+            f"Hidden state {layer} holds values beyond 65,504, which float16 cannot hold, so its "
+            "features cannot be kept or probed; check the checkpoint with `auscult check`."
         )

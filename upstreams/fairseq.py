@@ -170,7 +170,10 @@ def _of_fairseq(
     path: Path, family: str, model: Mapping[str, Any], task: Mapping[str, Any], stored: Any
 ) -> Found:
     """Read what fairseq stores, also after fine-tuning, and what s3prl makes of it."""
-    normalize = task.get("normalize", model.get("normalize"))
+    for name, value in {**task, **model}.items():
+        if isinstance(value, Tensor):
+            raise UserError(f"{path}: the option {name} is a tensor; expected a plain value.")
+    normalize = _flag(path, "normalize", task.get("normalize", model.get("normalize")))
     rate = task.get("sample_rate", SAMPLE_RATE)
     if "w2v_args" in model:  # fine-tuned: the options of the encoder are those of pretraining
         inner = read_options(path, "w2v_args", model["w2v_args"])
@@ -184,7 +187,7 @@ def _of_fairseq(
         raise UserError(f"{path} reads audio at {rate} Hz; Auscult works at {SAMPLE_RATE}.")
     weights, others = sort_weights(path, tensors, FAIRSEQ)
     said = describe_fairseq(path, model)
-    return Found(weights, others, said, None if normalize is None else bool(normalize))
+    return Found(weights, others, said, normalize)
 
 
 def describe_fairseq(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,7 +209,9 @@ def describe_fairseq(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         "conv_kernel": [kernel for _, kernel, _ in convolutions],
         "conv_stride": [stride for _, _, stride in convolutions],
         "num_attention_heads": options.get("encoder_attention_heads") or 12,
-        "do_stable_layer_norm": bool(options.get("layer_norm_first", False)),
+        "do_stable_layer_norm": _flag(
+            path, "layer_norm_first", options.get("layer_norm_first", False)
+        ),
         "hidden_act": read_activation(path, options.get("activation_fn") or "gelu"),
     }
 
@@ -235,6 +240,12 @@ def _of_torchaudio(path: Path, stored: Mapping[Any, Any]) -> Found:
         "do_stable_layer_norm": pre_norm,
     }
     return Found(weights, others, said, normalize=None)
+
+
+def _flag(path: Path, name: str, value: object) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise UserError(f"{path}: {name} is {value!r}; expected True or False.")
+    return value
 
 
 def _check_name(path: Path, family: str, options: Mapping[str, Any]) -> None:

@@ -90,7 +90,7 @@ def extract(
     output.print(f"{len(cuts)} files in {out}")
     skipped = [*found.skipped, *(f"{name} is too short." for name in short)]
     paths = [str(target.path) for target in targets]
-    output.finish(files=paths, upstream=encoder.spec.name, skipped=skipped)
+    output.finish(files=paths, upstream=encoder.spec.name, skipped=skipped, **made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +139,15 @@ class _Target:
         """Write all layers, whole or not at all."""
         from safetensors.torch import save_file
 
-        half = self.made_from["dtype"] == "float16"
-        layers = [layer.half() if half else layer for layer in row.layers]
-        tensors = {f"layer_{i:02d}": layer.contiguous() for i, layer in enumerate(layers)}
+        tensors = {f"layer_{i:02d}": layer.contiguous() for i, layer in enumerate(row.layers)}
+        if self.made_from["dtype"] == "float16":
+            tensors = {name: layer.half() for name, layer in tensors.items()}
+            for name, layer in tensors.items():
+                if not bool(layer.isfinite().all()):
+                    raise UserError(
+                        f"{name} of {self.path.stem} holds values beyond 65,504, which float16 "
+                        "cannot; write --dtype float32."
+                    )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         save_file(tensors, temporary, metadata=dict(self.made_from))

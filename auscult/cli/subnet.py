@@ -135,25 +135,27 @@ def export(
 
     Examples:
       auscult subnet export lighthubert:lighthubert_small.pt@a_small --out a_small
-      auscult extract -u lighthubert:a_small -c folder:my-audio
+      auscult extract -u lighthubert:a_small -c tsv:my/speech --out features
       auscult subnet export lighthubert:lighthubert_base.pt --format transformers --out a_base
     """
     import auscult
+    from auscult.upstreams import load_upstream
     from auscult.upstreams.lighthubert.export import export_subnet, export_transformers
 
     output = Output(json=json, quiet=quiet)
     encoder = _checked(upstream, auscult.load(upstream))
     (export_subnet if format == "auscult" else export_transformers)(encoder, out)
     spec = f"{'lighthubert' if format == 'auscult' else 'hf'}:{out}"
+    written = load_upstream(spec).spec
     size = sum(file.stat().st_size for file in out.iterdir())
-    output.print(f"{spec}: {encoder.spec.num_parameters:,} parameters, {size / 1e6:,.1f} MB")
+    output.print(f"{spec}: {written.num_parameters:,} parameters, {size / 1e6:,.1f} MB")
     output.finish(
         upstream=encoder.spec.name,
         spec=spec,
         subnet=encoder.spec.subnet,
-        parameters=encoder.spec.num_parameters,
+        parameters=written.num_parameters,
         bytes=size,
-        sha256=encoder.spec.sha256,
+        sha256=written.sha256,
     )
 
 

@@ -140,11 +140,18 @@ def test_the_size_is_known_before(store: Any, toy: Any, cuts: list[Any], tmp_pat
 
 
 @pytest.mark.parametrize("keep_frames", [True, False])
-def test_values_outside_float16_are_refused(toy: Any, store: Any, keep_frames: bool) -> None:
+def test_features_that_are_no_numbers_are_refused(toy: Any, store: Any, keep_frames: bool) -> None:
     with torch.no_grad():
         toy.mix[0].mul_(float("nan"))
-    with pytest.raises(UserError, match=r"Hidden state 1 holds values outside float16 or NaN"):
+    with pytest.raises(UserError, match=r"hidden state 1 of utterance \S+ is not finite"):
         store(keep_frames).encode()
+
+
+def test_values_outside_float16_are_refused(toy: Any, store: Any) -> None:
+    with torch.no_grad():
+        toy.mix[0].mul_(1e7)
+    with pytest.raises(UserError, match=r"Hidden state 1 holds values beyond 65,504"):
+        store(True).encode()
 
 
 def test_two_channels_of_one_file_are_two_audios(tmp_path: Path) -> None:

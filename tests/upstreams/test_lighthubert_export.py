@@ -267,7 +267,7 @@ def test_command_line(run: Callable[..., tuple[int, str, str]], tmp_path: Path) 
     status, out, err = run(
         *("subnet", "export", spec, "--out", tmp_path / "theirs", "--format", "transformers")
     )
-    assert status == 0 and f"hf:{tmp_path / 'theirs'}: 11,449,088 parameters, 45.8 MB" in out
+    assert status == 0 and f"hf:{tmp_path / 'theirs'}: 11,448,704 parameters, 45.8 MB" in out
     status, _, err = run("subnet", "export", spec, "--out", tmp_path / "mine")
     assert status == 2 and "is not an empty folder" in err
     status, _, err = run("subnet", "export", "random(hubert_tiny)", "--out", tmp_path / "no")

@@ -81,14 +81,14 @@ class _Section:
         value = self.values.get(key, default)
         try:
             return float(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:  # the last: a tensor
             raise self._wrong(key, "a number") from error
 
     def integer(self, key: str, default: int | None = None, *, least: int = 0) -> int:
         """Return a whole number of ``least`` or more."""
         number = self.number(key, default)
-        if not number.is_integer() or number < least:
-            raise self._wrong(key, f"a whole number, {least} or more")
+        if not number.is_integer() or not least <= number <= 1_000_000:
+            raise self._wrong(key, f"a whole number of {least} to 1,000,000")
         return int(number)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
