@@ -147,9 +147,8 @@ def test_features_that_are_no_numbers_are_refused(toy: Any, store: Any, keep_fra
         store(keep_frames).encode()
 
 
-def test_values_outside_float16_are_refused(toy: Any, store: Any) -> None:
-    with torch.no_grad():
-        toy.mix[0].mul_(1e7)
+def test_values_outside_float16_are_refused(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "tanh", lambda x: 1e7 * x)  # what the toy ends its layers with
     with pytest.raises(UserError, match=r"Hidden state 1 holds values beyond 65,504"):
         store(True).encode()
 
