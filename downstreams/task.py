@@ -7,6 +7,7 @@ from typing import Any
 
 from auscult.contracts import TaskSpec
 from auscult.dataset import Corpus
+from auscult.upstream import Upstream
 
 from .score import Score
 from .split import LabelledCorpus
@@ -18,7 +19,8 @@ class HeadTask:
     """A task whose head is trained on frozen features; its module is imported when asked for.
 
     The module has, beside the two classes that are named here, the functions ``prepare(corpus,
-    config, *, skip_unlabelled) -> LabelledCorpus`` and ``score(answers, corpus) -> list[Score]``.
+    config, *, skip_unlabelled) -> LabelledCorpus`` and ``score(answers, corpus) -> list[Score]``;
+    a framewise task also ``at_frames(corpus, encoder) -> LabelledCorpus``.
     """
 
     spec: TaskSpec
@@ -28,6 +30,8 @@ class HeadTask:
     head: str  # what is trained, as records name it
     labels: str  # what a corpus must have
     description: str
+    about_speakers: bool = False  # its classes are speakers, who then stand in every split
+    framewise: bool = False  # its labels depend on where the encoder's frames lie
 
     def config(self) -> Any:
         """Return the published protocol."""
@@ -46,6 +50,13 @@ class HeadTask:
         found: LabelledCorpus = self._part("prepare")(
             corpus, config, skip_unlabelled=skip_unlabelled
         )
+        return found
+
+    def at_frames(self, corpus: LabelledCorpus, encoder: Upstream) -> LabelledCorpus:
+        """Return the corpus with labels as the frames of ``encoder`` have them."""
+        if not self.framewise:
+            return corpus
+        found: LabelledCorpus = self._part("at_frames")(corpus, encoder)
         return found
 
     def score(self, answers: Records, corpus: LabelledCorpus) -> Sequence[Score]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from auscult import bridge
-from auscult.errors import UserError
+from auscult.errors import UserError, unknown
 from auscult.progress import logger, progress
 
 from .checkpoint import (
@@ -29,6 +29,10 @@ from .checkpoint import (
 from .feature import CorpusUpstream
 
 Records = dict[str, list[Any]]
+OPTIMIZERS = {  # as s3prl's runner builds them; its AdamW has no weight decay and an eps of 1e-7
+    "Adam": {"name": "TorchOptim", "torch_optim_name": "Adam"},
+    "AdamW": {"name": "AdamW"},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,8 @@ class Schedule:
 
     total_steps: int
     batch_size: int
-    learning_rate: float  # of Adam
+    learning_rate: float
+    optimizer: str = "Adam"  # one of OPTIMIZERS
     gradient_accumulate_steps: int = 1
     gradient_clipping: float = 1.0
     eval_step: int  # steps between evaluations on dev; the last step is always one
@@ -47,6 +52,8 @@ class Schedule:
         for name, value in asdict(self).items():
             if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
                 raise UserError(f"{name}={value}: expected a positive number.")
+        if self.optimizer not in OPTIMIZERS:
+            raise unknown("optimizer", self.optimizer, OPTIMIZERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,9 +313,5 @@ def runner_config(schedule: Schedule) -> dict[str, Any]:
     runner = asdict(schedule)
     return {
         "runner": runner,
-        "optimizer": {
-            "name": "TorchOptim",
-            "torch_optim_name": "Adam",
-            "lr": runner["learning_rate"],
-        },
+        "optimizer": {**OPTIMIZERS[schedule.optimizer], "lr": schedule.learning_rate},
     }

@@ -55,12 +55,12 @@ class _Run:
     device: str
     provenance: "Provenance"
 
-    def without_short(self, encoder: "Upstream") -> "_Run":
-        """Leave out, if that is allowed, what is too short for one frame of this encoder."""
+    def seen_by(self, encoder: "Upstream") -> "_Run":
+        """Label the frames of this encoder; leave out, if allowed, what is too short for one."""
         from auscult.downstreams.split import drop_short
 
         labelled = drop_short(self.labelled, encoder, skip_bad=self.skip_bad)
-        return replace(self, labelled=labelled)
+        return replace(self, labelled=self.task.at_frames(labelled, encoder))
 
 
 def run(
@@ -121,7 +121,7 @@ def run(
     prepare(out, store)
     encoders = [auscult.load(spec) for spec in specs]
     data = auscult.corpus(corpus, split=split, skip_bad=skip_bad)
-    check_speakers(data, allow_shared_speakers)
+    check_speakers(data, allow_shared_speakers or found.about_speakers)
     labelled = found.prepare(data, config, skip_unlabelled=skip_bad)
     origin = provenance(command_line(), where)
     shared = _Run(found, config, data, labelled, size, skip_bad, seed, out, where, origin)
@@ -129,7 +129,7 @@ def run(
     records: list[Record] = []
     figures: list[Path] = []
     for encoder in encoders:
-        mine = shared.without_short(encoder.to(where))
+        mine = shared.seen_by(encoder.to(where))
         result = _train(encoder, mine)
         encoder.cpu()
         scores, weights = _records(encoder, result, mine), _weights(encoder, result, mine)
@@ -179,7 +179,8 @@ def _train(encoder: "Upstream", shared: _Run) -> "HeadResult":
     from auscult.record import fingerprint
 
     upstream = CorpusUpstream(encoder, shared.labelled, budget=shared.budget, device=shared.device)
-    if len(upstream.constant_layers()) > encoder.spec.num_layers:
+    pooled = shared.task.spec.output == "utterance"
+    if pooled and len(upstream.constant_layers()) > encoder.spec.num_layers:
         logger.warning(
             f"{encoder.spec.name}: the mean over time is the same for every utterance "
             "(normalisation per utterance removes it), so a head that pools by the mean cannot "
