@@ -174,6 +174,7 @@ def _show_config(
 def _train(encoder: "Upstream", shared: _Run) -> "HeadResult":
     """Train a head in a folder that belongs to this encoder, corpus and configuration alone."""
     from auscult.downstreams.feature import CorpusUpstream
+    from auscult.downstreams.prediction import PredictionRun, write_predictions
     from auscult.downstreams.training import train_head
     from auscult.progress import logger
     from auscult.record import fingerprint
@@ -192,15 +193,33 @@ def _train(encoder: "Upstream", shared: _Run) -> "HeadResult":
     identity = [spec.name, spec.version, encoder.spec.sha256, settings, shared.seed]
     identity += [dict(shared.corpus.sha256), shared.corpus.split_column, labels]
     head = shared.task.expert_class()
-    return train_head(
+    folder = shared.out / "heads" / f"{spec.name}-{fingerprint(identity)[:16]}"
+    result = train_head(
         upstream,
         lambda dim: head(dim, shared.labelled, shared.config, shared.seed),
         shared.config,
         task=spec.name,
         seed=shared.seed,
         device=shared.device,
-        folder=shared.out / "heads" / f"{spec.name}-{fingerprint(identity)[:16]}",
+        folder=folder,
     )
+    run = PredictionRun(
+        task=spec.name,
+        task_version=spec.version,
+        upstream=encoder.spec.name,
+        upstream_sha256=encoder.spec.sha256,
+        stride=encoder.spec.geometry.stride,
+        corpus=shared.corpus.spec,
+        corpus_sha256=shared.corpus.sha256["test"],
+        split_column=shared.corpus.split_column,
+        split="test",
+        seed=shared.seed,
+        step=result.step,
+        classes=shared.labelled.classes,
+        config=settings,
+    )
+    write_predictions(run, result.answers, folder)
+    return result
 
 
 def _records(encoder: "Upstream", result: "HeadResult", shared: _Run) -> "list[Record]":
