@@ -3,6 +3,8 @@
 Labels stand in lhotse's own places, on the cut's only supervision: ``text``, ``speaker``,
 ``gender``, ``language``; ``alignment["phone"]``, ``alignment["word"]`` and other alignments by
 name; everything else in ``custom``: ``keyword``, ``emotion``, ``slots`` (a dict), any column.
+Where several speak in one recording, ``alignment["speaker"]`` says who speaks when; it is the only
+alignment whose items may overlap.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +19,15 @@ from auscult.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """Two utterances, and whether one speaker says both."""
+
+    first: str  # utterance id
+    second: str
+    same: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Corpus:
     """Named splits of labelled speech, read and validated."""
 
@@ -27,6 +38,7 @@ class Corpus:
     speaker_overlap: tuple[str, ...] = ()  # speakers that stand in more than one split
     notes: tuple[str, ...] = ()  # what was decided on reading: a dev split made, resampling
     skipped: tuple[str, ...] = field(default=())  # one sentence for each item left out
+    trials: Mapping[str, tuple[Trial, ...]] = field(default_factory=dict)  # by split, where given
 
     def split(self, name: str) -> Any:
         """Return one split's CutSet.
@@ -92,6 +104,29 @@ def frame_labels(cut: Any, name: str, centres: NDArray[np.float64]) -> list[str 
     which = np.searchsorted(starts, centres, side="right") - 1
     inside = (which >= 0) & (centres < ends[which])
     return [items[i].symbol or None if ok else None for i, ok in zip(which, inside, strict=True)]
+
+
+def active_speakers(
+    cut: Any, speakers: Sequence[str], centres: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Return who speaks at each frame centre, (frame, speaker).
+
+    Args:
+        cut: A lhotse cut with one supervision that has ``alignment["speaker"]``.
+        speakers: One for each column.
+        centres: (frame,) in samples at 16 kHz from the start of the cut.
+    """
+    active = np.zeros((len(centres), len(speakers)), dtype=bool)
+    for item in _alignment(cut, "speaker"):
+        if item.symbol in speakers:
+            start, end = round(item.start * SAMPLE_RATE), round(item.end * SAMPLE_RATE)
+            active[(start <= centres) & (centres < end), speakers.index(item.symbol)] = True
+    return active
+
+
+def speaker_turns(cut: Any) -> list[tuple[float, float, str]]:
+    """Return start, end (seconds from the start of the cut) and speaker of each turn."""
+    return [(item.start, item.end, item.symbol) for item in _alignment(cut, "speaker")]
 
 
 def alignment_symbols(cut: Any, name: str) -> set[str]:

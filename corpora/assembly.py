@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lhotse.audio import AudioSource
 from lhotse.supervision import AlignmentItem
 
 from auscult.contracts import SAMPLE_RATE
-from auscult.dataset import Corpus
+from auscult.dataset import Corpus, Trial
 from auscult.errors import UserError
 from auscult.progress import logger
 
@@ -49,6 +50,7 @@ def assemble(spec: str, listing: Listing, *, skip_bad: bool) -> Corpus:
     overlap = shared_speakers(items)
     notes = [*listing.notes, *audio_notes(items, scans), *([made] if made else [])]
     notes += duplicate_notes(items, scans)
+    trials = _trials(items, listing.trials, notes)
     if overlap:
         speaker, (one, two) = next(iter(overlap.items()))
         notes.append(
@@ -64,11 +66,15 @@ def assemble(spec: str, listing: Listing, *, skip_bad: bool) -> Corpus:
     return Corpus(
         spec=spec,
         splits={name: _cuts(part, scans) for name, part in _by_split(items).items()},
-        sha256={name: _fingerprint(part, scans) for name, part in _by_split(items).items()},
+        sha256={
+            name: _fingerprint(part, scans, trials.get(name, ()))
+            for name, part in _by_split(items).items()
+        },
         split_column=listing.split_column,
         speaker_overlap=tuple(overlap),
         notes=tuple(notes),
         skipped=tuple(f"{sentence}." for sentence in skipped),
+        trials=trials,
     )
 
 
@@ -108,8 +114,26 @@ def _by_split(items: Sequence[Item]) -> dict[str, list[Item]]:
     return {name: part for name, part in groups.items() if part}
 
 
-def _fingerprint(items: Sequence[Item], scans: Mapping[Path, Scan]) -> str:
-    """Return the sha256 of audio and labels, independent of where the files are."""
+def _trials(
+    items: Sequence[Item], trials: Sequence[Trial], notes: list[str]
+) -> dict[str, tuple[Trial, ...]]:
+    """Group the trials by the split that both utterances stand in; say how many have none."""
+    split_of = {item.id: item.split for item in items}
+    found: dict[str, list[Trial]] = {}
+    for trial in trials:
+        split = split_of.get(trial.first)
+        if split is not None and split == split_of.get(trial.second):
+            found.setdefault(split, []).append(trial)
+    if lost := len(trials) - sum(map(len, found.values())):
+        notes.append(
+            f"{lost} of {len(trials)} trials are of utterances that are not used, or that stand "
+            "in two splits; not used."
+        )
+    return {name: tuple(part) for name, part in found.items()}
+
+
+def _fingerprint(items: Sequence[Item], scans: Mapping[Path, Scan], trials: Sequence[Trial]) -> str:
+    """Return the sha256 of audio, labels and trials, independent of where the files are."""
     digest = hashlib.sha256()
     for item in items:
         parts = [
@@ -119,6 +143,8 @@ def _fingerprint(items: Sequence[Item], scans: Mapping[Path, Scan]) -> str:
             dict(item.alignments),
         ]
         digest.update(json.dumps(parts, sort_keys=True).encode() + b"\n")
+    for trial in trials:
+        digest.update(json.dumps(astuple(trial)).encode() + b"\n")
     return digest.hexdigest()
 
 

@@ -7,7 +7,10 @@ checking it against the labels and making cuts is the same for all corpora and d
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from auscult.dataset import Trial
 
 
 class Span(NamedTuple):
@@ -45,3 +48,4 @@ class Listing:
     notes: list[str] = field(default_factory=list)  # what was decided on reading
     split_column: str = "split"
     expected: tuple[str, ...] = ()  # splits that the folder promises, even if nothing is in them
+    trials: "list[Trial]" = field(default_factory=list)  # of utterances that are among the items

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from auscult.dataset import Corpus, supervision_of, utterance_label
+from auscult.dataset import Corpus, alignment_symbols, supervision_of, utterance_label
 
 BUILTIN = ("speaker", "sex", "transcript", "language")
 
@@ -34,6 +34,7 @@ def summarize_splits(corpus: Corpus) -> list[SplitSummary]:
     found = []
     for name, cuts in corpus.splits.items():
         speakers = {supervision_of(cut).speaker for cut in cuts} - {None}
+        speakers |= {speaker for cut in cuts for speaker in alignment_symbols(cut, "speaker")}
         minutes = sum(cut.duration for cut in cuts) / 60
         found.append(SplitSummary(name, len(cuts), minutes, len(speakers), corpus.sha256[name]))
     return found

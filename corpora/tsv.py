@@ -17,6 +17,12 @@ each utterance, as many fields in it as in the header. Columns:
 ``end`` and one or more columns of symbols. Times are in samples at 16 kHz, whatever the rate of
 the file; ``start`` is inclusive, ``end`` exclusive; an empty symbol is a gap. Each symbol column
 is an alignment of that name, and the first one is also ``phone`` or ``word``.
+
+``DIR/*.rttm`` (optional) say who speaks when, for recordings of several speakers: each becomes the
+alignment ``speaker`` of the utterance whose id is the RTTM's recording.
+
+``DIR/TRIALS.tsv`` (optional) has columns ``target`` (1 where one speaker says both, else 0),
+``enrol`` and ``test``: the path or the id of an utterance.
 """
 
 import json
@@ -26,9 +32,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from auscult.dataset import Trial
 from auscult.errors import UserError, unknown
 
 from .item import Item, Listing, Span
+from .rttm import SLACK, read_rttm
 
 STANDARD = ("path", "utt", "speaker", "sex", "transcript", "language", "slots_json")
 DEV_NAMES = ("valid", "val", "validation", "development")  # other names for dev
@@ -46,8 +54,9 @@ class _Table:
 
 @dataclass(frozen=True, slots=True)
 class _Times:
-    """The alignments of PHONES.tsv or WORDS.tsv."""
+    """The alignments of PHONES.tsv, WORDS.tsv or RTTM files."""
 
+    source: str
     spans: dict[str, dict[str, list[Span]]]  # utterance -> alignment -> spans
     problems: dict[str, str]  # utterance -> what is wrong with its lines
 
@@ -67,8 +76,12 @@ def read(folder: Path, split: str | None) -> Listing:
         for name, also in (("PHONES.tsv", "phone"), ("WORDS.tsv", "word"))
         if (folder / name).is_file()
     ]
+    turns, problems = read_rttm(sorted(folder.glob("*.rttm")))
+    if turns:
+        spans = {name: {"speaker": part} for name, part in turns.items()}
+        times.append(_Times("RTTM files", spans, {}))
     items: list[Item] = []
-    problems, notes = list(table.problems), _unknown_utterances(folder, table, times)
+    problems, notes = [*table.problems, *problems], _unknown_utterances(folder, table, times)
     used = [(line, row) for line, row in table.rows if row[column]]
     if len(used) < len(table.rows):
         unused = len(table.rows) - len(used)
@@ -82,7 +95,8 @@ def read(folder: Path, split: str | None) -> Listing:
     given = dict.fromkeys(row[column] for _, row in used)
     notes += [f"Split {name!r} is read as 'dev'." for name in given if name in DEV_NAMES]
     expected = tuple(dict.fromkeys(map(_split_name, given)))
-    return Listing(items, problems, notes, column, expected)
+    trials = _read_trials(folder / "TRIALS.tsv", table, problems)
+    return Listing(items, problems, notes, column, expected, trials)
 
 
 def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -161,6 +175,7 @@ def _item(folder: Path, column: str, row: Mapping[str, str], times: Sequence[_Ti
         if not isinstance(slots, dict):
             return f"has slots_json {row['slots_json']!r}, which is no JSON object"
         labels["slots"] = {key: str(value) for key, value in slots.items()}
+    turns = any("speaker" in table.spans.get(name, ()) for table in times)
     return Item(
         id=name,
         path=folder / row["path"],
@@ -175,6 +190,7 @@ def _item(folder: Path, column: str, row: Mapping[str, str], times: Sequence[_Ti
             for table in times
             for alignment, spans in table.spans.get(name, {}).items()
         },
+        slack=SLACK if turns else 0,
     )
 
 
@@ -199,7 +215,7 @@ def _read_times(path: Path, also: str) -> _Times:
     if table.problems:  # which utterance such a line belongs to is not known
         raise UserError(f"{table.problems[0]}.")
     names = {name: name for name in symbols} | {also: symbols[0]}
-    times = _Times({}, {})
+    times = _Times(path.name, {}, {})
     for line, row in table.rows:
         try:
             start, end = int(row["start"]), int(row["end"])
@@ -215,10 +231,31 @@ def _read_times(path: Path, also: str) -> _Times:
 
 def _unknown_utterances(folder: Path, table: _Table, times: Sequence[_Times]) -> list[str]:
     known = {_utterance(row) for _, row in table.rows if row["path"]}
-    strange = sorted({name for part in times for name in part.spans} - known)
-    if not strange:
+    notes = []
+    for part in times:
+        if strange := sorted(part.spans.keys() - known):
+            notes.append(
+                f"{part.source} of {folder} give times for utterances that MANIFEST.tsv does not "
+                f"have: {len(strange)} (first: {strange[0]})."
+            )
+    return notes
+
+
+def _read_trials(path: Path, manifest: _Table, problems: list[str]) -> list[Trial]:
+    """Read the trials, where there are any; append what is wrong with lines to ``problems``."""
+    if not path.is_file():
         return []
-    return [
-        f"PHONES.tsv or WORDS.tsv of {folder} give times for utterances that MANIFEST.tsv does "
-        f"not have: {len(strange)} (first: {strange[0]})."
-    ]
+    names = {row["path"]: _utterance(row) for _, row in manifest.rows}
+    names |= {name: name for name in names.values()}
+    table = _read_table(path, required=("target", "enrol", "test"))
+    problems += table.problems
+    trials = []
+    for line, row in table.rows:
+        strange = [row[side] for side in ("enrol", "test") if row[side] not in names]
+        if row["target"] not in ("0", "1"):
+            problems.append(f"{path} line {line} has the target {row['target']!r}, not 0 or 1")
+        elif strange:
+            problems.append(f"{path} line {line} names {strange[0]!r}, which MANIFEST.tsv lacks")
+        else:
+            trials.append(Trial(names[row["enrol"]], names[row["test"]], row["target"] == "1"))
+    return trials

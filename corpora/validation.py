@@ -89,11 +89,11 @@ def shared_speakers(items: Sequence[Item]) -> dict[str, tuple[Item, Item]]:
     first: dict[str, Item] = {}
     shared: dict[str, tuple[Item, Item]] = {}
     for item in items:
-        if item.speaker is None:
-            continue
-        other = first.setdefault(item.speaker, item)
-        if other.split != item.split:
-            shared.setdefault(item.speaker, (other, item))
+        turns = {span.symbol for span in item.alignments.get("speaker", ())}
+        for speaker in {item.speaker, *turns} - {None}:
+            other = first.setdefault(speaker, item)
+            if other.split != item.split:
+                shared.setdefault(speaker, (other, item))
     return dict(sorted(shared.items()))
 
 
