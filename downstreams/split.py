@@ -118,7 +118,12 @@ def _check_classes(spec: str, label: str, splits: Mapping[str, LabelledSplit]) -
     for name, split in splits.items():
         for cut, value in zip(split.cuts, split.labels, strict=True):
             if value not in known:
+                advice = (
+                    "choose a split column by utterance with --split, such as sid_split"
+                    if label == "speaker"
+                    else "move some to train or leave the class out"
+                )
                 raise UserError(
                     f"Utterance {cut.id} of the {name} split of {spec} has {label} {value!r}, "
-                    "which no utterance of train has; move some to train or leave the class out."
+                    f"which no utterance of train has; {advice}."
                 )

@@ -20,7 +20,7 @@ class HeadTask:
 
     The module has, beside the two classes that are named here, the functions ``prepare(corpus,
     config, *, skip_unlabelled) -> LabelledCorpus`` and ``score(answers, corpus) -> list[Score]``;
-    a framewise task also ``at_frames(corpus, encoder) -> LabelledCorpus``.
+    a framewise task also ``at_frames(corpus, config, encoder) -> LabelledCorpus``.
     """
 
     spec: TaskSpec
@@ -52,11 +52,11 @@ class HeadTask:
         )
         return found
 
-    def at_frames(self, corpus: LabelledCorpus, encoder: Upstream) -> LabelledCorpus:
+    def at_frames(self, corpus: LabelledCorpus, config: Any, encoder: Upstream) -> LabelledCorpus:
         """Return the corpus with labels as the frames of ``encoder`` have them."""
         if not self.framewise:
             return corpus
-        found: LabelledCorpus = self._part("at_frames")(corpus, encoder)
+        found: LabelledCorpus = self._part("at_frames")(corpus, config, encoder)
         return found
 
     def score(self, answers: Records, corpus: LabelledCorpus) -> Sequence[Score]:

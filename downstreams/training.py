@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -48,10 +48,15 @@ class Schedule:
     eval_step: int  # steps between evaluations on dev; the last step is always one
     save_step: int  # steps between checkpoints; the last step is always one
 
+    may_be_zero: ClassVar[tuple[str, ...]] = ()  # numbers that need not be positive
+
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
-                raise UserError(f"{name}={value}: expected a positive number.")
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                continue
+            if value < 0 or value == 0 and name not in self.may_be_zero:
+                expected = "zero or more" if name in self.may_be_zero else "a positive number"
+                raise UserError(f"{name}={value}: expected {expected}.")
         if self.optimizer not in OPTIMIZERS:
             raise unknown("optimizer", self.optimizer, OPTIMIZERS)
 

@@ -60,7 +60,7 @@ class _Run:
         from auscult.downstreams.split import drop_short
 
         labelled = drop_short(self.labelled, encoder, skip_bad=self.skip_bad)
-        return replace(self, labelled=self.task.at_frames(labelled, encoder))
+        return replace(self, labelled=self.task.at_frames(labelled, self.config, encoder))
 
 
 def run(
