@@ -23,7 +23,8 @@ def build_utterance_head(input_dim: int, num_classes: int) -> nn.Module:
 def build_frame_head(input_dim: int, num_classes: int, hidden: Sequence[int] = ()) -> nn.Module:
     """Return a classifier of frames, s3prl's ``FrameLevel``: linear, or with ReLU layers before.
 
-    Its ``forward`` takes features (..., dim) and returns logits (..., label) and nothing more.
+    Its ``forward`` takes features (..., dim) and returns logits (..., label) and
+    something that nobody needs.
 
     Args:
         input_dim: Size of the features.
@@ -35,3 +36,57 @@ def build_frame_head(input_dim: int, num_classes: int, hidden: Sequence[int] = (
 
     head: nn.Module = FrameLevel(input_dim, num_classes, hiddens=list(hidden))
     return head
+
+
+def build_recurrent_head(input_dim: int, num_classes: int, hidden_dim: int = 1024) -> nn.Module:
+    """Return SUPERB's sequence labeller, s3prl's ``RNNs``: two bidirectional LSTMs, dropout 0.2.
+
+    Its ``forward`` takes features (batch, frame, dim) and their lengths (batch,) on the CPU, and
+    returns logits (batch, frame, label) and the lengths.
+    """
+    repair()
+    from s3prl.downstream.asr.model import RNNs
+
+    head: nn.Module = RNNs(
+        input_dim,
+        num_classes,
+        upstream_rate=-1,  # not looked at where total_rate is -1: no frames are dropped
+        total_rate=-1,
+        module="LSTM",
+        bidirection=True,
+        dim=[hidden_dim, hidden_dim],
+        dropout=[0.2, 0.2],
+        layer_norm=[False, False],
+        proj=[False, False],
+        sample_rate=[1, 1],
+        sample_style="concat",
+    )
+    return head
+
+
+def build_spec_augment(*, adaptive: bool) -> nn.Module:
+    """Return SUPERB's SpecAugment of features, s3prl's ``SpecAug``; it draws from torch's state.
+
+    Its ``forward`` takes a list of (frame, dim) and returns one, and the lengths.
+
+    Args:
+        adaptive: As many time masks, and as wide ones, as 4 % of the frames allow, at most 20.
+    """
+    repair()
+    from s3prl.downstream.specaug import SpecAug
+
+    augment: nn.Module = SpecAug(
+        apply_time_warp=True,
+        time_warp_window=5,
+        apply_freq_mask=True,
+        freq_mask_width_range=(0, 50),
+        num_freq_mask=4,
+        apply_time_mask=True,
+        time_mask_width_range=(0, 40),
+        num_time_mask=2,
+        adaptive=adaptive,
+        adaptive_number_ratio=0.04,
+        adaptive_size_ratio=0.04,
+        max_n_time_masks=20,
+    )
+    return augment
