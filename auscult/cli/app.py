@@ -18,6 +18,7 @@ from auscult.cli import (
     results,
     run,
     subnet,
+    superb,
     upstreams,
 )
 
@@ -80,3 +81,9 @@ _verb("count", subnet.count, _subnet)
 _verb("show", subnet.show, _subnet)
 _verb("sample", subnet.sample, _subnet)
 _verb("export", subnet.export, _subnet)
+
+_superb = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(
+    _superb, name="superb", help="Results beside published ones, and submissions to SUPERB."
+)
+_verb("table", superb.table, _superb)

@@ -1,0 +1,365 @@
+"""Own SUPERB results beside published ones: what may be compared is, the rest says why not.
+
+An own result may stand beside published ones where the corpus is the one that SUPERB uses, read by
+its own reader with its official splits, the test set is complete, and the head was trained by the
+published protocol; SUPERB leaves only the learning rate to choose. Anything else is shown, with the
+reason, but has no difference to a published result and no part in a score.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import hypot
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from auscult.record import Record
+
+from .curve import Choice, Curve, choose, gather, held_out, short_names
+from .superb import (
+    COLUMNS,
+    TASKS,
+    WITH_LM,
+    Cell,
+    Column,
+    Row,
+    missing_columns,
+    overall_columns,
+    overall_tasks,
+    superb_r,
+    superb_s,
+    superb_s_interval,
+)
+from .table import LATEX
+
+FREE = {"learning_rate", "save_step"}  # what SUPERB leaves open, and what changes no number
+BATCH = ("batch_size", "gradient_accumulate_steps")  # their product is the protocol's
+Protocols = Mapping[str, Mapping[str, Any]]  # task -> the published configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Official:
+    """SUPERB's own data for a task."""
+
+    reader: str
+    num_items: int | None  # utterances or trials of the test set; None where we have no count
+    split_column: str = "split"
+
+
+OFFICIAL = {
+    "phoneme_recognition": Official("librispeech", 2620),
+    "keyword_spotting": Official("speech_commands", 3081),
+    "intent_classification": Official("fluent_speech_commands", 3793),
+    "speaker_identification": Official("voxceleb1", 8251),
+    "emotion_recognition": Official("iemocap", 5531, "five folds"),
+    "speech_recognition": Official("librispeech", 2620),
+    "query_by_example": Official("quesst14", None),
+    "slot_filling": Official("audio_snips", None),
+    "speaker_verification": Official("voxceleb1", 37_720),
+    "speaker_diarization": Official("librimix", 3000),
+}
+FOLDS = ("1", "2", "3", "4", "5")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Text in rows and columns."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """Write it in GitHub's Markdown."""
+        lines = [self.columns, ["---", *("---:" for _ in self.columns[1:])], *self.rows]
+        cells = [[word.replace("|", r"\|").replace("*", r"\*") for word in line] for line in lines]
+        return "\n".join([f"**{self.title}**", "", *(f"| {' | '.join(c)} |" for c in cells), ""])
+
+    def latex(self) -> str:
+        """Write it for a document that uses the package booktabs."""
+        frame = pd.DataFrame([[_escape(w) for w in row] for row in self.rows])
+        return frame.to_latex(
+            header=[_escape(word) for word in self.columns],
+            caption=_escape(self.title),
+            column_format="l" + "r" * (len(self.columns) - 1),
+            index=False,
+            position="tb",
+            escape=False,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A result of one run, before the run to show is chosen."""
+
+    cell: Cell
+    created: str
+
+
+def own_rows(records: Iterable[Record], protocols: Protocols) -> list[Row]:
+    """Return one row for each encoder that has a result on a SUPERB task.
+
+    Several runs of one task: those that may stand beside published results come first, the newest
+    of them is shown, and never the best one, which would be a choice made on test. Seeds of one run
+    are averaged.
+
+    Args:
+        records: Of any tasks and splits.
+        protocols: What a run must have been configured as to be comparable.
+    """
+    curves = gather(r for r in records if r.task in TASKS and not r.unit)
+    kept = {id(record) for record in held_out(r for c in curves for r in c.records)}
+    shown = [c for c in curves if c.first.split == "test" and id(c.first) in kept]
+    by_encoder: dict[tuple[str, str], list[Curve]] = defaultdict(list)
+    for curve in shown:
+        by_encoder[curve.first.upstream, curve.first.upstream_sha256].append(curve)
+    names = short_names(name for name, _sha256 in by_encoder)
+    several = [name for name, _sha256 in by_encoder]
+    rows = []
+    for (name, sha256), mine in by_encoder.items():
+        label = names[name] + (f" (weights {sha256[:8]})" if several.count(name) > 1 else "")
+        parameters = mine[0].first.num_parameters
+        cells = {
+            column.name: _newest(found)
+            for column in COLUMNS
+            if (found := _candidates(column, mine, curves, protocols.get(column.task, {})))
+        }
+        rows.append(Row(label, "", None if parameters is None else parameters / 1e6, cells))
+    return rows
+
+
+def tables(own: Sequence[Row], published: Sequence[Row], against: Row | None) -> list[Table]:
+    """Return results, scores and the particulars of our own results.
+
+    Args:
+        own: Our rows.
+        published: The rows to show them beside.
+        against: The published row that differences are taken to.
+    """
+    rows = [*published, *own]
+    columns = tuple(f"{c.name} {'↓' if c.is_error else '↑'}" for c in COLUMNS)
+    results = Table(
+        "SUPERB results, % (MTWV x 100); * may not be compared, see below",
+        ("model", "", "M", *columns),
+        tuple(_results(row) for row in rows),
+    )
+    ranks = superb_r([row.values for row in rows])
+    scores = Table(
+        f"Scores: superb_s and superb_r as on the leaderboard, superb_r among these {len(rows)} "
+        "models; overall means as in papers",
+        ("model", "superb_s", "95 %", "superb_r", "mean of 11 columns", "mean of 10 tasks"),
+        tuple(_scores(row, rank) for row, rank in zip(rows, ranks, strict=True)),
+    )
+    beside = f"minus {against.name}" if against else "difference"
+    particulars = Table(
+        "Our own results",
+        ("model", "task", "result", "95 %", beside, "n", "corpus", "not comparable, because"),
+        tuple(_particulars(row, column, against) for row in own for column in row.cells),
+    )
+    return [results, scores, particulars] if own else [results, scores]
+
+
+def flat_rows(own: Sequence[Row], published: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return one flat mapping for each model, for machines: numbers with all their digits."""
+    rows = [*published, *own]
+    ranks = superb_r([row.values for row in rows])
+    flat = []
+    for row, rank in zip(rows, ranks, strict=True):
+        line: dict[str, Any] = {"model": row.name, "published": row.source or None}
+        line["million_parameters"] = row.million_parameters
+        for name in (*(column.name for column in COLUMNS), WITH_LM):
+            cell = row.cells.get(name)
+            line[name] = cell.value if cell else None
+            if not row.source:
+                line[f"{name} low"] = cell.low if cell else None
+                line[f"{name} high"] = cell.high if cell else None
+                line[f"{name} not comparable"] = "; ".join(cell.remarks) if cell else None
+        score = superb_s(row.values)
+        line |= {"superb_s": score, "superb_r": None if score is None else rank}
+        line["overall_columns"] = overall_columns(row.values)
+        line["overall_tasks"] = overall_tasks(row.values)
+        line["missing"] = " ".join(missing_columns(row.values)) or None
+        flat.append(line)
+    return flat
+
+
+def write_markdown(own: Sequence[Row], published: Sequence[Row], against: Row | None) -> str:
+    """Write the tables in GitHub's Markdown."""
+    return "\n".join(table.markdown() for table in tables(own, published, against))
+
+
+def write_latex(own: Sequence[Row], published: Sequence[Row], against: Row | None) -> str:
+    """Write the tables for a document that uses the package booktabs."""
+    return "\n".join(table.latex() for table in tables(own, published, against))
+
+
+def write_csv(own: Sequence[Row], published: Sequence[Row], against: Row | None) -> str:
+    """Write one line for each model; differences are left to the reader's program."""
+    return pd.DataFrame(flat_rows(own, published)).to_csv(index=False, lineterminator="\n")
+
+
+WRITERS = {"markdown": write_markdown, "latex": write_latex, "csv": write_csv}
+
+
+def _candidates(
+    column: Column, mine: Sequence[Curve], curves: Sequence[Curve], protocol: Mapping[str, Any]
+) -> list[_Found]:
+    """Return the results of one encoder's runs; five folds of equal setting are one result."""
+    chosen: list[Choice] = []
+    folds: dict[str, dict[str, Choice]] = defaultdict(dict)
+    for curve in mine:
+        if (curve.first.task, curve.first.metric) == (column.task, column.metric):
+            choice = choose(curve, curves)
+            if choice is not None:
+                chosen.append(choice)
+                fold = _fold(curve.first)
+                if fold:
+                    folds[_but_fold(curve.first)][fold] = choice
+    found = [_found(choice, protocol) for choice in chosen]
+    whole = [parts for parts in folds.values() if set(parts) == set(FOLDS)]
+    return found + [_mean(list(parts.values()), protocol) for parts in whole]
+
+
+def _newest(found: Sequence[_Found]) -> Cell:
+    best = max(found, key=lambda f: (f.cell.comparable, f.cell.setting == "", f.created))
+    return best.cell
+
+
+def _found(choice: Choice, protocol: Mapping[str, Any]) -> _Found:
+    first, point = choice.curve.first, choice.point
+    official = OFFICIAL[first.task]
+    remarks = _remarks(choice, protocol)
+    if not remarks and first.num_items != official.num_items is not None:
+        remarks.append(f"{first.num_items:,} test items, not {official.num_items:,}")
+    cell = Cell(
+        100 * point.value,
+        None if point.low is None else 100 * point.low,
+        None if point.high is None else 100 * point.high,
+        first.num_items,
+        first.corpus,
+        f"fold {_fold(first)}" if _fold(first) else "",
+        tuple(remarks),
+    )
+    return _Found(cell, first.provenance.created)
+
+
+def _mean(choices: Sequence[Choice], protocol: Mapping[str, Any]) -> _Found:
+    """Return the mean over folds; no test speaker is in two, so half-widths add in quadrature."""
+    parts = [_found(choice, protocol) for choice in choices]
+    cells = [part.cell for part in parts]
+    value = fmean(cell.value for cell in cells)
+    below = [cell.value - cell.low for cell in cells if cell.low is not None]
+    above = [cell.high - cell.value for cell in cells if cell.high is not None]
+    whole = len(below) == len(above) == len(cells)
+    num_items = sum(cell.num_items or 0 for cell in cells)
+    remarks = list(dict.fromkeys(r for choice in choices for r in _remarks(choice, protocol, True)))
+    official = OFFICIAL[choices[0].curve.first.task]
+    if not remarks and num_items != official.num_items:
+        remarks.append(f"{num_items:,} test items, not {official.num_items:,}")
+    cell = replace(
+        cells[0],
+        value=value,
+        low=value - hypot(*below) / len(cells) if whole else None,
+        high=value + hypot(*above) / len(cells) if whole else None,
+        num_items=num_items,
+        setting="",
+        remarks=tuple(remarks),
+    )
+    return _Found(cell, max(part.created for part in parts))
+
+
+def _remarks(choice: Choice, protocol: Mapping[str, Any], whole: bool = False) -> list[str]:
+    """Say why a result cannot stand beside published ones.
+
+    Args:
+        choice: The result.
+        protocol: The published configuration of its task.
+        whole: The folds are all there.
+    """
+    first = choice.curve.first
+    official = OFFICIAL[first.task]
+    if first.corpus.partition(":")[0] != official.reader:
+        return [f"not on SUPERB's corpus ({official.reader})"]
+    remarks = []
+    column = first.config.get("split_column", "split")
+    if _fold(first) and not whole:
+        remarks.append("one fold of five")
+    elif not _fold(first) and column != official.split_column:
+        remarks.append(f"split column {column}, not {official.split_column}")
+    if first.num_skipped:
+        remarks.append(f"{first.num_skipped:,} items left out")
+    if choice.optimistic:
+        remarks.append("layer chosen on test")
+    return remarks + _deviations(first.config, protocol)
+
+
+def _deviations(config: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[str]:
+    """Name the settings that are not the published ones."""
+    used, official = ({**c, "utterances a step": _batch(c)} for c in (config, protocol))
+    return [
+        f"{key}={used.get(key)}, not {value}"
+        for key, value in official.items()
+        if key not in (*FREE, *BATCH) and value != used.get(key)
+    ]
+
+
+def _batch(config: Mapping[str, Any]) -> Any:
+    return config.get(BATCH[0], 0) * config.get(BATCH[1], 1)
+
+
+def _fold(record: Record) -> str:
+    """Return the number of the fold that a record is about, "" where there are none."""
+    found = re.search(r"fold\D?([1-5])$", str(record.config.get("split_column", "")))
+    return found[1] if found and record.task == "emotion_recognition" else ""
+
+
+def _but_fold(record: Record) -> str:
+    """Return what the folds of one run share."""
+    settings = {k: v for k, v in record.config.items() if k not in ("split_column", *FREE)}
+    return repr((record.corpus, record.task_version, record.probe, sorted(settings.items())))
+
+
+def _results(row: Row) -> tuple[str, ...]:
+    size = "" if row.million_parameters is None else f"{row.million_parameters:.1f}"
+    cells = [row.cells.get(column.name) for column in COLUMNS]
+    texts = [f"{c.value:.2f}" + "*" * (not c.comparable) if c else "" for c in cells]
+    return (row.name, "published" if row.source else "own", size, *texts)
+
+
+def _scores(row: Row, rank: float) -> tuple[str, ...]:
+    values = row.values
+    score, columns, ten = superb_s(values), overall_columns(values), overall_tasks(values)
+    if score is None:
+        return (row.name, f"none without {', '.join(missing_columns(values))}", "", "", "", "")
+    span = superb_s_interval(row.cells)
+    return (
+        row.name,
+        f"{score:.1f}",
+        "" if span is None else f"{span[0]:.1f} - {span[1]:.1f}",
+        f"{rank:.2f}",
+        "" if columns is None else f"{columns:.2f}",
+        "" if ten is None else f"{ten:.2f}",
+    )
+
+
+def _particulars(row: Row, column: str, against: Row | None) -> tuple[str, ...]:
+    cell = row.cells[column]
+    other = against.cells.get(column) if against and cell.comparable else None
+    return (
+        row.name,
+        f"{column}, {cell.setting}" if cell.setting else column,
+        f"{cell.value:.2f}",
+        "" if cell.low is None or cell.high is None else f"{cell.low:.2f} - {cell.high:.2f}",
+        "" if other is None else f"{cell.value - other.value:+.2f}",
+        "" if cell.num_items is None else f"{cell.num_items:,}",
+        cell.corpus,
+        "; ".join(cell.remarks),
+    )
+
+
+def _escape(text: str) -> str:
+    arrows = {"↓": r"$\downarrow$", "↑": r"$\uparrow$"}
+    return "".join(arrows.get(sign) or sign.translate(LATEX) for sign in text)
