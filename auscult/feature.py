@@ -26,6 +26,7 @@ from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
 from auscult.extraction import Encoded, encode, plan_batches
 from auscult.precision import Precision, precision_of
+from auscult.process import ALONE, Processes
 from auscult.progress import logger
 from auscult.record import fingerprint, library_versions
 from auscult.upstream import Upstream
@@ -92,13 +93,18 @@ class FeatureStore:
         origin.append(upstream.spec.sha256)
         self._shards = [_Shard(origin, self._cuts, items, folder) for items in self._plan()]
 
-    def encode(self) -> "FeatureStore":
-        """Encode what is not there yet; each utterance goes through the encoder once."""
-        missing = [s for s in self._shards if not s.complete(self._keep_frames)]
-        if len(missing) < len(self._shards):
-            done = len(self._shards) - len(missing)
+    def encode(self, processes: Processes = ALONE) -> "FeatureStore":
+        """Encode what is not there yet; each utterance goes through the encoder once.
+
+        Args:
+            processes: Encode the shards that fall to this one of them.
+        """
+        shards = processes.share(self._shards)
+        missing = [s for s in shards if not s.complete(self._keep_frames)]
+        if len(missing) < len(shards):
+            done = len(shards) - len(missing)
             logger.info(
-                f"{self._upstream.spec.name}: {done} of {len(self._shards)} feature shards "
+                f"{self._upstream.spec.name}: {done} of {len(shards)} feature shards "
                 "are there already."
             )
         batches = [batch for shard in missing for batch in shard.batches]

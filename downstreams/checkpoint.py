@@ -1,8 +1,9 @@
 """Checkpoints that survive a kill: written whole or not at all, and read back with care.
 
 They have the fields of s3prl's runner (``Optimizer``, ``Step``, ``Epoch``, ``Args``, ``Config``,
-``Featurizer``, ``Downstream``), so that s3prl reads them too, and those that it lacks: ``Batch``,
-``Random``, ``Best`` and ``Curve``.
+``Featurizer``, ``Downstream``, ``WorldSize``, and ``Upstream`` where it is trained too), so that
+s3prl reads them too, and those that it lacks: ``Batch``, ``Random`` (of each process), ``Best``,
+``Curve``, ``Losses`` and ``Scaler``.
 """
 
 import os
@@ -59,8 +60,10 @@ def _by_step(folder: Path) -> list[Path]:
     return sorted(steps, key=lambda path: steps[path])
 
 
-def seed_everything(seed: int) -> None:
-    """Seed the generators of Python, numpy and torch."""
+def seed_everything(seed: int, rank: int = 0) -> None:
+    """Seed the generators of Python, numpy and torch; each rank's are others."""
+    if rank > 0:
+        seed = int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

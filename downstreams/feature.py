@@ -1,5 +1,6 @@
 """What stands in s3prl's runner where its upstream was: features that were extracted once."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from auscult.audio import read_batch
 from auscult.bridge import HubUpstream
 from auscult.contracts import HiddenStates
 from auscult.feature import FeatureStore, FrameSource, Pooled, cache_folder, frame_bytes
+from auscult.precision import Precision, computing_in, precision_of
+from auscult.process import ALONE, Processes
 from auscult.progress import logger
 from auscult.upstream import Upstream
 
@@ -19,11 +22,12 @@ from .split import LabelledCorpus, LabelledSplit, Utterance
 
 
 class CorpusUpstream(HubUpstream):
-    """A frozen encoder that takes utterances of a corpus instead of waveforms.
+    """An encoder that takes utterances of a corpus instead of waveforms.
 
-    Where all layers of all frames fit the budget they are encoded once and kept, in the same files
-    that probing uses; else every batch is encoded when it is needed. Either way features are
-    rounded to float16.
+    A frozen encoder's layers are encoded once and kept, in the same files that probing uses, where
+    all of all frames fit the budget; else every batch is encoded when it is needed. Either way
+    features are rounded to float16. An encoder that is trained too encodes every batch, unrounded;
+    one without weights stays frozen.
 
     Args:
         encoder: On the device that it shall run on.
@@ -31,6 +35,9 @@ class CorpusUpstream(HubUpstream):
         budget: Largest size of the kept features, in bytes.
         device: Where the features shall go.
         folder: Where they are kept; by default in the user's cache.
+        precision: What a frozen encoder computes in.
+        finetune: Whether the encoder is to be trained.
+        processes: Among which the encoding is shared out.
     """
 
     def __init__(
@@ -41,11 +48,18 @@ class CorpusUpstream(HubUpstream):
         budget: int,
         device: str,
         folder: Path | None = None,
+        precision: Precision = "float32",
+        finetune: bool = False,
+        processes: Processes = ALONE,
     ) -> None:
         super().__init__(encoder)
-        self._splits = corpus.splits
+        self._corpus = corpus
         self._device = device
+        self._precision = precision_of(encoder, precision)
         self._kept: dict[str, _Kept] = {}
+        self.finetuned = finetune and any(p.requires_grad for p in encoder.parameters())
+        if self.finetuned:
+            return
         size = sum(frame_bytes(encoder, split.cuts) for split in corpus.splits.values())
         if size > budget:
             logger.info(
@@ -56,7 +70,17 @@ class CorpusUpstream(HubUpstream):
             return
         folder = folder or cache_folder() / "features"
         logger.info(f"{encoder.spec.name}: features of {size / 1e9:.2f} GB, kept in {folder}.")
-        self._kept = {name: _Kept(encoder, split, folder) for name, split in self._splits.items()}
+        self._kept = {
+            name: _Kept(encoder, split, folder, self._precision, processes)
+            for name, split in corpus.splits.items()
+        }
+
+    def for_training(self) -> "CorpusUpstream":
+        """Return what one head is trained on: a copy of an encoder that is trained, else this."""
+        if not self.finetuned:
+            return self
+        encoder = copy.deepcopy(self.encoder)
+        return CorpusUpstream(encoder, self._corpus, budget=0, device=self._device, finetune=True)
 
     def forward(self, wavs: Sequence[Any]) -> dict[str, Any]:
         """Return what :class:`HubUpstream` does, for :class:`Utterance` or waveforms (time,)."""
@@ -82,17 +106,39 @@ class CorpusUpstream(HubUpstream):
         return [layer for layer, value in enumerate(spread.tolist()) if value < 1e-3]
 
     def _encode(self, split: str, items: Sequence[int]) -> HiddenStates:
-        cuts = [self._splits[split].cuts[i] for i in items]
-        with torch.no_grad():
-            states = self.encoder(read_batch(cuts).to(self.encoder.device))
+        audio = read_batch([self._corpus.splits[split].cuts[i] for i in items])
+        audio = audio.to(self.encoder.device)
+        if self.finetuned:
+            self.encoder.train(self.training and torch.is_grad_enabled())
+            return self.encoder(audio)  # type: ignore[no-any-return]
+        device = self.encoder.device
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, enabled=False),  # that of the head's training
+            computing_in(self._precision, device),
+        ):
+            states = self.encoder(audio)
         return HiddenStates(tuple(layer.half().float() for layer in states.layers), states.lengths)
 
 
 class _Kept:
     """The features of one split."""
 
-    def __init__(self, encoder: Upstream, split: LabelledSplit, folder: Path) -> None:
-        store = FeatureStore(encoder, split.cuts, keep_frames=True, folder=folder).encode()
+    def __init__(
+        self,
+        encoder: Upstream,
+        split: LabelledSplit,
+        folder: Path,
+        precision: Precision,
+        processes: Processes,
+    ) -> None:
+        store = FeatureStore(
+            encoder, split.cuts, keep_frames=True, folder=folder, precision=precision
+        )
+        if processes.size > 1:
+            store.encode(processes)
+            processes.wait()
+        store.encode()  # what is not on this machine, where there are several
         self.pooled: Pooled = store.pooled()
         self._frames: FrameSource = store.frames()
         self._layers = range(encoder.spec.num_layers + 1)

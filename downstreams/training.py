@@ -1,13 +1,19 @@
-"""Training of a head: s3prl's runner with a loop that can be killed, resumed and believed."""
+"""Training of a head: s3prl's runner with a loop that can be killed, resumed and believed.
+
+Under torchrun every process takes its share of each batch, and the sum of their gradients is that
+of the whole batch, so that the number of processes changes the result by no more than rounding
+does. Two things are a process's own: its random numbers, as for dropout, and the statistics of
+batch normalisation.
+"""
 
 import argparse
 import math
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +22,8 @@ from torch import Tensor, nn
 
 from auscult import bridge
 from auscult.errors import UserError, unknown
+from auscult.precision import PRECISIONS, computing_in
+from auscult.process import ALONE, Processes
 from auscult.progress import logger, progress
 
 from .checkpoint import (
@@ -35,6 +43,10 @@ OPTIMIZERS = {  # as s3prl's runner builds them; its AdamW has no weight decay a
 }
 
 
+class Diverged(UserError):
+    """Training ended in a gradient that is not finite."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """How long and how fast a head is trained."""
@@ -47,6 +59,8 @@ class Schedule:
     gradient_clipping: float = 1.0
     eval_step: int  # steps between evaluations on dev; the last step is always one
     save_step: int  # steps between checkpoints; the last step is always one
+    log_step: int = 100  # steps between points of the loss in TensorBoard
+    training_precision: str = "float32"  # of the steps; evaluations are always in float32
 
     may_be_zero: ClassVar[tuple[str, ...]] = ()  # numbers that need not be positive
 
@@ -59,6 +73,8 @@ class Schedule:
                 raise UserError(f"{name}={value}: expected {expected}.")
         if self.optimizer not in OPTIMIZERS:
             raise unknown("optimizer", self.optimizer, OPTIMIZERS)
+        if self.training_precision not in PRECISIONS:
+            raise unknown("training_precision", self.training_precision, PRECISIONS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +85,15 @@ class HeadResult:
     layer_weights: NDArray[np.float64]  # (layer,), sum to one
     step: int  # whose weights these are
     curve: tuple[tuple[int, float], ...]  # step, score on dev
-    num_parameters: int  # trained: layer weights and head
+    num_parameters: int  # trained: layer weights and head, and an encoder that is trained too
+
+
+class Entry(NamedTuple):
+    """A part as s3prl's runner keeps it."""
+
+    model: Any
+    name: str
+    trainable: bool
 
 
 class HeadTraining:
@@ -77,13 +101,15 @@ class HeadTraining:
 
     Where s3prl's own loop would reseed the generators in mid-training at every evaluation, restart
     an epoch when resumed, skip a batch that runs out of memory or a step with a NaN, remove the old
-    checkpoint before the new one is written, or return no numbers, this one does not.
+    checkpoint before the new one is written, or return no numbers, this one does not. Under
+    torchrun s3prl's would never end: there the processes that do not lead count no steps.
 
     Args:
         upstream: Gives the features.
         build_head: Makes the downstream expert for features of so many dimensions.
         args: What s3prl's runner reads from its command line.
         config: Its configuration: ``runner`` and ``optimizer``.
+        processes: Those that train this head together.
     """
 
     # what s3prl's Runner brings
@@ -93,7 +119,7 @@ class HeadTraining:
     upstream: Any
     featurizer: Any
     downstream: Any
-    _init_model: Callable[..., Any]
+    _load_weight: Callable[[nn.Module, str], None]
     _get_optimizer: Callable[[Sequence[nn.Module]], torch.optim.Optimizer]
 
     def __init__(
@@ -102,69 +128,127 @@ class HeadTraining:
         build_head: Callable[[int], nn.Module],
         args: argparse.Namespace,
         config: dict[str, Any],
+        processes: Processes = ALONE,
     ) -> None:
         self._corpus_upstream = upstream
         self._build_head = build_head
+        self._processes = processes
         with bridge.hushed(stderr=True):
             super().__init__(args, config)  # type: ignore[call-arg]  # Runner's
-        self.epoch: int = self.init_ckpt.get("Epoch", 0)
-        self.batch: int = self.init_ckpt.get("Batch", 0)  # of this epoch, done
-        self.best: dict[str, Any] = self.init_ckpt.get("Best", {})
-        self.curve: list[tuple[int, float]] = list(self.init_ckpt.get("Curve", []))
+            parts = (self.upstream, self.featurizer, self.downstream)
+            self._trained: list[Entry] = [entry for entry in parts if entry.trainable]
+            self._optimizer = self._get_optimizer([entry.model for entry in self._trained])
+        self._parameters = [p for entry in self._trained for p in entry.model.parameters()]
+        self._device = torch.device(args.device)
+        self._precision = config["runner"]["training_precision"]
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._precision == "float16")
+        state = self.init_ckpt
+        if "Scaler" in state:
+            self._scaler.load_state_dict(state["Scaler"])
+        self.epoch: int = state.get("Epoch", 0)
+        self.batch: int = state.get("Batch", 0)  # of this epoch, done
+        self.best: dict[str, Any] = state.get("Best", {})
+        self.curve: list[tuple[int, float]] = list(state.get("Curve", []))
+        self._losses: list[float] = list(state.get("Losses", []))  # since the last point
 
-    def _get_upstream(self) -> Any:
-        return self._init_model(
-            self._corpus_upstream, "Upstream", trainable=False, interfaces=["get_downsample_rates"]
-        )
+    def _init_model(
+        self, model: nn.Module, name: str, trainable: bool, interfaces: Sequence[str] = ()
+    ) -> Entry:
+        """Load weights where there is a checkpoint; s3prl's would wrap the model for GPUs too."""
+        self._load_weight(model, name)
+        return Entry(model, name, trainable)
 
-    def _get_downstream(self) -> Any:
+    def _get_upstream(self) -> Entry:
+        trainable = self._corpus_upstream.finetuned
+        return self._init_model(self._corpus_upstream, "Upstream", trainable)
+
+    def _get_downstream(self) -> Entry:
         head = self._build_head(self.featurizer.model.output_dim).to(self.args.device)
-        return self._init_model(
-            head, "Downstream", trainable=True, interfaces=["get_dataloader", "score"]
-        )
+        return self._init_model(head, "Downstream", True)
 
     def train(self) -> None:
-        """Train to the last step, from the checkpoint on where there is one."""
+        """Train to the last step, from the checkpoint on where there is one.
+
+        Raises:
+            Diverged: A gradient that is not finite.
+            UserError: Memory does not suffice, or another process stopped.
+        """
+        from tensorboardX import SummaryWriter
+
         plan = self.config["runner"]
-        models = [self.featurizer.model, self.downstream.model]
-        parameters = [p for model in models for p in model.parameters()]
-        with bridge.hushed():
-            optimizer = self._get_optimizer(models)
-        if "Random" in self.init_ckpt:
-            set_random_state(self.init_ckpt["Random"])
         first, last = self.init_ckpt.get("Step", 0) + 1, plan["total_steps"]
+        if first > last:
+            return
+        self._start()
         batches = self._batches()
         self._set_modes(training=True)
-        with progress(self.args.title, last - first + 1, "steps") as advance:
+        curves = SummaryWriter(
+            self.args.expdir,
+            purge_step=first,  # hides what a killed run wrote after its checkpoint
+            filename_suffix=f".{first}",
+            write_to_disk=self._processes.leads,
+        )
+        with (
+            closing(curves),
+            self._within_memory(),
+            progress(self.args.title, last - first + 1, "steps") as advance,
+        ):
             for step in range(first, last + 1):
-                loss = self._step(step, batches, optimizer, parameters)
-                if step % plan["eval_step"] == 0 or step == last:
-                    self._compare(step)
+                loss = self._step(step, batches)
+                self._losses.append(loss)
+                if step % plan["log_step"] == 0 or step == last:
+                    curves.add_scalar("train/loss", np.mean(self._losses), step)
+                    self._losses = []
+                if self._processes.leads and (step % plan["eval_step"] == 0 or step == last):
+                    curves.add_scalar("dev/score", self._compare(step), step)
                 if step % plan["save_step"] == 0 or step == last:
-                    self._save(step, optimizer)
+                    curves.flush()
+                    self._save(step)
                 advance(1, f"loss {loss:.3f}, best dev {self.best.get('Score', math.nan):.3f}")
 
     def evaluate(self, split: str = "test", *_: object) -> Records:
         """Return what the head records on a split; weights and generators are left alone."""
         records: Records = defaultdict(list)
         self._set_modes(training=False)
-        with kept_random_state(), torch.no_grad():
+        with kept_random_state(), torch.no_grad(), self._within_memory():
             for wavs, *others in self.downstream.model.get_dataloader(split):
                 features = self._features(wavs)
                 self.downstream.model(split, features, *others, records=records)
         self._set_modes(training=True)
         return records
 
-    def load_best(self) -> int:
-        """Take over the weights that dev preferred and return their step."""
-        for entry in (self.featurizer, self.downstream):
+    def result(self) -> HeadResult:
+        """Take over the weights that dev preferred and ask them about test."""
+        for entry in self._trained:
             entry.model.load_state_dict(self.best[entry.name])
-        return int(self.best["Step"])
+        return HeadResult(
+            answers=dict(self.evaluate("test")),
+            layer_weights=self.layer_weights(),
+            step=self.best["Step"],
+            curve=tuple((step, score) for step, score in self.curve),
+            num_parameters=sum(p.numel() for p in self._parameters),
+        )
 
     def layer_weights(self) -> NDArray[np.float64]:
         """Return the featurizer's softmax over layers, (layer,); one where there is one layer."""
         weights: Tensor = getattr(self.featurizer.model, "weights", torch.zeros(1))
         return weights.detach().double().softmax(dim=-1).cpu().numpy()
+
+    def _start(self) -> None:
+        """Give all processes the same weights, and each its own random numbers."""
+        for entry in self._trained:
+            self._processes.copy_leaders(entry.model.state_dict().values())
+        rank, size = self._processes.rank, self._processes.size
+        if rank > 0:
+            seed_everything(self.args.seed, rank)
+        states = self.init_ckpt.get("Random", [])
+        if rank < len(states):
+            set_random_state(states[rank])
+        if states and len(states) != size:
+            logger.warning(
+                f"{self.args.title}: going on with {size} processes where there were "
+                f"{len(states)}, so random numbers differ from here on."
+            )
 
     def _batches(self) -> Iterator[Any]:
         """Yield training batches without end, from the place that was reached on."""
@@ -175,74 +259,109 @@ class HeadTraining:
                 yield loader[self.batch - 1]
             self.epoch, self.batch = self.epoch + 1, 0
 
-    def _step(
-        self,
-        step: int,
-        batches: Iterator[Any],
-        optimizer: torch.optim.Optimizer,
-        parameters: Sequence[nn.Parameter],
-    ) -> float:
+    def _step(self, step: int, batches: Iterator[Any]) -> float:
         """Take one step of the optimiser and return the loss."""
         plan = self.config["runner"]
         parts = plan["gradient_accumulate_steps"]
-        total = 0.0
-        for _ in range(parts):
-            wavs, *others = next(batches)
-            records: Records = defaultdict(list)
-            head = self.downstream.model
-            loss = head("train", self._features(wavs), *others, records=records) / parts
-            loss.backward()
-            total += float(loss.detach())
-        norm = float(nn.utils.clip_grad_norm_(parameters, plan["gradient_clipping"]))
-        if not math.isfinite(norm):
-            raise UserError(
+        total = sum(self._backward(next(batches), parts) for _ in range(parts))
+        self._processes.sum_gradients(self._parameters)
+        self._scaler.unscale_(self._optimizer)
+        norm = nn.utils.clip_grad_norm_(self._parameters, plan["gradient_clipping"])
+        # loss scaling begins too high and skips steps until it fits; below one nothing is left
+        if not math.isfinite(float(norm)) and self._scaler.get_scale() <= 1:
+            raise Diverged(
                 f"{self.args.title}: the gradient of step {step} is not finite; try a lower "
                 "learning_rate, or check the encoder with `auscult check`."
             )
-        optimizer.step()
-        optimizer.zero_grad()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
         return total
+
+    def _backward(self, batch: Sequence[Sequence[Any]], parts: int) -> float:
+        """Add the gradients of this process's share of a batch; return the whole batch's loss."""
+        wavs, *others = (self._processes.share(column) for column in batch)
+        size, loss = 0.0, torch.zeros(())  # of a share without utterances
+        if len(wavs):
+            head = self.downstream.model
+            with computing_in(self._precision, self._device):
+                features = self._features(wavs)
+                loss = head("train", features, *others, records=defaultdict(list)) / parts
+            size = float(_loss_size(head, features, others))
+        sums = torch.tensor([size, size * float(loss.detach())], dtype=torch.float64)
+        self._processes.sum(sums)
+        if len(wavs):
+            self._scaler.scale(loss * (size / float(sums[0]))).backward()
+        return float(sums[1] / sums[0])
 
     def _features(self, wavs: Sequence[Any]) -> list[Tensor]:
         """Return the layers' weighted sum for each utterance, (frame, dim), valid frames only."""
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.upstream.trainable and torch.is_grad_enabled()):
             states = self.upstream.model(wavs)
         features = self.featurizer.model(wavs, states)
         lengths = states["lengths"].tolist()  # the featurizer's own are rounded quotients
         return [row[:frames] for row, frames in zip(features, lengths, strict=True)]
 
-    def _compare(self, step: int) -> None:
+    def _compare(self, step: int) -> float:
         """Evaluate on dev and remember the weights if they are the best so far."""
-        score = self.downstream.model.score(self.evaluate("dev"))
+        score = float(self.downstream.model.score(self.evaluate("dev")))
         self.curve.append((step, score))
         if score > self.best.get("Score", -math.inf):
             self.best = {"Step": step, "Score": score} | self._weights()
+        return score
 
     def _weights(self) -> dict[str, Any]:
         return {
             entry.name: {key: value.clone() for key, value in entry.model.state_dict().items()}
-            for entry in (self.featurizer, self.downstream)
+            for entry in self._trained
         }
 
-    def _save(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+    def _save(self, step: int) -> None:
         states = {
-            "Optimizer": optimizer.state_dict(),
+            "Optimizer": self._optimizer.state_dict(),
+            "Scaler": self._scaler.state_dict(),
             "Step": step,
             "Epoch": self.epoch,
             "Args": self.args,
             "Config": self.config,
-            **self._weights(),
+            "WorldSize": self._processes.size,
             "Batch": self.batch,
-            "Random": random_state(),
+            "Random": self._processes.gather(random_state()),
             "Best": self.best,
             "Curve": self.curve,
+            "Losses": self._losses,
         }
-        write_checkpoint(states, Path(self.args.expdir), step)
+        if self._processes.leads:
+            write_checkpoint(states | self._weights(), Path(self.args.expdir), step)
 
     def _set_modes(self, *, training: bool) -> None:
-        self.upstream.model.eval()
+        self.upstream.model.train(training and self.upstream.trainable)
         self.featurizer.model.train(training)
         self.downstream.model.train(training)
+
+    @contextmanager
+    def _within_memory(self) -> Iterator[None]:
+        """Say what to do where memory does not suffice."""
+        try:
+            yield
+        except RuntimeError as error:
+            on_cpu = "DefaultCPUAllocator" in str(error)
+            if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
+                raise
+            size = self.config["runner"]["batch_size"]
+            raise UserError(
+                f"{self.args.title}: a batch needs more memory than {self.args.device} has; pass "
+                f"batch_size={max(size // 2, 1)} (of {size}) with twice the "
+                "gradient_accumulate_steps, or, if features are encoded anew for every batch, a "
+                "--budget that they all fit."
+            ) from error
+
+
+def _loss_size(head: Any, features: Sequence[Tensor], others: Sequence[Any]) -> float:
+    """Return how many things the loss of a batch is the mean of: utterances, or what it says."""
+    if hasattr(head, "loss_size"):
+        return float(head.loss_size(features, *others))
+    return float(len(features))
 
 
 def train_head(
@@ -255,7 +374,25 @@ def train_head(
     device: str,
     folder: Path,
 ) -> HeadResult:
-    """Train a head on frozen features, choose its best step on dev, and ask it about test.
+    """Train a head, choose its best step on dev, and ask it about test; see :func:`fit_head`."""
+    training = fit_head(
+        upstream, build_head, schedule, task=task, seed=seed, device=device, folder=folder
+    )
+    return training.result()
+
+
+def fit_head(
+    upstream: CorpusUpstream,
+    build_head: Callable[[int], nn.Module],
+    schedule: Schedule,
+    *,
+    task: str,
+    seed: int,
+    device: str,
+    folder: Path,
+    processes: Processes = ALONE,
+) -> HeadTraining:
+    """Train a head, and the encoder with it where ``upstream`` says so.
 
     Called again with the same ``folder``, it goes on from the last checkpoint; a run that was
     killed and resumed ends with the same weights as one that was not.
@@ -264,22 +401,33 @@ def train_head(
         upstream: Gives the features.
         build_head: Makes the downstream expert for features of so many dimensions. Its
             ``get_dataloader(split, epoch=0)`` returns a list of batches that depends on nothing
-            else, its ``forward`` a loss, and its ``score`` the number that dev selects by.
+            else, each a tuple of lists with an entry for each utterance; its ``forward`` a loss,
+            and its ``score`` the number that dev selects by. Where the loss is not a mean over
+            utterances, its ``loss_size(features, *others)`` returns over how many things it is.
         schedule: How long and how fast.
         task: Name of the task, for progress and the checkpoint.
         seed: Of the head's first weights and of everything random in training.
         device: Where the head is trained.
-        folder: For checkpoints; of this configuration alone.
+        folder: For checkpoints and TensorBoard; of this configuration alone.
+        processes: Those that train this head together; the leader has the answers.
 
     Raises:
-        UserError: Several processes, or a gradient that is not finite.
+        Diverged: A gradient that is not finite.
+        UserError: float16 without a GPU, memory does not suffice, or another process stopped.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("Heads are trained by one process; run the command without torchrun.")
-    folder.mkdir(parents=True, exist_ok=True)
-    found = newest_checkpoint(folder)
+    if schedule.training_precision == "float16" and not device.startswith("cuda"):
+        raise UserError(
+            f"training_precision=float16 is for GPUs, and this runs on {device}; choose bfloat16 "
+            "or float32."
+        )
+    found = None
+    if processes.leads:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = newest_checkpoint(folder)
+    found = processes.leaders(found)
     if found is not None:
         logger.info(f"{task}: going on from {found}.")
+    bridge.repair()  # lets torch.load accept the argparse.Namespace in Args
     seed_everything(seed)
     spec = upstream.encoder.spec
     args = argparse.Namespace(
@@ -293,24 +441,17 @@ def train_head(
         upstream_ckpt=spec.name,
         upstream_model_config=None,
         upstream_refresh=False,
-        upstream_trainable=False,
+        upstream_trainable=upstream.finetuned,
         upstream_feature_selection="hidden_states",
         upstream_layer_selection=None,
         upstream_feature_normalize=False,
     )
-    training = bridge.mix_with_runner(HeadTraining)
-    runner = training(upstream, build_head, args, runner_config(schedule))
-    runner.train()
-    step = runner.load_best()
-    answers = runner.evaluate("test")
-    models = (runner.featurizer.model, runner.downstream.model)
-    return HeadResult(
-        answers=dict(answers),
-        layer_weights=runner.layer_weights(),
-        step=step,
-        curve=tuple(tuple(point) for point in runner.curve),
-        num_parameters=sum(p.numel() for model in models for p in model.parameters()),
+    runner = bridge.mix_with_runner(HeadTraining)
+    training: HeadTraining = runner(
+        upstream.for_training(), build_head, args, runner_config(schedule), processes
     )
+    training.train()
+    return training
 
 
 def runner_config(schedule: Schedule) -> dict[str, Any]:
