@@ -40,22 +40,40 @@ def classification_scores(
     correct = total * (targets == found)[:, None]
     commonest = max(classes, key=lambda c: (train.labels.count(c), -classes.index(c)))
     always = total * np.array([c == commonest for c in classes])
-    scores = []
-    for metric in ("accuracy", "macro_accuracy"):
-        macro = metric == "macro_accuracy"
-        low, high = cluster_interval(correct, total, test.speakers, macro=macro)
-        scores.append(
-            Score(
-                metric=metric,
-                value=float(accuracies(correct.sum(0), total.sum(0), macro=macro)),
-                low=low,
-                high=high,
-                majority=float(accuracies(always.sum(0), total.sum(0), macro=macro)),
-                num_items=len(targets),
-                num_speakers=count_speakers(test.speakers),
-            )
-        )
-    return scores
+    return [
+        accuracy_score(metric, correct, total, test.speakers, always=always)
+        for metric in ("accuracy", "macro_accuracy")
+    ]
+
+
+def accuracy_score(
+    metric: str,
+    correct: NDArray[np.float64],
+    total: NDArray[np.float64],
+    speakers: Sequence[str | None],
+    *,
+    always: NDArray[np.float64],
+) -> Score:
+    """Return an accuracy of counts; class-macro where the metric is ``macro_accuracy``.
+
+    Args:
+        metric: Its name.
+        correct: (item, label) right answers in each utterance by true class.
+        total: (item, label) answers in each utterance by true class.
+        speakers: Of each utterance.
+        always: (item, label) right answers of one that always answers train's commonest class.
+    """
+    macro = metric == "macro_accuracy"
+    low, high = cluster_interval(correct, total, speakers, macro=macro)
+    return Score(
+        metric=metric,
+        value=float(accuracies(correct.sum(0), total.sum(0), macro=macro)),
+        low=low,
+        high=high,
+        majority=float(accuracies(always.sum(0), total.sum(0), macro=macro)),
+        num_items=int(total.sum()),
+        num_speakers=count_speakers(speakers),
+    )
 
 
 def ratio_score(
