@@ -90,3 +90,50 @@ def build_spec_augment(*, adaptive: bool) -> nn.Module:
         max_n_time_masks=20,
     )
     return augment
+
+
+def build_speaker_embedder(dim: int, pooled_dim: int) -> nn.Module:
+    """Return SUPERB's x-vector network, s3prl's ``Model``: TDNN layers, statistics, linear layers.
+
+    Its ``forward``, for training, and ``inference``, for comparing, take features (batch, frame,
+    dim) and a mask (batch, frame - 14) that is negative at frames to leave out, and return
+    embeddings (batch, dim). The mask must begin one frame early: s3prl's pooling takes the first
+    masked frame for a valid one.
+
+    Args:
+        dim: Size of features and embeddings.
+        pooled_dim: Channels whose mean and standard deviation over time are taken.
+    """
+    repair()
+    from s3prl.downstream.sv_voxceleb1.model import Model
+
+    network: nn.Module = Model(
+        input_dim=dim,
+        agg_dim=pooled_dim,
+        agg_module_name="SP",
+        module_name="XVector",
+        utterance_module_name="UtteranceExtractor",
+        hparams={"agg_dim": pooled_dim, "dropout_p": 0.0, "batch_norm": False},
+    )
+    return network
+
+
+def build_margin_loss(dim: int, num_speakers: int, scale: float, margin: float) -> nn.Module:
+    """Return s3prl's ``AMSoftmaxLoss``, of embeddings (batch, dim) and speaker numbers (batch,)."""
+    repair()
+    from s3prl.downstream.sv_voxceleb1.model import AMSoftmaxLoss
+
+    loss: nn.Module = AMSoftmaxLoss(dim, num_speakers, s=scale, m=margin)
+    return loss
+
+
+def build_diarization_head(input_dim: int, num_speakers: int, hidden_dim: int = 512) -> nn.Module:
+    """Return SUPERB's diarization head: one LSTM, one linear layer.
+
+    Its ``forward`` takes features (batch, frame, dim) and returns logits (batch, frame, speaker).
+    """
+    repair()
+    from s3prl.downstream.diarization.model import Model
+
+    head: nn.Module = Model(input_dim, num_speakers, rnn_layers=1, hidden_size=hidden_dim)
+    return head

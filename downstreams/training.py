@@ -40,6 +40,7 @@ Records = dict[str, list[Any]]
 OPTIMIZERS = {  # as s3prl's runner builds them; its AdamW has no weight decay and an eps of 1e-7
     "Adam": {"name": "TorchOptim", "torch_optim_name": "Adam"},
     "AdamW": {"name": "AdamW"},
+    "torch.AdamW": {"name": "TorchOptim", "torch_optim_name": "AdamW"},  # decays by 0.01
 }
 
 
