@@ -113,6 +113,20 @@ _ROWS = (
         about_speakers=True,
         framewise=True,
     ),
+    HeadTask(
+        spec=TaskSpec(
+            name="speaker_verification",
+            version=1,
+            output="pair",
+            metrics=("eer",),
+        ),
+        module="auscult.downstreams.speaker_verification",
+        expert="SpeakerVerification",
+        configuration="SpeakerVerificationConfig",
+        head="s3prl:XVector",
+        labels="the speaker of each utterance, others in every split; trials (made if not given)",
+        description="SUPERB ASV: whether one speaker says two utterances",
+    ),
 )
 TASKS: Mapping[str, HeadTask] = {row.spec.name: row for row in _ROWS}
 

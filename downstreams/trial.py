@@ -1,0 +1,127 @@
+"""Trials of speaker verification: made where a corpus has none, and what scores of them are worth.
+
+A trial is two utterances and whether one speaker says both. The equal error rate is where misses
+(one speaker, taken for two) and false alarms (two, taken for one) are equally frequent.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from auscult.dataset import Trial
+from auscult.interval import cluster_weights, quantiles
+
+from .score import Score, count_speakers
+
+MOST = 20_000  # made trials of each kind
+
+
+def make_trials(speakers: Mapping[str, str]) -> tuple[Trial, ...]:
+    """Pair utterances of one speaker, all or MOST of them, and draw as many pairs of two speakers.
+
+    The same utterances give the same trials. Where no speaker has two utterances, or all utterances
+    are of one speaker, trials are of one kind only.
+
+    Args:
+        speakers: Who says each utterance.
+    """
+    generator = np.random.default_rng(0)
+    spoken: dict[str, list[str]] = defaultdict(list)
+    for utterance, speaker in speakers.items():
+        spoken[speaker].append(utterance)
+    each = max(MOST // len(spoken), 1)
+    same = [
+        Trial(names[i], names[j], same=True)
+        for names in spoken.values()
+        for i, j in _draw_pairs(len(names), each, generator)
+    ]
+    names = list(speakers)
+    drawn = _draw_pairs(len(names), 4 * len(same), generator)
+    pairs = ((names[i], names[j]) for i, j in drawn)
+    others = [Trial(a, b, same=False) for a, b in pairs if speakers[a] != speakers[b]]
+    return (*same, *others[: len(same)])
+
+
+def _draw_pairs(size: int, count: int, generator: np.random.Generator) -> list[tuple[int, int]]:
+    """Return ``count`` different pairs of ``size`` things, all of them where there are fewer."""
+    total = size * (size - 1) // 2
+    codes = generator.choice(total, min(count, total), replace=False) if total else []
+    pairs = []
+    for code in map(int, codes):  # pair (i, j), i < j, has the code j (j - 1) / 2 + i
+        j = (1 + math.isqrt(1 + 8 * code)) // 2
+        pairs.append((code - j * (j - 1) // 2, j))
+    return pairs
+
+
+def equal_error_rate(same: ArrayLike, scores: ArrayLike) -> float:
+    """Return the equal error rate, interpolated between thresholds as s3prl does; nan if undefined.
+
+    Args:
+        same: (trial,) whether one speaker says both.
+        scores: (trial,) higher is more alike.
+    """
+    target = np.asarray(same, dtype=bool)
+    return float(_rates(target, np.asarray(scores), np.ones((1, len(target))))[0])
+
+
+def eer_score(
+    same: Sequence[bool], scores: Sequence[float], speakers: Sequence[tuple[str | None, str | None]]
+) -> Score:
+    """Return the equal error rate of trials with its interval.
+
+    Speakers are resampled: a trial of one speaker counts as often as that speaker is drawn, a trial
+    of two as often as the one times the other. Where a speaker is not known, trials are resampled.
+
+    Args:
+        same: Of each trial, whether one speaker says both.
+        scores: Higher is more alike.
+        speakers: Of each trial, the speaker of the first utterance and of the second.
+    """
+    names = sorted({name for pair in speakers for name in pair if name is not None})
+    if any(name is None for pair in speakers for name in pair):
+        weights = cluster_weights(None, len(same))
+    else:
+        drawn = cluster_weights(None, len(names))  # (resample, speaker)
+        place = {name: i for i, name in enumerate(names)}
+        first, second = (drawn[:, [place[str(p[k])] for p in speakers]] for k in (0, 1))
+        weights = np.where(np.asarray(same), first, first * second)
+    target, values = np.asarray(same, dtype=bool), np.asarray(scores)
+    resampled = _rates(target, values, weights)
+    low, high = quantiles(resampled[np.isfinite(resampled)])  # some draw trials of one kind only
+    return Score(
+        metric="eer",
+        value=equal_error_rate(target, values),
+        low=low,
+        high=high,
+        num_items=len(target),
+        num_speakers=count_speakers(names),
+    )
+
+
+def _rates(
+    same: NDArray[np.bool_], scores: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the equal error rate for each row of ``weights`` (resample, trial); nan if undefined.
+
+    From the highest threshold down, misses fall from 1 to 0 and false alarms rise from 0 to 1; the
+    rate is where the straight lines between neighbouring thresholds cross.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # trials of equal scores as one
+    kinds = same[order]
+    rates = np.full(len(weights), np.nan)
+    for row, weight in enumerate(weights[:, order]):
+        hits = np.cumsum(weight * kinds)[ends]
+        alarms = np.cumsum(weight * ~kinds)[ends]
+        if hits[-1] == 0 or alarms[-1] == 0:
+            continue
+        miss = np.concatenate([[1.0], 1 - hits / hits[-1]])
+        alarm = np.concatenate([[0.0], alarms / alarms[-1]])
+        after = int(np.argmax(alarm >= miss))  # at least 1
+        before = after - 1
+        gap, over = miss[before] - alarm[before], alarm[after] - miss[after]
+        rates[row] = alarm[before] + (alarm[after] - alarm[before]) * gap / (gap + over)
+    return rates
