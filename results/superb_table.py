@@ -24,7 +24,6 @@ from .superb import (
     TASKS,
     WITH_LM,
     Cell,
-    Column,
     Row,
     missing_columns,
     overall_columns,
@@ -35,8 +34,13 @@ from .superb import (
 )
 from .table import LATEX
 
-FREE = {"learning_rate", "save_step"}  # what SUPERB leaves open, and what changes no number
+DECODING = {"lm_weight", "word_penalty", "beam_size", "beam_threshold"}  # with a language model
+FREE = {"learning_rate", "save_step", "log_step", "lm", "lexicon"}  # open, no number, or a path
 BATCH = ("batch_size", "gradient_accumulate_steps")  # their product is the protocol's
+METRICS = (  # column, task, metric
+    *((column.name, column.task, column.metric) for column in COLUMNS),
+    (WITH_LM, "speech_recognition", "wer_lm"),
+)
 Protocols = Mapping[str, Mapping[str, Any]]  # task -> the published configuration
 
 
@@ -62,6 +66,7 @@ OFFICIAL = {
     "speaker_diarization": Official("librimix", 3000),
 }
 FOLDS = ("1", "2", "3", "4", "5")
+LANGUAGE_MODEL = "4-gram.arpa"  # of LibriSpeech, which SUPERB decodes with
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +128,9 @@ def own_rows(records: Iterable[Record], protocols: Protocols) -> list[Row]:
         label = names[name] + (f" (weights {sha256[:8]})" if several.count(name) > 1 else "")
         parameters = mine[0].first.num_parameters
         cells = {
-            column.name: _newest(found)
-            for column in COLUMNS
-            if (found := _candidates(column, mine, curves, protocols.get(column.task, {})))
+            column: _newest(found)
+            for column, task, metric in METRICS
+            if (found := _candidates(task, metric, mine, curves, protocols.get(task, {})))
         }
         rows.append(Row(label, "", None if parameters is None else parameters / 1e6, cells))
     return rows
@@ -205,13 +210,17 @@ WRITERS = {"markdown": write_markdown, "latex": write_latex, "csv": write_csv}
 
 
 def _candidates(
-    column: Column, mine: Sequence[Curve], curves: Sequence[Curve], protocol: Mapping[str, Any]
+    task: str,
+    metric: str,
+    mine: Sequence[Curve],
+    curves: Sequence[Curve],
+    protocol: Mapping[str, Any],
 ) -> list[_Found]:
     """Return the results of one encoder's runs; five folds of equal setting are one result."""
     chosen: list[Choice] = []
     folds: dict[str, dict[str, Choice]] = defaultdict(dict)
     for curve in mine:
-        if (curve.first.task, curve.first.metric) == (column.task, column.metric):
+        if (curve.first.task, curve.first.metric) == (task, metric):
             choice = choose(curve, curves)
             if choice is not None:
                 chosen.append(choice)
@@ -293,17 +302,28 @@ def _remarks(choice: Choice, protocol: Mapping[str, Any], whole: bool = False) -
         remarks.append(f"{first.num_skipped:,} items left out")
     if choice.optimistic:
         remarks.append("layer chosen on test")
-    return remarks + _deviations(first.config, protocol)
+    return remarks + _deviations(first, protocol)
 
 
-def _deviations(config: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[str]:
+def _deviations(record: Record, protocol: Mapping[str, Any]) -> list[str]:
     """Name the settings that are not the published ones."""
+    config, with_lm = record.config, record.metric == "wer_lm"
+    open_ = {*FREE, *BATCH} | (set() if with_lm else DECODING)
     used, official = ({**c, "utterances a step": _batch(c)} for c in (config, protocol))
-    return [
+    remarks = [
         f"{key}={used.get(key)}, not {value}"
         for key, value in official.items()
-        if key not in (*FREE, *BATCH) and value != used.get(key)
+        if key not in open_ and value != used.get(key)
     ]
+    if config.get("finetuned"):
+        remarks.append("the encoder was trained too")
+    if config.get("limit"):
+        remarks.append(f"limit={config['limit']}")
+    if record.task == "phoneme_recognition" and not config.get("lexicon"):
+        remarks.append("phones of an alignment, not of SUPERB's lexicon")
+    if with_lm and not str(config.get("lm")).rpartition("/")[2].startswith(LANGUAGE_MODEL):
+        remarks.append(f"language model {config.get('lm')}, not {LANGUAGE_MODEL}")
+    return remarks
 
 
 def _batch(config: Mapping[str, Any]) -> Any:
@@ -318,7 +338,8 @@ def _fold(record: Record) -> str:
 
 def _but_fold(record: Record) -> str:
     """Return what the folds of one run share."""
-    settings = {k: v for k, v in record.config.items() if k not in ("split_column", *FREE)}
+    varies = {"split_column", "dev_scores", "num_classes", *FREE}
+    settings = {k: v for k, v in record.config.items() if k not in varies}
     return repr((record.corpus, record.task_version, record.probe, sorted(settings.items())))
 
 

@@ -87,3 +87,5 @@ app.add_typer(
     _superb, name="superb", help="Results beside published ones, and submissions to SUPERB."
 )
 _verb("table", superb.table, _superb)
+_verb("zip", superb.zip_, _superb)
+_verb("check", superb.check, _superb)

@@ -1,14 +1,19 @@
 """`auscult superb`: results beside published ones, and submissions to SUPERB's leaderboard."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from auscult.cli.output import Json, Output, Quiet
-from auscult.errors import unknown
+from auscult.errors import UserError, unknown
 from auscult.progress import logger
+
+if TYPE_CHECKING:
+    from auscult.downstreams.prediction import Predictions
+    from auscult.results.superb_check import Expected, PartReport
 
 
 def table(
@@ -65,10 +70,212 @@ def table(
     output.finish(models=flat_rows(own, published()))
 
 
+def zip_(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Folders that --out of `auscult run` was given, or below."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The zip to write.")] = Path("predict.zip"),
+    upstream: Annotated[
+        str | None, typer.Option("-u", "--upstream", help="Encoder, where runs are of several.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write one encoder's predictions as SUPERB's leaderboard wants them, and check them.
+
+    Every task of SUPERB that the runs have predictions of is put in.
+
+    Examples:
+      auscult superb zip out --out predict.zip
+      auscult superb zip out/heads/keyword_spotting-0123456789abcdef more -u fbank
+    """
+    from auscult.results.superb_check import check_submission
+    from auscult.results.superb_submission import write_submission
+
+    output = Output(json=json, quiet=quiet)
+    chosen = _choose_runs(runs, upstream)
+    write_submission(out, {code: _part(found) for code, found in chosen.items()})
+    for code, found in chosen.items():
+        _warn_of_corpus(code, found)
+    reports = check_submission(out)
+    _show(output, out, reports)
+    output.finish(
+        zip=str(out),
+        runs={code: str(found.folder) for code, found in chosen.items()},
+        parts=[asdict(report) for report in reports],
+    )
+
+
+def check(
+    path: Annotated[Path, typer.Argument(metavar="ZIP", help="The submission.")],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK=CORPUS",
+            help="Hold the names of a task against a corpus's test split, or an official list.",
+        ),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find what SUPERB's server would not tell: missing, doubled, unknown and broken predictions.
+
+    Tasks are named as in the zip: pr, asr, asr_lm, ks, ic, sid, er, sf, sv, sd, qbe. Without
+    --against, their number is held against that of the official test set. Exits with status 1 if
+    anything is wrong.
+
+    Examples:
+      auscult superb check predict.zip
+      auscult superb check predict.zip --against ks=speech_commands:data/sc --against sv=trials.txt
+    """
+    from auscult.results.superb_check import check_submission
+
+    output = Output(json=json, quiet=quiet)
+    reports = check_submission(path, _expected(against or []))
+    _show(output, path, reports)
+    output.finish(parts=[asdict(report) for report in reports])
+    if any(report.problems for report in reports):
+        raise SystemExit(1)
+
+
+def _choose_runs(folders: Sequence[Path], upstream: str | None) -> "dict[str, Predictions]":
+    """Return the predictions for each part of a submission.
+
+    Raises:
+        UserError: There are none, those of several encoders, or several of one task.
+    """
+    from auscult.downstreams.prediction import find_predictions, read_predictions
+    from auscult.results.superb_submission import FILES
+
+    found = [read_predictions(place) for folder in folders for place in find_predictions(folder)]
+    coded = [(code, run) for run in found if (code := _code(run)) is not None]
+    names = sorted({run.run.upstream for _code, run in coded})
+    where = ", ".join(map(str, folders))
+    if not names:
+        raise UserError(
+            f"{where}: no predictions of a SUPERB task; `auscult run --out` leaves them in its "
+            "folder heads."
+        )
+    if upstream is not None and upstream not in names:
+        raise unknown("upstream among these predictions", upstream, names)
+    if upstream is None and len(names) > 1:
+        raise UserError(f"{where}: predictions of {', '.join(names)}; choose one with -u.")
+    chosen: dict[str, Predictions] = {}
+    for code, run in coded:
+        if run.run.upstream == (upstream or names[0]):
+            if code in chosen and chosen[code].folder != run.folder:
+                raise UserError(
+                    f"{run.run.upstream} has several predictions for {code}, in "
+                    f"{chosen[code].folder} and {run.folder}; name the folders that shall go in."
+                )
+            chosen[code] = run
+    return {code: chosen[code] for code in FILES if code in chosen}
+
+
+def _code(found: "Predictions") -> str | None:
+    """Return what a submission calls the task of these predictions, None where it has none."""
+    import re
+
+    from auscult.results.superb_submission import CODES
+
+    code = CODES.get(found.run.task)
+    if code != "er":
+        return code
+    fold = re.fullmatch(r"fold\D?([1-5])", found.run.split_column)
+    if fold is None:
+        logger.warning(
+            f"{found.folder}: emotions of split column {found.run.split_column!r} are left out; "
+            "SUPERB scores the split columns fold1 to fold5."
+        )
+        return None
+    return f"er_fold{fold[1]}"
+
+
+def _part(found: "Predictions") -> Any:
+    from auscult.results.superb_submission import Part
+
+    slots = dict.fromkeys(name.partition("=")[0] for name in found.run.classes)
+    return Part(found.items, found.run.stride, tuple(slots))
+
+
+def _warn_of_corpus(code: str, found: "Predictions") -> None:
+    from auscult.results.superb_table import OFFICIAL
+
+    reader = OFFICIAL[found.run.task].reader
+    if found.run.corpus.partition(":")[0] != reader:
+        logger.warning(
+            f"{code}: these are predictions for {found.run.corpus}, whose names SUPERB's server "
+            f"does not know; it scores those of {reader}."
+        )
+
+
+def _show(output: Output, path: Path, reports: "Sequence[PartReport]") -> None:
+    rows = [
+        [
+            report.code,
+            f"{report.num_items:,}",
+            None if report.num_expected is None else f"{report.num_expected:,}",
+            "names" if report.by_name else "number" if report.num_expected else "neither",
+            "FAIL" if report.problems else "pass",
+        ]
+        for report in reports
+    ]
+    output.table(str(path), ("task", "items", "expected", "held against", "result"), rows)
+    for report in reports:
+        for problem in report.problems:
+            output.print(f"{report.code}: {problem}")
+
+
+def _expected(assignments: Sequence[str]) -> "dict[str, Expected]":
+    """Read the names that must be there.
+
+    Raises:
+        UserError: An assignment that cannot be read.
+    """
+    from auscult.results.superb_check import FOLDS, names_in_list
+    from auscult.results.superb_submission import FILES
+
+    found: dict[str, Expected] = {}
+    for assignment in assignments:
+        code, _, spec = assignment.partition("=")
+        if code not in (*FILES, "er"):
+            raise unknown("task of a submission", code, (*FILES, "er"))
+        if Path(spec).is_file():
+            found[code] = names_in_list(code, Path(spec).read_text(encoding="utf-8"))
+        elif code == "er":
+            for fold in FOLDS:
+                found[fold] = dict(_corpus_names(fold, spec))
+        else:
+            found[code] = dict(_corpus_names(code, spec))
+    if "er" in found:
+        raise UserError("er=FILE: each fold has a list of its own; pass er_fold1=FILE and so on.")
+    return found
+
+
+def _corpus_names(code: str, spec: str) -> "Iterator[tuple[str, float | None]]":
+    """Yield the name and the seconds of what a corpus has to be scored."""
+    import auscult
+    from auscult.results.superb_submission import item_name
+
+    fold = code.removeprefix("er_") if code.startswith("er_") else None
+    corpus = auscult.corpus(spec, split=fold)
+    if code == "qbe":
+        raise UserError("qbe=CORPUS cannot be checked; pass qbe=FILE with QUERY_DOCUMENT lines.")
+    if code == "sv":
+        if not corpus.trials.get("test"):
+            raise UserError(f"{spec} has no trials for its test split; pass sv=FILE.")
+        for trial in corpus.trials["test"]:
+            yield item_name(code, {"id": (trial.first, trial.second)}), None
+    else:
+        for cut in corpus.split("test"):
+            yield item_name(code, {"id": cut.id}), cut.duration
+
+
 def _protocols() -> Mapping[str, Mapping[str, Any]]:
     """Return the published configuration of every task that trains a head."""
-    from dataclasses import asdict
-
     from auscult.downstreams import TASKS
 
     return {name: asdict(task.config()) for name, task in TASKS.items()}
