@@ -127,6 +127,51 @@ _ROWS = (
         labels="the speaker of each utterance, others in every split; trials (made if not given)",
         description="SUPERB ASV: whether one speaker says two utterances",
     ),
+    HeadTask(
+        spec=TaskSpec(
+            name="phoneme_recognition",
+            version=1,
+            output="sequence",
+            metrics=("per",),
+        ),
+        module="auscult.downstreams.phoneme_recognition",
+        expert="PhonemeRecognition",
+        configuration="PhonemeRecognitionConfig",
+        head="s3prl:FrameLevel",
+        labels="the phones of each utterance (label=phone), or transcripts and lexicon=FILE",
+        description="SUPERB PR: phones by CTC",
+        framewise=True,
+    ),
+    HeadTask(
+        spec=TaskSpec(
+            name="speech_recognition",
+            version=1,
+            output="sequence",
+            metrics=("wer", "cer"),
+        ),
+        module="auscult.downstreams.speech_recognition",
+        expert="SpeechRecognition",
+        configuration="SpeechRecognitionConfig",
+        head="s3prl:RNNs",
+        labels="transcripts",
+        description="SUPERB ASR: characters by CTC, with a language model if given (lm=FILE)",
+        framewise=True,
+    ),
+    HeadTask(
+        spec=TaskSpec(
+            name="slot_filling",
+            version=1,
+            output="sequence",
+            metrics=("slot_type_f1", "slot_value_cer"),
+        ),
+        module="auscult.downstreams.slot_filling",
+        expert="SlotFilling",
+        configuration="SlotFillingConfig",
+        head="s3prl:RNNs",
+        labels="transcripts, and slot_tags: an IOB tag for each word",
+        description="SUPERB SF: characters and slot tags by CTC",
+        framewise=True,
+    ),
 )
 TASKS: Mapping[str, HeadTask] = {row.spec.name: row for row in _ROWS}
 

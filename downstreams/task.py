@@ -31,7 +31,7 @@ class HeadTask:
     labels: str  # what a corpus must have
     description: str
     about_speakers: bool = False  # its classes are speakers, who then stand in every split
-    framewise: bool = False  # its labels depend on where the encoder's frames lie
+    framewise: bool = False  # its labels depend on the encoder's frames
 
     def config(self) -> Any:
         """Return the published protocol."""

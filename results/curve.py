@@ -8,7 +8,9 @@ from statistics import fmean, stdev
 
 from auscult.record import Artifact, Record, fingerprint
 
-LOWER_IS_BETTER = frozenset({"per", "wer", "cer", "eer", "min_dcf", "der", "loss"})
+LOWER_IS_BETTER = frozenset(
+    {"per", "wer", "wer_lm", "cer", "slot_value_cer", "eer", "min_dcf", "der", "loss"}
+)
 CHOSEN = "learning_rate"  # the setting that dev chooses for each layer
 SYNTHETIC = "demo"  # the corpus reader whose speech comes from a synthesiser
 
