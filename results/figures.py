@@ -4,6 +4,7 @@ Drawn on matplotlib's Figure objects without pyplot's global state; the same inp
 bytes.
 """
 
+import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -229,6 +230,8 @@ def _legend_below(figure: Figure, panels: Iterable[Axes], intervals: bool = Fals
     width = figure.get_figwidth()
     columns = len(order) if sum(inches) < width else max(1, int(width / max(inches)))
     handles = [entries[label] for label in order]
+    further = math.ceil(len(order) / columns) - 1
+    figure.set_figheight(figure.get_figheight() + 0.17 * further)  # panels keep their height
     figure.legend(handles, order, loc="outside lower center", ncols=columns)
 
 
