@@ -24,6 +24,7 @@ from auscult.cli.output import (
     command_line,
     prepare,
     save,
+    spread,
 )
 from auscult.errors import unknown
 
@@ -93,7 +94,7 @@ def attention(
     for encoder in encoders:
         check_attention(encoder)
     data = auscult.corpus(corpus, split=split, skip_bad=skip_bad)
-    cuts = _spread(list(data.split(split_name)), limit)
+    cuts = spread(list(data.split(split_name)), limit)
     config = {"base": base, "limit": limit, "split_column": data.split_column}
     run = _Run(data, split_name, cuts, config, provenance(command_line(), where))
     groups: list[list[Record]] = []
@@ -115,13 +116,6 @@ def attention(
     output.finish(
         [record for found in groups for record in found], files=[str(path) for path in files]
     )
-
-
-def _spread(cuts: list[Any], limit: int | None) -> list[Any]:
-    """Choose ``limit`` cuts at equal steps, so that they are not all of the first speaker."""
-    if limit is None or limit >= len(cuts):
-        return cuts
-    return [cuts[i * len(cuts) // limit] for i in range(limit)]
 
 
 def _sum_file(encoder: "Upstream", run: _Run, out: Path) -> Path:

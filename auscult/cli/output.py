@@ -26,6 +26,10 @@ SplitColumn = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave bad items out, counted, instead of stopping.")
 ]
+AllowSharedSpeakers = Annotated[
+    bool,
+    typer.Option("--allow-shared-speakers", help="Go on although splits share speakers."),
+]
 OutDir = Annotated[Path, typer.Option("--out", help="Folder for figures and results.sqlite.")]
 StoreUrl = Annotated[
     str | None, typer.Option("--store", help="SQLAlchemy URL of the store instead of OUT's.")
@@ -131,6 +135,31 @@ def parse_bytes(text: str) -> int:
     if size < 0:
         raise UserError(f"--budget {text!r}: expected a size such as 500MB or 8GB.")
     return size
+
+
+def parse_rates(text: str) -> tuple[float, ...]:
+    """Read learning rates with commas between.
+
+    Raises:
+        UserError: Not positive numbers.
+    """
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        rates = ()
+    if not all(0 < rate < float("inf") for rate in rates) or not rates:
+        raise UserError(
+            f"--learning-rates {text!r}: expected positive numbers with commas between, "
+            "such as 1e-2,1e-3."
+        )
+    return tuple(dict.fromkeys(rates))
+
+
+def spread(cuts: list[Any], limit: int | None) -> list[Any]:
+    """Choose ``limit`` cuts at equal steps, so that they are not all of the first speaker."""
+    if limit is None or limit >= len(cuts):
+        return cuts
+    return [cuts[i * len(cuts) // limit] for i in range(limit)]
 
 
 def prepare(out: Path, store: str | None) -> None:

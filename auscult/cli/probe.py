@@ -10,6 +10,7 @@ import typer
 
 from auscult.cli.company import Baselines, with_baselines
 from auscult.cli.output import (
+    AllowSharedSpeakers,
     Budget,
     ComputePrecision,
     CorpusSpec,
@@ -26,6 +27,7 @@ from auscult.cli.output import (
     choose_device,
     command_line,
     parse_bytes,
+    parse_rates,
     prepare,
     save,
 )
@@ -97,9 +99,7 @@ def probe(
     baselines: Baselines = True,
     budget: Budget = "8GB",
     split: SplitColumn = None,
-    allow_shared_speakers: Annotated[
-        bool, typer.Option(help="Go on although splits share speakers.")
-    ] = False,
+    allow_shared_speakers: AllowSharedSpeakers = False,
     skip_bad: SkipBad = False,
     precision: ComputePrecision = "float32",
     device: Device = "auto",
@@ -126,7 +126,7 @@ def probe(
     where = choose_device(device)
     bits = check_precision(precision, where)
     plan = TrainingPlan(
-        probes=_probes(probe), seeds=tuple(range(seeds)), learning_rates=_rates(learning_rates)
+        probes=_probes(probe), seeds=tuple(range(seeds)), learning_rates=parse_rates(learning_rates)
     )
     if pooling not in ("mean", "statistics"):
         raise unknown("pooling", pooling, ["mean", "statistics"])
@@ -361,19 +361,6 @@ def _probes(names: Sequence[str] | None) -> tuple[str, ...]:
         if name not in PROBES:
             raise unknown("probe", name, PROBES)
     return tuple(dict.fromkeys(names)) if names else tuple(PROBES)
-
-
-def _rates(text: str) -> tuple[float, ...]:
-    try:
-        rates = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        rates = ()
-    if not all(0 < rate < float("inf") for rate in rates) or not rates:
-        raise UserError(
-            f"--learning-rates {text!r}: expected positive numbers with commas between, "
-            "such as 1e-2,1e-3."
-        )
-    return rates
 
 
 def _layers(text: str, encoder: "Upstream") -> list[int]:

@@ -1,0 +1,275 @@
+"""The head of one encoder in `auscult run`: trained, asked about test, and kept as records."""
+
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from auscult.cli.output import save
+
+if TYPE_CHECKING:
+    from auscult.dataset import Corpus
+    from auscult.downstreams import HeadTask
+    from auscult.downstreams.feature import CorpusUpstream
+    from auscult.downstreams.search import Trial
+    from auscult.downstreams.split import LabelledCorpus
+    from auscult.downstreams.training import HeadResult, HeadTraining
+    from auscult.precision import Precision
+    from auscult.process import Processes
+    from auscult.record import Artifact, Provenance, Record
+    from auscult.upstream import Upstream
+
+NOT_IN_IDENTITY = ("save_step", "log_step")  # change no number, so a run goes on without them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadRun:
+    """What all encoders of one command share."""
+
+    task: "HeadTask"
+    config: Any  # the task's, a Schedule
+    learning_rates: tuple[float, ...]  # of which dev chooses; empty: the configuration's
+    finetune: bool
+    limit: int | None
+    budget: int  # bytes
+    precision: "Precision"
+    skip_bad: bool
+    seed: int
+    out: Path
+    store: str | None
+    device: str
+    processes: "Processes"
+    provenance: "Provenance"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedHead:
+    """One encoder's head, and how it was trained."""
+
+    run: HeadRun
+    encoder: "Upstream"
+    corpus: "Corpus"
+    labelled: "LabelledCorpus"  # as this encoder reads it
+    config: Any  # with the learning rate that dev chose
+    finetuned: bool
+    trials: "tuple[Trial, ...]"  # empty where one learning rate was given
+    result: "HeadResult"
+
+    def settings(self) -> dict[str, Any]:
+        """Return the configuration as a record has it."""
+        found = {
+            **_settings(self.run, self.encoder, self.config, self.finetuned),
+            "limit": self.run.limit,
+            "split_column": self.corpus.split_column,
+            "num_classes": len(self.labelled.classes),
+            "head_parameters": self.result.num_parameters,
+        }
+        if self.trials:
+            found["dev_scores"] = {f"{t.learning_rate:g}": t.score for t in self.trials}
+        return found
+
+
+def train(
+    encoder: "Upstream", run: HeadRun, corpus: "Corpus", labelled: "LabelledCorpus"
+) -> TrainedHead | None:
+    """Train one head, or one for each learning rate; None in processes that do not lead."""
+    from auscult.downstreams.feature import CorpusUpstream
+    from auscult.downstreams.search import Trial, search_learning_rate
+    from auscult.downstreams.split import drop_short
+    from auscult.downstreams.training import fit_head
+
+    labelled = drop_short(labelled, encoder, skip_bad=run.skip_bad)
+    labelled = run.task.at_frames(labelled, run.config, encoder)
+    upstream = CorpusUpstream(
+        encoder,
+        labelled,
+        budget=run.budget,
+        device=run.device,
+        precision=run.precision,
+        finetune=run.finetune,
+        processes=run.processes,
+    )
+    _warn_constant(upstream, run)
+    expert = run.task.expert_class()
+
+    def configured(rate: float) -> Any:
+        return replace(run.config, learning_rate=rate)
+
+    def fit(rate: float) -> "HeadTraining":
+        config = configured(rate)
+        return fit_head(
+            upstream,
+            lambda dim: expert(dim, labelled, config, run.seed),
+            config,
+            task=run.task.spec.name,
+            seed=run.seed,
+            device=run.device,
+            folder=_folder(upstream, run, config, corpus, labelled),
+            processes=run.processes,
+        )
+
+    rate, trials = run.config.learning_rate, tuple[Trial, ...]()
+    if run.learning_rates:
+        training, rate, trials = search_learning_rate(run.learning_rates, fit)
+    else:
+        training = fit(rate)
+    if not run.processes.leads:
+        return None
+    head = TrainedHead(
+        run=run,
+        encoder=encoder,
+        corpus=corpus,
+        labelled=labelled,
+        config=configured(rate),
+        finetuned=upstream.finetuned,
+        trials=trials,
+        result=training.result(),
+    )
+    _write_answers(head, _folder(upstream, run, head.config, corpus, labelled))
+    return head
+
+
+def save_head(head: TrainedHead) -> "list[Record]":
+    """Write the records and the layer weights to the store, and return the records."""
+    records = _records(head)
+    save(records, [_weights(head)], head.run.out, head.run.store)
+    return records
+
+
+def draw(head: TrainedHead) -> Path:
+    """Draw the layer weights and return the figure's path."""
+    from auscult.results.figures import layer_weights
+
+    weights = _weights(head)
+    words = re.sub(r"[^A-Za-z0-9]+", "-", weights.upstream).strip("-")[-60:]
+    path = head.run.out / f"layer_weights_{words}_{weights.key[:8]}.png"
+    layer_weights(weights, path)
+    return path
+
+
+def _warn_constant(upstream: "CorpusUpstream", run: HeadRun) -> None:
+    from auscult.progress import logger
+
+    spec = upstream.encoder.spec
+    pooled = run.task.spec.output == "utterance"
+    if pooled and len(upstream.constant_layers()) > spec.num_layers:
+        logger.warning(
+            f"{spec.name}: the mean over time is the same for every utterance "
+            "(normalisation per utterance removes it), so a head that pools by the mean cannot "
+            "rise above chance; log_mel and s3prl:fbank_no_cmvn keep the mean."
+        )
+
+
+def _settings(run: HeadRun, encoder: "Upstream", config: Any, finetuned: bool) -> dict[str, Any]:
+    """Return what the numbers depend on, beside encoder, corpus and seed."""
+    from auscult.precision import precision_of
+
+    kept = {key: value for key, value in asdict(config).items() if key not in NOT_IN_IDENTITY}
+    precision = "" if finetuned else precision_of(encoder, run.precision)
+    return {**kept, "finetuned": finetuned, "precision": precision or config.training_precision}
+
+
+def _folder(
+    upstream: "CorpusUpstream",
+    run: HeadRun,
+    config: Any,
+    corpus: "Corpus",
+    labelled: "LabelledCorpus",
+) -> Path:
+    """Return a folder that belongs to this encoder, corpus and configuration alone."""
+    from auscult.record import fingerprint
+
+    spec, encoder = run.task.spec, upstream.encoder
+    settings = _settings(run, encoder, config, upstream.finetuned)
+    for field in fields(config):
+        if not field.metadata.get("trained", True):  # such as how answers are decoded
+            del settings[field.name]
+    identity = [spec.name, spec.version, encoder.spec.sha256, settings, run.seed]
+    identity += [dict(corpus.sha256), corpus.split_column]
+    identity.append([split.ids for split in labelled.splits.values()])
+    if spec.output == "sequence":  # a file that they were made with may have changed
+        identity.append([split.labels for split in labelled.splits.values()])
+    return run.out / "heads" / f"{spec.name}-{fingerprint(identity)[:16]}"
+
+
+def _write_answers(head: TrainedHead, folder: Path) -> None:
+    """Keep what the head answered on test."""
+    from auscult.downstreams.prediction import PredictionRun, write_predictions
+
+    spec, encoder = head.run.task.spec, head.encoder.spec
+    run = PredictionRun(
+        task=spec.name,
+        task_version=spec.version,
+        upstream=encoder.name,
+        upstream_sha256=encoder.sha256,
+        stride=encoder.geometry.stride,
+        corpus=head.corpus.spec,
+        corpus_sha256=head.corpus.sha256["test"],
+        split_column=head.corpus.split_column,
+        split="test",
+        seed=head.run.seed,
+        step=head.result.step,
+        classes=head.labelled.classes,
+        config=head.settings(),
+    )
+    write_predictions(run, head.result.answers, folder)
+
+
+def _records(head: TrainedHead) -> "list[Record]":
+    """Return the task's metrics on test."""
+    from auscult.record import Record
+
+    run, spec, encoder = head.run, head.run.task.spec, head.encoder.spec
+    trained = run.task.head
+    return [
+        Record(
+            upstream=encoder.name,
+            upstream_sha256=encoder.sha256,
+            corpus=head.corpus.spec,
+            corpus_sha256=head.corpus.sha256["test"],
+            task=spec.name,
+            task_version=spec.version,
+            layer="weighted",
+            probe=f"{trained}, fine-tuned" if head.finetuned else trained,
+            metric=score.metric,
+            value=score.value,
+            low=score.low,
+            high=score.high,
+            majority=score.majority,
+            split="test",
+            selected_on="dev",
+            num_items=score.num_items,
+            num_speakers=score.num_speakers,
+            num_skipped=len(head.corpus.skipped) + len(head.labelled.skipped),
+            seed=run.seed,
+            num_parameters=encoder.num_parameters,
+            convention=encoder.convention,
+            subnet=encoder.subnet,
+            config=head.settings(),
+            provenance=run.provenance,
+        )
+        for score in run.task.score(head.result.answers, head.labelled)
+    ]
+
+
+def _weights(head: TrainedHead) -> "Artifact":
+    import numpy as np
+
+    from auscult.record import Artifact
+
+    encoder, result = head.encoder.spec, head.result
+    return Artifact(
+        kind="layer_weights",
+        upstream=encoder.name,
+        upstream_sha256=encoder.sha256,
+        corpus=head.corpus.spec,
+        corpus_sha256=head.corpus.sha256["test"],
+        task=head.run.task.spec.name,
+        arrays={"weights": result.layer_weights, "dev_curve": np.array(result.curve)},
+        meta={
+            "seed": head.run.seed,
+            "convention": encoder.convention,
+            "config": head.settings(),
+        },
+        provenance=head.run.provenance,
+    )
