@@ -4,6 +4,8 @@ Two files in the folder of a head: ``predictions.jsonl``, one JSON object for ea
 ``run.json``, which says what the items are answers to. An object has ``id``, ``target`` and
 ``prediction``, and whatever else the task records for each item; a trial's ``id`` is its two
 utterances, a diarised item's ``prediction`` the probability of each speaker, (frame, speaker).
+Where the items have ``turns``, these stand in ``hypothesis.rttm`` and the targets in
+``reference.rttm``, for any other scorer.
 """
 
 import json
@@ -18,7 +20,10 @@ from torch import Tensor
 
 from auscult.errors import UserError
 
+from .turn import rttm_lines
+
 ITEMS, RUN = "predictions.jsonl", "run.json"
+RTTM = {"hypothesis.rttm": "turns", "reference.rttm": "target"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,10 @@ def write_predictions(
     rows = zip(*(answers[name] for name in names), strict=True)
     lines = (json.dumps(dict(zip(names, row, strict=True)), default=_plain) for row in rows)
     _write(folder / ITEMS, (f"{line}\n" for line in lines))
+    if "turns" in answers:
+        for file, column in RTTM.items():
+            pairs = zip(answers["id"], answers[column], strict=True)
+            _write(folder / file, (f"{line}\n" for pair in pairs for line in rttm_lines(*pair)))
     _write(folder / RUN, [json.dumps(asdict(found), indent=1, default=_plain) + "\n"])
 
 
@@ -86,7 +95,8 @@ def read_predictions(folder: Path) -> Predictions:
     try:
         values = json.loads(place.read_text(encoding="utf-8"))
         known = {field.name for field in fields(PredictionRun)}
-        run = PredictionRun(**{name: values[name] for name in known})
+        lists = {name: tuple(values[name]) for name in ("classes", "left_out")}
+        run = PredictionRun(**{name: values[name] for name in known} | lists)
         place = folder / ITEMS
         with place.open(encoding="utf-8") as file:
             items = tuple(json.loads(line) for line in file)

@@ -94,11 +94,29 @@ def check_submission(
     reports = [_check_part(code, contents, lists.get(code)) for code in wanted]
     known = tuple(f"{folder_of(code)}/" for code in FILES)
     strange = [name for name in names if not name.startswith(known)]
-    general = [f"The zip has two entries {name}" for name in twice]
+    general = [f"the zip has two entries {name}" for name in twice]
     general += [f"{name} belongs to no task that is scored from predictions" for name in strange]
     if general:
         reports.append(PartReport("zip", len(names), None, False, _sentences(general)))
     return reports
+
+
+def names_in_list(code: str, text: str) -> Expected:
+    """Return the names in an official list: one on each line, whatever follows it.
+
+    The lines of VoxCeleb1's list of trials are read as they are: ``1 SPEAKER/VIDEO/FILE.wav
+    SPEAKER/VIDEO/FILE.wav``.
+    """
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    if code == "ic":
+        lines = [line[0].split(",") for line in lines]
+    if code == "sv" and all(len(fields) == 3 for fields in lines):
+        return {"_".join(_file_name(path) for path in fields[1:]): None for fields in lines}
+    return {fields[0]: None for fields in lines}
+
+
+def _file_name(path: str) -> str:
+    return "-".join(path.split("/")[-3:]).partition(".")[0]
 
 
 def _check_part(code: str, contents: Mapping[str, bytes], expected: Expected | None) -> PartReport:
@@ -282,4 +300,4 @@ def _some(names: Sequence[str], what: str) -> str:
 
 
 def _sentences(problems: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{problem[0].upper()}{problem[1:]}." for problem in problems)
+    return tuple(f"{problem}." for problem in problems)

@@ -56,6 +56,7 @@ class Part:
     items: Sequence[Mapping[str, Any]]  # each with id and prediction
     stride: int = 0  # samples between two frames, for diarisation
     slots: tuple[str, ...] = ()  # the order of an intent's slots in a prediction
+    answer: str = "prediction"  # which answer of an item to take
 
 
 def folder_of(code: str) -> str:
@@ -136,7 +137,7 @@ def _files(code: str, part: Part) -> Iterable[tuple[str, bytes]]:
 
 
 def _line(code: str, item: Mapping[str, Any], part: Part) -> str:
-    found = item["prediction"]
+    found = item[part.answer]
     name = _name(code, item)
     if code == "ic":
         values = dict(zip(part.slots, found, strict=True))

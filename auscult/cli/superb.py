@@ -14,6 +14,9 @@ from auscult.progress import logger
 if TYPE_CHECKING:
     from auscult.downstreams.prediction import Predictions
     from auscult.results.superb_check import Expected, PartReport
+    from auscult.results.superb_submission import Part
+
+WITH_LM = "prediction_lm"  # what speech recognition answers with a language model
 
 
 def table(
@@ -97,7 +100,7 @@ def zip_(
 
     output = Output(json=json, quiet=quiet)
     chosen = _choose_runs(runs, upstream)
-    write_submission(out, {code: _part(found) for code, found in chosen.items()})
+    write_submission(out, {code: _part(code, found) for code, found in chosen.items()})
     for code, found in chosen.items():
         _warn_of_corpus(code, found)
     reports = check_submission(out)
@@ -172,6 +175,8 @@ def _choose_runs(folders: Sequence[Path], upstream: str | None) -> "dict[str, Pr
                     f"{chosen[code].folder} and {run.folder}; name the folders that shall go in."
                 )
             chosen[code] = run
+            if code == "asr" and WITH_LM in run.items[0]:
+                chosen["asr_lm"] = run
     return {code: chosen[code] for code in FILES if code in chosen}
 
 
@@ -194,11 +199,12 @@ def _code(found: "Predictions") -> str | None:
     return f"er_fold{fold[1]}"
 
 
-def _part(found: "Predictions") -> Any:
+def _part(code: str, found: "Predictions") -> "Part":
     from auscult.results.superb_submission import Part
 
     slots = dict.fromkeys(name.partition("=")[0] for name in found.run.classes)
-    return Part(found.items, found.run.stride, tuple(slots))
+    answer = WITH_LM if code == "asr_lm" else "prediction"
+    return Part(found.items, found.run.stride, tuple(slots), answer)
 
 
 def _warn_of_corpus(code: str, found: "Predictions") -> None:
