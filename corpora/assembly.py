@@ -47,7 +47,8 @@ def assemble(spec: str, listing: Listing, *, skip_bad: bool) -> Corpus:
 
     _check_not_empty(spec, wanted, items, skipped)
     items, made = make_dev(items)
-    overlap = shared_speakers(items)
+    apart = [i for i in items if i.split != "dev"] if listing.dev_within_speakers else items
+    overlap = shared_speakers(apart)
     notes = [*listing.notes, *audio_notes(items, scans), *([made] if made else [])]
     notes += duplicate_notes(items, scans)
     trials = _trials(items, listing.trials, notes)

@@ -49,3 +49,4 @@ class Listing:
     split_column: str = "split"
     expected: tuple[str, ...] = ()  # splits that the folder promises, even if nothing is in them
     trials: "list[Trial]" = field(default_factory=list)  # of utterances that are among the items
+    dev_within_speakers: bool = False  # the corpus' protocol has speakers of train in dev

@@ -99,12 +99,56 @@ _ROWS = (
     ),
     Reader(
         name="voxceleb1",
-        description="VoxCeleb1 for speaker identification",
+        description="VoxCeleb1 for speaker identification and verification",
         labels=("speaker", "sex", "nationality", "video"),
-        splits="train, dev, test: veri_test_class.txt or iden_split.txt, or made by video",
+        splits="split: veri_test_class.txt or iden_split.txt, or made by video; veri_split: test "
+        "is what the trials of voxceleb1_test_v2.txt or veri_test.txt name, train other speakers",
         layout="wav/id10001/VIDEO/00001.wav, or the same under dev/wav and test/wav",
         target="voxceleb1:read",
         signs=("wav/id1*", "dev/wav/id1*", "test/wav/id1*"),
+        split_columns=("split", "veri_split"),
+    ),
+    Reader(
+        name="iemocap",
+        description="IEMOCAP in SUPERB's four classes",
+        labels=("emotion", "act", "session", "speaker", "sex", "transcript"),
+        splits="fold1 to fold5: test is that session, dev 20 % of the others' utterances",
+        layout="Session1/dialog/EmoEvaluation/*.txt and Session1/sentences/wav/*/*.wav, to 5",
+        target="iemocap:read",
+        signs=("Session1/dialog/EmoEvaluation", "*/Session1/dialog/EmoEvaluation"),
+        split_columns=("fold1", "fold2", "fold3", "fold4", "fold5"),
+    ),
+    Reader(
+        name="snips",
+        description="Audio SNIPS as SUPERB prepares it: slots of commands",
+        labels=("slot_tags", "intent", "speaker", "transcript"),
+        splits="train, dev, test: eight, four and four of the voices",
+        layout="all.iob.snips.txt and train/, valid/ and test/ with VOICE-snips-PART-NUMBER.wav",
+        target="snips:read",
+        signs=("all.iob.snips.txt", "SNIPS/all.iob.snips.txt"),
+    ),
+    Reader(
+        name="librimix",
+        description="LibriMix in SUPERB's Kaldi folders: who speaks when",
+        labels=("who speaks when",),
+        splits="train, dev, test",
+        layout="train/, dev/ and test/ with wav.scp, segments and utt2spk (or rttm)",
+        target="librimix:read",
+        signs=("train/wav.scp",),
+    ),
+    Reader(
+        name="quesst14",
+        description="QUESST 2014: spoken queries, and documents that they may occur in",
+        labels=("keyword (which query)", "language"),
+        splits="dev, test (queries) and documents: split (English, as SUPERB) or all_split",
+        layout="Audio/, dev_queries/, eval_queries/ and scoring/ with language_key_*.lst and "
+        "groundtruth_quesst14_*",
+        target="quesst14:read",
+        signs=(
+            "scoring/language_key_utterances.lst",
+            "quesst14Database/scoring/language_key_utterances.lst",
+        ),
+        split_columns=("split", "all_split"),
     ),
 )
 READERS: dict[str, Reader] = {row.name: row for row in _ROWS}

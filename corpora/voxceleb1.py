@@ -1,53 +1,53 @@
-"""``voxceleb1:DIR``: VoxCeleb1 for speaker identification.
+"""``voxceleb1:DIR``: VoxCeleb1 for speaker identification and, by ``veri_split``, verification.
 
 The official list (``veri_test_class.txt`` or ``iden_split.txt``, the same format: 1, 2 or 3 for
 train, dev or test and a path) splits each speaker's videos. Without it a split is made likewise:
 no video stands in two splits.
+
+For verification test is what the list of trials names (``1 PATH PATH`` where one speaker says both,
+else 0), and train are the utterances of all speakers that it does not name. SUPERB's list is the
+cleaned one, ``voxceleb1_test_v2.txt``, which the publisher calls ``veri_test2.txt``; the first
+list, ``veri_test.txt``, is taken where that is missing.
 """
 
 import csv
 from pathlib import Path
+
+from auscult.dataset import Trial
+from auscult.errors import UserError
 
 from .item import Item, Listing
 from .splitting import DEV_SHARE, hold_out
 
 PLACES = ("wav", "dev/wav", "test/wav")
 LISTS = ("veri_test_class.txt", "iden_split.txt")
+TRIALS = ("voxceleb1_test_v2.txt", "veri_test2.txt", "veri_test.txt")
+VERIFICATION = "veri_split"
 SPLITS = {"1": "train", "2": "dev", "3": "test"}
 
 
 def read(folder: Path, split: str | None) -> Listing:
-    """List the utterances of ``folder``."""
+    """List the utterances of ``folder``.
+
+    Raises:
+        UserError: Verification was asked for, and there is no list of trials.
+    """
     files = {
         path.relative_to(folder / place).as_posix(): path
         for place in PLACES
         for path in sorted((folder / place).glob("id*/*/*.wav"))
     }
-    official = next((folder / name for name in LISTS if (folder / name).is_file()), None)
-    listing = Listing([], expected=tuple(SPLITS.values()) if official else ("train",))
-    if official is None:
-        chosen = _made(list(files))
-        listing.notes.append(
-            f"{folder} holds neither {' nor '.join(LISTS)}: train, dev and test were made by "
-            "video within each speaker."
-        )
+    if split == VERIFICATION:
+        listing, chosen = _verification(folder, list(files))
     else:
-        chosen = {}
-        for number, line in enumerate(official.read_text(encoding="utf-8").splitlines(), start=1):
-            part, _, name = line.strip().partition(" ")
-            if line.strip() and (part not in SPLITS or name.count("/") != 2):
-                listing.problems.append(f"{official} line {number} reads {line!r}, not '1 PATH'")
-            elif line.strip():
-                chosen[name.strip()] = SPLITS[part]
-        if left := len(files.keys() - chosen):
-            listing.notes.append(f"{left} files are not in {official} and are not used.")
+        listing, chosen = _identification(folder, list(files))
     meta = _meta(folder / "vox1_meta.csv")
     for name, part in chosen.items():
         speaker, video, _ = name.split("/")
         sex, nationality = meta.get(speaker, (None, None))
         listing.items.append(
             Item(
-                id=name.removesuffix(".wav").replace("/", "-"),
+                id=_utterance(name),
                 path=files.get(name, folder / PLACES[0] / name),
                 split=part,
                 speaker=speaker,
@@ -56,6 +56,59 @@ def read(folder: Path, split: str | None) -> Listing:
             )
         )
     return listing
+
+
+def _identification(folder: Path, files: list[str]) -> tuple[Listing, dict[str, str]]:
+    """Return an empty listing, and the split of each file that is used."""
+    official = next((folder / name for name in LISTS if (folder / name).is_file()), None)
+    listing = Listing([], expected=tuple(SPLITS.values()) if official else ("train",))
+    if official is None:
+        listing.notes.append(
+            f"{folder} holds neither {' nor '.join(LISTS)}: train, dev and test were made by "
+            "video within each speaker."
+        )
+        return listing, _made(files)
+    chosen = {}
+    for number, line in enumerate(official.read_text(encoding="utf-8").splitlines(), start=1):
+        part, _, name = line.strip().partition(" ")
+        if line.strip() and (part not in SPLITS or name.count("/") != 2):
+            listing.problems.append(f"{official} line {number} reads {line!r}, not '1 PATH'")
+        elif line.strip():
+            chosen[name.strip()] = SPLITS[part]
+    if left := len(set(files) - chosen.keys()):
+        listing.notes.append(f"{left} files are not in {official} and are not used.")
+    return listing, chosen
+
+
+def _verification(folder: Path, files: list[str]) -> tuple[Listing, dict[str, str]]:
+    """Return a listing with the trials only, and the split of each file that is used."""
+    listed = next((folder / name for name in TRIALS if (folder / name).is_file()), None)
+    if listed is None:
+        raise UserError(
+            f"{folder} holds no list of trials for --split {VERIFICATION}; put "
+            f"{' or '.join(TRIALS)} into it."
+        )
+    listing = Listing([], split_column=VERIFICATION, expected=("train", "test"))
+    chosen: dict[str, str] = {}
+    for number, line in enumerate(listed.read_text(encoding="utf-8").splitlines(), start=1):
+        target, *names = line.split() or [""]
+        if target in ("0", "1") and [name.count("/") for name in names] == [2, 2]:
+            listing.trials.append(Trial(*map(_utterance, names), same=target == "1"))
+            chosen |= dict.fromkeys(names, "test")
+        elif target:
+            listing.problems.append(f"{listed} line {number} reads {line!r}, not '1 PATH PATH'")
+    tested = {name.split("/")[0] for name in chosen}
+    unused = [name for name in files if name not in chosen and name.split("/")[0] in tested]
+    chosen |= {name: "train" for name in files if name.split("/")[0] not in tested}
+    listing.notes.append(
+        f"Trials are those of {listed.name}; {len(unused)} utterances of its {len(tested)} "
+        "speakers stand in none and are not used."
+    )
+    return listing, chosen
+
+
+def _utterance(name: str) -> str:
+    return name.removesuffix(".wav").replace("/", "-")
 
 
 def _made(names: list[str]) -> dict[str, str]:

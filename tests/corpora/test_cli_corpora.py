@@ -13,7 +13,7 @@ def test_readers_are_listed() -> None:
     for name in ("demo", "tsv:DIR", "timit:DIR", "voxceleb1:DIR"):
         assert name in result.stdout
     listed = json.loads(CliRunner().invoke(app, ["corpora", "--json"]).stdout)
-    assert len(listed["readers"]) == 7 and listed["records"] == []
+    assert len(listed["readers"]) == 11 and listed["records"] == []
 
 
 def test_a_corpus_is_shown(write_corpus) -> None:

@@ -11,7 +11,7 @@ from auscult.errors import UserError
 def test_the_table_is_complete() -> None:
     import importlib
 
-    assert len(READERS) == 7
+    assert len(READERS) == 11
     for name, reader in READERS.items():
         module, _, function = reader.target.partition(":")
         assert callable(getattr(importlib.import_module(f"auscult.corpora.{module}"), function))
