@@ -129,6 +129,21 @@ _ROWS = (
     ),
     HeadTask(
         spec=TaskSpec(
+            name="speaker_diarization",
+            version=1,
+            output="segments",
+            metrics=("der",),
+        ),
+        module="auscult.downstreams.speaker_diarization",
+        expert="SpeakerDiarization",
+        configuration="SpeakerDiarizationConfig",
+        head="s3prl:diarization.Model",
+        labels="who speaks when in each recording (turns of speakers, such as RTTM)",
+        description="SUPERB SD: which of a few speakers talk at each frame",
+        framewise=True,
+    ),
+    HeadTask(
+        spec=TaskSpec(
             name="phoneme_recognition",
             version=1,
             output="sequence",
