@@ -291,9 +291,10 @@ class HeadTraining:
             size = float(_loss_size(head, features, others))
         sums = torch.tensor([size, size * float(loss.detach())], dtype=torch.float64)
         self._processes.sum(sums)
+        whole = float(sums[0]) or 1.0  # nothing to learn from in this batch
         if len(wavs):
-            self._scaler.scale(loss * (size / float(sums[0]))).backward()
-        return float(sums[1] / sums[0])
+            self._scaler.scale(loss * (size / whole)).backward()
+        return float(sums[1]) / whole
 
     def _features(self, wavs: Sequence[Any]) -> list[Tensor]:
         """Return the layers' weighted sum for each utterance, (frame, dim), valid frames only."""
