@@ -130,6 +130,12 @@ class FrameExpert(nn.Module):
         records["prediction"] += [row.tolist() for row in answers]
         return loss / (targets != UNLABELLED).sum().clamp(min=1)
 
+    def loss_size(
+        self, features: Sequence[Tensor], ids: Sequence[str], labels: Sequence[NDArray[np.int16]]
+    ) -> float:
+        """Return how many frames the loss is the mean of."""
+        return float(sum((row != UNLABELLED).sum() for row in labels))
+
     def score(self, records: Records) -> float:
         """Return the share of labelled frames that were answered right."""
         targets = np.concatenate([np.array(row) for row in records["target"]])
