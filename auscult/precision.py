@@ -5,6 +5,7 @@ what else does: no encoder has to know, and its weights stay as they are.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Literal, cast
 
 import torch
@@ -46,9 +47,23 @@ def computes_bfloat16() -> bool:
 
 
 def precision_of(upstream: Upstream, wanted: Precision) -> Precision:
-    """Return what ``upstream`` computes in when ``wanted``: without weights always float32."""
+    """Return what ``upstream`` computes in when ``wanted``.
+
+    Float32 without weights, and where the encoder does not let itself be rounded.
+    """
     has_weights = any(True for _ in upstream.parameters())
-    return wanted if has_weights else "float32"
+    if has_weights and not upstream.autocast and wanted != "float32":
+        _note_float32(upstream.spec.name, wanted)
+    return wanted if has_weights and upstream.autocast else "float32"
+
+
+@cache
+def _note_float32(name: str, wanted: Precision) -> None:
+    """Say it once for each encoder, which is asked about again at every pass."""
+    logger.info(
+        f"{name} computes in float32, not in {wanted}: it makes its own features of the audio, "
+        "which must not be rounded."
+    )
 
 
 def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[None]:

@@ -22,6 +22,7 @@ class Upstream(nn.Module, ABC):
     """
 
     spec: UpstreamSpec
+    autocast: bool = True  # whether it may compute below float32
 
     @abstractmethod
     def forward(self, audio: Waveforms) -> HiddenStates:

@@ -30,6 +30,8 @@ class S3prlUpstream(Upstream):
         UserError: The model's states cannot stand beside each other.
     """
 
+    autocast = False  # many compute a log-mel inside, which it would round
+
     def __init__(self, model: nn.Module, address: Address) -> None:
         super().__init__()
         self.model = model

@@ -106,6 +106,20 @@ def test_encoders_without_weights_compute_in_float32(cuts: list[Any], tmp_path: 
     assert all(torch.equal(exact[i][0], rounded[i][0]) for i in exact)
 
 
+def test_an_encoder_that_must_not_be_rounded_says_so_once(
+    cuts: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream = auscult.load("random(hubert_tiny, seed=71)")
+    monkeypatch.setattr(type(upstream), "autocast", False)
+    with caplog.at_level(logging.INFO, logger="auscult"):
+        assert precision_of(upstream, "float32") == "float32"
+        assert caplog.text == ""
+        assert precision_of(upstream, "bfloat16") == "float32"
+        exact, wanted = (layers_of(upstream, cuts, name) for name in ("float32", "bfloat16"))
+    assert caplog.text.count("hubert_tiny, seed=71) computes in float32, not in bfloat16") == 1
+    assert all(torch.equal(a, b) for i in exact for a, b in zip(exact[i], wanted[i], strict=True))
+
+
 def test_names_and_refusals(slow_cpu: None, caplog: pytest.LogCaptureFixture) -> None:
     assert check_precision("float32", "cpu") == "float32"
     assert check_precision("float16", "cuda:1") == "float16"

@@ -12,6 +12,7 @@ from auscult import bridge
 from auscult.address import Address, parse_address
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
+from auscult.precision import precision_of
 from auscult.testing import run_checks
 from auscult.upstreams import load_upstream
 from auscult.upstreams.s3prl_upstream import S3prlUpstream, load
@@ -161,6 +162,8 @@ def test_what_cannot_be_asked_is_refused() -> None:
         load_upstream("s3prl:")
     with pytest.raises(UserError, match=r"tera_local': /models/x@2.ckpt does not exist"):
         load_upstream("s3prl:tera_local:/models/x@2.ckpt")
+    with pytest.raises(UserError, match=r"tera_local': x@2.ckpt does not exist"):
+        load_upstream("s3prl:tera_local:x@2.ckpt")
     encoder = _leaky()
     with pytest.raises(UserError, match="gives no attention maps"):
         encoder.visit_attention(Waveforms.of(ROWS), lambda _: None)
@@ -168,3 +171,7 @@ def test_what_cannot_be_asked_is_refused() -> None:
         encoder(Waveforms.of([ROWS[0], ROWS[1][:799]]))
     with pytest.raises(UserError, match="expected hidden states of one shape"):
         _leaky(dims=(3, 4))
+
+
+def test_a_log_mel_inside_is_not_rounded() -> None:
+    assert precision_of(_leaky(), "bfloat16") == "float32"
