@@ -25,6 +25,10 @@ class FrameGeometry:
         first = self.offset + (self.receptive_field - 1) / 2
         return first + self.stride * np.arange(num_frames, dtype=np.float64)
 
+    def unpadded_frames(self, samples: int) -> int:
+        """Return the frames of ``samples`` that an encoder without padding gives."""
+        return max((samples - self.receptive_field) // self.stride + 1, 0)
+
 
 def conv_geometry(kernels: Sequence[int], strides: Sequence[int]) -> FrameGeometry:
     """Return the geometry of a stack of unpadded convolutions, first layer first."""

@@ -28,6 +28,8 @@ def test_lengths(kernels: tuple[int, ...], strides: tuple[int, ...]) -> None:
     lengths = torch.arange(1500)
     wanted = [convolved(int(length), kernels, strides) for length in lengths]
     assert conv_lengths(lengths, kernels, strides).tolist() == wanted
+    geometry = conv_geometry(kernels, strides)
+    assert [geometry.unpadded_frames(length) for length in range(1500)] == wanted
 
 
 @pytest.mark.parametrize(("kernels", "strides"), STACKS)

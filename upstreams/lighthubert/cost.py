@@ -45,8 +45,7 @@ def count_parameters(subnet: Subnet, extractor_mode: ExtractorMode) -> int:
 def count_macs(subnet: Subnet, samples: int) -> Macs:
     """Count multiply-accumulates of encoding one utterance of ``samples``."""
     dim = subnet.embed_dim
-    geometry = conv_geometry(KERNELS, STRIDES)
-    frames = max((samples - geometry.receptive_field) // geometry.stride + 1, 0)
+    frames = conv_geometry(KERNELS, STRIDES).unpadded_frames(samples)
     macs = extractor_macs(samples, [CHANNELS] * len(KERNELS), KERNELS, STRIDES)
     macs += Macs(frames * CHANNELS * dim)
     macs += positional_macs(frames, dim, POSITION_KERNEL, POSITION_GROUPS)
