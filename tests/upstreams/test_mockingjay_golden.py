@@ -20,6 +20,7 @@ from auscult.upstreams.mockingjay import (
     MockingjayUpstream,
     OnlineFrontEnd,
     SpecHead,
+    draw_mockingjay,
 )
 from auscult.upstreams.mockingjay.front_end import _slopes
 from auscult.upstreams.mockingjay.network import sinusoids
@@ -202,6 +203,24 @@ def test_positions() -> None:
             angle = position / 10_000 ** (2 * (column // 2) / 6)
             wanted = math.cos(angle) if column % 2 else math.sin(angle)
             assert table[position, column].item() == pytest.approx(wanted, abs=1e-7)
+
+
+@pytest.mark.parametrize("num_frames", [1, 63, 64, 65, 1499])
+def test_positions_are_kept_for_later_passes(num_frames: int) -> None:
+    """Bit by bit those of a table of this length, in a pass with gradients after one without."""
+    sizes = Dimensions(input_dim=4, num_layers=1, share=False, dim=48, heads=2, inner=8)
+    inputs = draw_mockingjay(sizes, 0).input_representations
+    features = torch.randn(2, num_frames, 4)
+    with torch.inference_mode():
+        inputs(features)
+    projected = inputs.spec_transform(features)
+    wanted = inputs.LayerNorm(projected + sinusoids(num_frames, 48))
+    torch.testing.assert_close(inputs(features), wanted, rtol=0, atol=0)
+    inputs(features).sum().backward()
+    assert set(inputs.state_dict()) == {
+        f"{part}.{kind}" for part in ("spec_transform", "LayerNorm") for kind in ("weight", "bias")
+    }
+    assert inputs.to("meta")(features.to("meta")).shape == wanted.shape
 
 
 @pytest.mark.parametrize(

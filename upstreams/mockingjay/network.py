@@ -9,6 +9,7 @@ Reference: s3prl 0.4.18, upstream/mockingjay/model.py.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -72,9 +73,17 @@ class InputRepresentations(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map (batch, frame, input dim) to (batch, frame, dim)."""
         projected = self.spec_transform(features)
-        table = sinusoids(features.shape[1], projected.shape[-1])
+        num_frames, dim = projected.shape[-2:]
+        table = _kept_sinusoids(1 << num_frames.bit_length(), dim, projected.device)[:num_frames]
         embedded: Tensor = self.LayerNorm(projected + table.to(projected))
         return embedded
+
+
+@lru_cache(maxsize=2)
+def _kept_sinusoids(num_frames: int, dim: int, device: torch.device) -> Tensor:
+    """Keep the table on the device; made in float64, which not every device has."""
+    with torch.inference_mode(False), torch.device("cpu"):  # a later pass may want gradients
+        return sinusoids(num_frames, dim).to(device)
 
 
 def sinusoids(num_frames: int, dim: int) -> Tensor:
