@@ -24,6 +24,7 @@ class Family:
     needs: str  # what follows the name
     description: str
     example: str
+    subnets: bool = False  # whether @ may follow the checkpoint
 
 
 _ROWS = (
@@ -61,6 +62,7 @@ _ROWS = (
         needs="a checkpoint file or an exported folder, then @ and a subnet",
         description="LightHuBERT's once-for-all supernet, any of its subnets",
         example="lighthubert:lighthubert_small.pt@a_small",
+        subnets=True,
     ),
     Family(
         name="hubert",
@@ -110,6 +112,7 @@ _ROWS = (
         needs="an s3prl upstream's name, then its checkpoint where it takes one",
         description="any upstream of s3prl's hub",
         example="s3prl:tera_local:/models/tera.ckpt",
+        subnets=True,  # it has none: an @ belongs to the path
     ),
 )
 FAMILIES: Mapping[str, Family] = {family.name: family for family in _ROWS}
@@ -175,13 +178,14 @@ def _loader(address: Address) -> Callable[[Address, int], Upstream]:
             )
         if address.checkpoint:
             raise UserError(f"{address}: a shape has no checkpoint; write random({name}).")
-        if address.subnet and not SHAPES[name].subnets:
-            raise UserError(f"{address}: {name} has no subnets; write random({name}).")
-        target = SHAPES[name].target
+        row: Shape | Family = SHAPES[name]
     elif name in FAMILIES:
-        target = FAMILIES[name].target
+        row = FAMILIES[name]
     else:
         raise unknown("upstream", name, [*FAMILIES, *SHAPES])
-    module, _, function = target.partition(":")
+    lacks_checkpoint = isinstance(row, Family) and not address.checkpoint  # its loader says so
+    if address.subnet and not row.subnets and not lacks_checkpoint:
+        raise UserError(f"{address}: {name} has no subnets; drop @{address.subnet}.")
+    module, _, function = row.target.partition(":")
     loader: Callable[[Address, int], Upstream] = getattr(importlib.import_module(module), function)
     return loader

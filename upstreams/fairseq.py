@@ -74,8 +74,6 @@ def load(address: Address, seed: int) -> Upstream:
         UserError: Nothing there, another family or variant, or weights that do not fit.
     """
     family = address.family
-    if address.subnet:
-        raise UserError(f"{address}: the family {family} has no subnets; drop @{address.subnet}.")
     if not address.checkpoint:
         raise UserError(f"{family} needs a file or folder, such as {family}:/models/{family}.pt.")
     path = Path(address.checkpoint).expanduser()

@@ -84,8 +84,7 @@ class HuggingFaceUpstream(PaddedUpstream):
 
     def count_macs(self, samples: int) -> Macs:
         """Return what encoding one utterance of ``samples`` costs, from the configuration alone."""
-        geometry = self.spec.geometry
-        frames = max((samples - geometry.receptive_field) // geometry.stride + 1, 0)
+        frames = self.spec.geometry.unpadded_frames(samples)
         return encoder_macs(self.model.config, samples, frames)
 
     def encode(
@@ -129,10 +128,6 @@ def load(address: Address, seed: int) -> Upstream:
     Raises:
         UserError: Nothing there, an unsupported architecture, or weights that do not fit it.
     """
-    if address.subnet:
-        raise UserError(
-            f"{address}: the family {address.family} has no subnets; drop @{address.subnet}."
-        )
     if not address.checkpoint:
         raise UserError("hf needs a folder or a hub id, such as hf:/models/wavlm-base.")
     source = find_source(address.checkpoint)

@@ -306,7 +306,7 @@ def test_random_twin_keeps_the_shape(hubert_folder: Path) -> None:
         ("hf:", "needs a folder or a hub id"),
         ("hf:/no/such/folder", "There is no folder /no/such/folder, and it is not a hub id"),
         ("hf:someone/no-such-model", "There is no folder someone/no-such-model, and as a hub id"),
-        ("hf:/no/such@subnet", "the family hf has no subnets; drop @subnet"),
+        ("hf:/no/such@subnet", "hf has no subnets; drop @subnet"),
     ],
 )
 def test_addresses_that_lead_nowhere(

@@ -85,10 +85,11 @@ def test_loading_leaves_the_global_generators_alone() -> None:
     [
         ("hubert_base", r"write random\(hubert_base\) for weights from a seed, or name a checkp"),
         ("hubert_base:x.pt", r"write random\(hubert_base\)"),
-        ("random(hubert_base@a)", "has no subnets"),
+        ("random(hubert_base@a)", "hubert_base has no subnets; drop @a"),
         ("random(hubert_bse)", "Unknown upstream 'hubert_bse'. Did you mean hubert_base"),
         ("random(fbank)", "has no weights to draw; write fbank"),
         ("fbank:x", "write fbank, with nothing after it"),
+        ("fbank@x", "write fbank, with nothing after it"),
         ("fbnk", "Unknown upstream 'fbnk'. Did you mean fbank"),
     ],
 )

@@ -90,14 +90,12 @@ def load(address: Address, seed: int) -> Upstream:
     Raises:
         UserError: Nothing there, unreadable, or weights that do not fit their dimensions.
     """
-    if address.subnet:
-        raise UserError(f"{address}: the family w2v_bert has no subnets; drop @{address.subnet}.")
     if not address.checkpoint:
         raise UserError(
             "w2v_bert needs a safetensors file or its folder, such as w2v_bert:models/w2v-bert; "
             "for weights from a seed write random(w2v_bert_xl)."
         )
-    path = Path(address.checkpoint)
+    path = Path(address.checkpoint).expanduser()
     if address.random:
         return _draw(read_dimensions(path), seed, name=str(address), source=str(path))
     model = load_w2v_bert(path)
