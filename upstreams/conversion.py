@@ -7,7 +7,7 @@ believed where the tensors cannot tell, and must agree with them where they can.
 import argparse
 import ast
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from auscult.checkpoint import Stub
 from auscult.errors import UserError
 
 from .hub import build_model
+from .weight import fill
 
 NORMS = {"default": "group", "layer_norm": "layer"}  # fairseq's extractor modes
 _ACTIVATIONS = {  # fairseq's names and transformers'
@@ -105,13 +106,17 @@ def sort_weights(
         if not isinstance(tensor, Tensor):
             unknown.append(str(name))
         elif renamed is not None:
-            encoder[renamed] = tensor.detach().float().contiguous()
+            encoder[renamed] = tensor
         elif re.fullmatch(layout.others, bare):
             others[bare] = tensor
         else:
             unknown.append(str(name))
     if unknown:
-        raise _not_of_the_encoder(path, unknown)
+        listed = ", ".join(sorted(unknown)[:3]) + (", ..." if len(unknown) > 3 else "")
+        raise UserError(
+            f"{path} holds {len(unknown)} entries that are neither of a HuBERT or wav2vec 2.0 "
+            f"encoder nor of a pretraining head that Auscult knows: {listed}."
+        )
     return encoder, others
 
 
@@ -196,28 +201,12 @@ def fill_model(path: Path, config: Any, weights: Mapping[str, Tensor], seed: int
             weights themselves.
 
     Raises:
-        UserError: A tensor is missing, has another shape, or is not of the encoder.
+        UserError: A tensor is missing, of another shape or type, or not of the encoder.
     """
     with torch.device("meta"):
         model = build_model(config, 0)
-    wanted = model.state_dict()
-    if missing := [name for name in wanted if name not in weights]:
-        raise UserError(
-            f"{path} lacks {len(missing)} of the encoder's tensors, in transformers' names "
-            f"{_first(missing)}."
-        )
-    if unknown := [name for name in weights if name not in wanted]:
-        raise _not_of_the_encoder(path, unknown)
-    for name, tensor in wanted.items():
-        if weights[name].shape != tensor.shape:
-            raise UserError(
-                f"{path}: {name} has the shape {tuple(weights[name].shape)}; the encoder's other "
-                f"tensors ask for {tuple(tensor.shape)}."
-            )
-    if seed is not None:
-        return build_model(config, seed)
-    model.load_state_dict(dict(weights), assign=True)
-    return model
+    fill(f"{path}, in transformers' names,", model, weights)
+    return model if seed is None else build_model(config, seed)
 
 
 def parse_convolutions(path: Path, text: object) -> list[tuple[int, int, int]]:
@@ -291,15 +280,3 @@ def _rename(name: str, layout: Layout) -> str | None:
         if found := re.fullmatch(pattern, name):
             return found.expand(wanted)
     return None
-
-
-def _not_of_the_encoder(path: Path, names: Iterable[str]) -> UserError:
-    found = sorted(names)
-    return UserError(
-        f"{path} holds {len(found)} entries that are neither of a HuBERT or wav2vec 2.0 encoder "
-        f"nor of a pretraining head that Auscult knows: {_first(found)}."
-    )
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -108,7 +108,7 @@ _LAYER = "feature_extractor.conv_layers.1.2.1.weight"
 BROKEN: Mapping[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "tensor": (
         lambda c: c | {"model_weight": without(c["model_weight"], "layers.1.fc1")},
-        "lacks 2 of the encoder's tensors, in transformers' names encoder.layers.1.feed_forward",
+        r"in transformers' names, lacks encoder.layers.1.feed_forward.*\(and 1 more\)",
     ),
     "block": (
         lambda c: c | {"model_weight": without(c["model_weight"], "encoder.layers.2.")},
@@ -134,7 +134,7 @@ BROKEN: Mapping[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
         lambda c: (
             c | {"model_weight": c["model_weight"] | {"encoder.layers.1.fc2.bias": torch.ones(5)}}
         ),
-        r"output_dense.bias has the shape \(5,\); the encoder's other tensors ask for \(32,\)",
+        r"output_dense.bias as float32 \(5,\), expected float32 \(32,\)\.",
     ),
     "heads": (
         lambda c: c | {"model_cfg": c["model_cfg"] | {"encoder_attention_heads": 5}},
@@ -222,7 +222,7 @@ def test_unreadable_files_are_refused(foreign: Any, tmp_path: Path) -> None:
         "list.pt": "expected a checkpoint's dict, got a list",
         "linear.pt": "holds neither HuBERT nor wav2vec 2.0",
         "odd.pt": "a kernel of 4, and no configuration",
-        "far.pt": "lacks 16 of the encoder's tensors",  # of block 3: the number names no size
+        "far.pt": r"lacks .* \(and 15 more\)",  # of block 3: the number names no size
         "missing.pt": "no file or folder .* models of the hub are read by hf and",
         "evil.pt": "expected a checkpoint's dict",
     }.items():
@@ -230,7 +230,7 @@ def test_unreadable_files_are_refused(foreign: Any, tmp_path: Path) -> None:
             auscult.load(f"hubert:{tmp_path / name}")
     for spec, sentence in {
         "hubert": "hubert needs a file or folder, such as",
-        "hubert:x.pt@a_small": "the family hubert has no subnets",
+        "hubert:x.pt@a_small": "hubert has no subnets; drop @a_small",
     }.items():
         with pytest.raises(UserError, match=sentence):
             auscult.load(spec)

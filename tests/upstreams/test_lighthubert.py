@@ -339,8 +339,8 @@ def without_configuration(found: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lacking, "lighthubert.pt lacks the weights encoder.layers.11.fc2.bias"),
-        (misshapen, r"encoder.layers.11.fc2.bias of shape \(768,\), got \(7,\)"),
+        (lacking, "lighthubert.pt lacks encoder.layers.11.fc2.bias"),
+        (misshapen, r"encoder.layers.11.fc2.bias as float32 \(7,\), expected float32 \(768,\)"),
         (unexpected, "holds, unexpectedly, encoder.layers.12.fc2.bias"),
         (without_norm, "neither feature_extractor.conv_layers.0.2.1.weight nor"),
         (of_other_mode, "extractor_mode = 'default', its weights are .* with layer_norm"),

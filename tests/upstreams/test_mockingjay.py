@@ -295,12 +295,16 @@ BROKEN = {
     "depth": ("Config/transformer/num_hidden_layers", 4, "has 3 layers, and num_hidden_layers is"),
     "half a layer": ("Config/transformer/num_hidden_layers", 2.5, "is 2.5; expected a whole"),
     "heads": ("Config/transformer/num_attention_heads", 5, "is no multiple of its num_attention"),
-    "width": ("Config/transformer/hidden_size", 48, "has other shapes for 49 of the tensors"),
+    "width": (
+        "Config/transformer/hidden_size",
+        48,
+        r"\(24, 80\), expected float32 \(48, 80\) \(and 48 more\)",
+    ),
     "filters": ("Config/audio/n_mels", 40, "reads features 80 wide, and those that its config"),
     "chunks": ("Config/task/sequence_length", -1, "sequence_length is -1; expected a whole"),
-    "missing": (f"Transformer/{QUERY}", None, f"its encoder lacks 1 of the tensors .{QUERY}"),
-    "unexpected": ("Transformer/extra", torch.ones(2), "no place for 1 of the tensors .extra"),
-    "head": ("SpecHead/more", torch.ones(2), "its SpecHead has no place for 1 of the tensors"),
+    "missing": (f"Transformer/{QUERY}", None, f"configuration: it lacks {QUERY}"),
+    "unexpected": ("Transformer/extra", torch.ones(2), "it holds, unexpectedly, extra"),
+    "head": ("SpecHead/more", torch.ones(2), "its SpecHead holds, unexpectedly, more"),
     "shared, but not": ("Config/transformer/share_layer", True, "layers differ"),
 }
 
@@ -367,7 +371,7 @@ def test_addresses(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.ckpt")
     with pytest.raises(UserError, match="holds a list"):
         load_upstream(f"audio_albert:{tmp_path / 'list.ckpt'}")
-    with pytest.raises(UserError, match="no subnets"):
+    with pytest.raises(UserError, match="audio_albert has no subnets; drop @a_small"):
         load_upstream(f"audio_albert:{tmp_path / 'list.ckpt'}@a_small")
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
 from auscult.progress import logger
 
 from ..conversion import parse_convolutions
+from ..weight import fill
 from .network import CHANNELS, KERNELS, STRIDES
 from .space import BASE, SPACES, ExtractorMode, SearchSpace, Subnet
 from .supernet import Supernet
@@ -57,7 +57,9 @@ def read_published(path: Path) -> Published:
         raise _not_read(path, "conv_feature_layers", model["conv_feature_layers"], layers)
     with torch.device("meta"):
         supernet = Supernet(mode)
-    fill_weights(path, supernet, state, _LEFT_OVER)
+    fill(path, supernet, state, _LEFT_OVER)
+    if found := sorted(_LEFT_OVER & set(state)):
+        logger.info(f"{path}: left over, not of the encoder: {', '.join(found)}.")
     return Published(supernet, space, default)
 
 
@@ -127,38 +129,3 @@ def _not_read(path: Path, option: str, found: object, value: object) -> UserErro
         f"{path}: its configuration has {option} = {found!r}; LightHuBERT is read with {value!r} "
         "only."
     )
-
-
-def fill_weights(
-    path: Path,
-    module: nn.Module,
-    state: Mapping[str, Any],
-    left_over: frozenset[str] = frozenset(),
-) -> None:
-    """Give a module on the meta device its weights, by name and each of them.
-
-    Args:
-        path: The file, for messages.
-        module: What the weights are for.
-        state: Tensors from the file.
-        left_over: Names that may be in the file beside the weights.
-
-    Raises:
-        UserError: A weight that is missing, not expected, or of another shape.
-    """
-    wanted = module.state_dict()
-    missing = [name for name in wanted if not isinstance(state.get(name), Tensor)]
-    unexpected = [name for name in state if name not in wanted and name not in left_over]
-    for what, names in (("lacks the weights", missing), ("holds, unexpectedly,", unexpected)):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UserError(f"{path} {what} {names[0]}{more}.")
-    for name, tensor in wanted.items():
-        if state[name].shape != tensor.shape:
-            raise UserError(
-                f"{path}: expected {name} of shape {tuple(tensor.shape)}, got "
-                f"{tuple(state[name].shape)}."
-            )
-    module.load_state_dict({name: state[name].float() for name in wanted}, assign=True)
-    if found := sorted(left_over & set(state)):
-        logger.info(f"{path}: left over, not of the encoder: {', '.join(found)}.")

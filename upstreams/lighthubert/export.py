@@ -15,7 +15,7 @@ from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
 
 from ..conversion import FAIRSEQ, sort_weights
-from .checkpoint import fill_weights
+from ..weight import fill
 from .network import CHANNELS, KERNELS, POSITION_GROUPS, POSITION_KERNEL, STRIDES, LightHubert
 from .slicing import POSITION
 from .space import HEAD_DIM, SPACES, ExtractorMode, SearchSpace
@@ -79,7 +79,7 @@ def read_exported(folder: Path) -> Exported:
     subnet = read_subnet(configuration.get("subnet"), space, str(path))
     with torch.device("meta"):
         network = LightHubert(subnet, mode)
-    fill_weights(folder / _WEIGHTS, network, read_checkpoint(folder / _WEIGHTS))
+    fill(folder / _WEIGHTS, network, read_checkpoint(folder / _WEIGHTS))
     return Exported(network, space)
 
 

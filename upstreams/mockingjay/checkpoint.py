@@ -17,6 +17,7 @@ from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
 
 from ..spectral import DELTA_REACH, STRIDE, WINDOW, Recipe
+from ..weight import fill
 from .front_end import NUM_BINS, AlbertFrontEnd, FrontEnd, OnlineFrontEnd
 from .network import Dimensions, Mockingjay, SpecHead
 
@@ -28,18 +29,10 @@ _MS = 16  # samples
 class Checkpoint:
     """What a file holds of an encoder."""
 
-    dimensions: Dimensions
+    network: Mockingjay
     front_end: FrontEnd
     sequence_length: int  # frames above which an utterance is encoded in chunks; 0 for any
-    weights: Mapping[str, Tensor]  # as Mockingjay names them, float32
     head_parameters: int
-
-    def build(self) -> Mockingjay:
-        """Return the encoder with its weights."""
-        with torch.device("meta"):  # every tensor comes from the file
-            network = Mockingjay(self.dimensions)
-        network.load_state_dict(dict(self.weights), assign=True)
-        return network
 
 
 def read_mockingjay(path: Path) -> Checkpoint:
@@ -244,18 +237,19 @@ def _assemble(
             f"describes are {front_end.dim} wide ({front_end})."
         )
     with torch.device("meta"):
-        _check(path, "encoder", weights, Mockingjay(dimensions).state_dict())
-    return Checkpoint(dimensions, front_end, sequence_length, weights, _count_head(path, head))
+        network = Mockingjay(dimensions)
+    fill(f"{path} does not fit its configuration: it", network, weights)
+    return Checkpoint(network, front_end, sequence_length, _count_head(path, head))
 
 
 def _tensors(path: Path, found: object) -> dict[str, Tensor]:
-    """Return named tensors in float32; layer norms once had a gamma and a beta."""
+    """Return named tensors; layer norms once had a gamma and a beta."""
     if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) for x in found.values()):
         raise UserError(f"{path}: expected a table of tensors, got a {type(found).__name__}.")
     renamed: dict[str, Tensor] = {}
     for name, tensor in found.items():
         name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", str(name)))
-        renamed[name] = tensor.to(torch.float32, copy=True)
+        renamed[name] = tensor
     return renamed
 
 
@@ -304,26 +298,6 @@ def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def _check(
-    path: Path, what: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
-) -> None:
-    """Raise unless ``found`` has the names and shapes of ``wanted``."""
-    faults = {
-        "lacks": wanted.keys() - found.keys(),
-        "has no place for": found.keys() - wanted.keys(),
-        "has other shapes for": {
-            name for name in found.keys() & wanted.keys() if found[name].shape != wanted[name].shape
-        },
-    }
-    for fault, names in faults.items():
-        if names:
-            listed = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-            raise UserError(
-                f"{path} does not fit its configuration: its {what} {fault} {len(names)} of the "
-                f"tensors ({listed})."
-            )
-
-
 def _count_head(path: Path, head: object) -> int:
     """Return the parameters of the pretraining head, where the file has one."""
     if head is None:
@@ -332,5 +306,6 @@ def _count_head(path: Path, head: object) -> int:
     output, dense = tensors.get("output.weight"), tensors.get("dense.weight")
     if output is not None and dense is not None:
         with torch.device("meta"):
-            _check(path, "SpecHead", tensors, SpecHead(len(output), len(dense)).state_dict())
+            spec_head = SpecHead(len(output), len(dense))
+        fill(f"{path} does not fit its configuration: its SpecHead", spec_head, tensors)
     return sum(tensor.numel() for tensor in tensors.values())

@@ -180,20 +180,15 @@ def load(address: Address, seed: int) -> Upstream:
             f"{family} needs a checkpoint file: {family}:FILE; without one, a shape such as "
             f"random({family}_3l) has weights from a seed."
         )
-    if address.subnet:
-        raise UserError(f"{address}: {family} has no subnets; leave out @{address.subnet}.")
     path = Path(address.checkpoint).expanduser()
     checkpoint = read_mockingjay(path)
-    found = _FAMILY[checkpoint.dimensions.share]
+    dimensions = checkpoint.network.dimensions
+    found = _FAMILY[dimensions.share]
     if found != family:
-        layers = "share one set of weights" if checkpoint.dimensions.share else "have their own"
+        layers = "share one set of weights" if dimensions.share else "have their own"
         raise UserError(f"{path} is no {family}: its layers {layers}; load it as {found}:{path}.")
-    if address.random:
-        network = draw_mockingjay(checkpoint.dimensions, seed)
-    else:
-        network = checkpoint.build()
     return MockingjayUpstream(
-        network,
+        draw_mockingjay(dimensions, seed) if address.random else checkpoint.network,
         checkpoint.front_end,
         name=str(address),
         source=str(path),

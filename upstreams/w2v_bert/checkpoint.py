@@ -1,16 +1,15 @@
 """w2v-BERT on disk: tensors in safetensors, dimensions in a config.json beside them."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError, unknown
 
+from ..weight import fill
 from .dimension import Dimensions
 from .model import W2vBert, build_w2v_bert
 
@@ -38,9 +37,10 @@ def load_w2v_bert(path: Path) -> W2vBert:
     with torch.device("meta"):  # every tensor comes from the file
         model = build_w2v_bert(read_dimensions(path))
     weights = path / WEIGHTS if path.is_dir() else path
-    tensors = _read_tensors(weights)
-    _check_tensors(weights, tensors, model.state_dict())
-    model.load_state_dict(tensors, assign=True)
+    tensors = read_checkpoint(weights)
+    if not isinstance(tensors, dict):
+        raise UserError(f"{weights} holds a {type(tensors).__name__}; w2v_bert reads {WEIGHTS}.")
+    fill(f"{weights} does not fit its {CONFIG}: it", model, tensors)
     return model
 
 
@@ -79,35 +79,3 @@ def read_dimensions(path: Path) -> Dimensions:
         return Dimensions(**found)
     except UserError as error:
         raise UserError(f"{config}: {error}") from error
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, floating ones in float32."""
-    found = read_checkpoint(path)
-    if not isinstance(found, dict) or not all(isinstance(x, Tensor) for x in found.values()):
-        raise UserError(f"{path} holds more than named tensors; w2v_bert reads {WEIGHTS}.")
-    return {name: x.float() if x.is_floating_point() else x for name, x in found.items()}
-
-
-def _check_tensors(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raise unless ``found`` has the names and shapes of ``wanted``."""
-    faults = {
-        "lacks": sorted(wanted.keys() - found.keys()),
-        "has no place for": sorted(found.keys() - wanted.keys()),
-        "has other shapes or types for": sorted(
-            name
-            for name in found.keys() & wanted.keys()
-            if _kind(found[name]) != _kind(wanted[name])
-        ),
-    }
-    for fault, names in faults.items():
-        if names:
-            listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            raise UserError(
-                f"{path} does not fit its {CONFIG}: it {fault} {len(names)} "
-                f"tensor{'s' if len(names) > 1 else ''} ({listed})."
-            )
-
-
-def _kind(tensor: Tensor) -> tuple[object, ...]:
-    return tensor.dtype, *tensor.shape
