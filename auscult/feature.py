@@ -88,7 +88,7 @@ class FeatureStore:
         self._upstream = upstream
         self._cuts = list(cuts)
         self._keep_frames = keep_frames
-        self._precision = precision_of(upstream, precision)
+        self._precision: Precision = precision_of(upstream, precision)
         origin = [FORMAT, __version__, library_versions(), upstream.device.type, self._precision]
         origin.append(upstream.spec.sha256)
         self._shards = [_Shard(origin, self._cuts, items, folder) for items in self._plan()]
@@ -229,7 +229,7 @@ class ReencodedFrames:
     def __init__(self, upstream: Upstream, cuts: Sequence[Any], precision: Precision) -> None:
         self._upstream = upstream
         self._cuts = cuts
-        self._precision = precision
+        self._precision: Precision = precision
 
     def read(self, items: Sequence[int], layers: Sequence[int]) -> list[Tensor]:
         """See :class:`FrameSource`."""

@@ -188,9 +188,11 @@ class _Machine:
         if isinstance(target, Stub):
             target.stub_state = _attributes(state)
         elif isinstance(target, argparse.Namespace):
-            vars(target).update({str(key): value for key, value in state.items()})
+            vars(target).update({str(key): value for key, value in dict(state).items()})
         elif isinstance(target, OrderedDict):
-            if "_metadata" in state:  # of a state_dict; nothing else is kept
+            if (
+                isinstance(state, dict) and "_metadata" in state
+            ):  # of a state_dict; nothing else is kept
                 vars(target)["_metadata"] = state["_metadata"]
         elif isinstance(target, Pending):
             _complete(target, state)

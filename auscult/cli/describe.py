@@ -130,8 +130,8 @@ def _samples(samples: int, rate: int) -> str:
 def _cost(macs: "SuperbMacs") -> list[tuple[str, ...]]:
     from auscult.cost import BUCKETS, SUPERB_SECONDS
 
-    rows = list(zip(BUCKETS, SUPERB_SECONDS, macs.buckets, strict=True))
-    rows.append(("all", sum(SUPERB_SECONDS), macs.sum))
+    names, seconds = [*BUCKETS, "all"], [*SUPERB_SECONDS, sum(SUPERB_SECONDS)]
+    rows = zip(names, seconds, [*macs.buckets, macs.sum], strict=True)
     return [
         (name, f"{s:.2f}", f"{m.total:,}", f"{m.products:,}", f"{m.total / s / 1e9:.3f}")
         for name, s, m in rows

@@ -90,7 +90,13 @@ def extract(
     output.print(f"{len(cuts)} files in {out}")
     skipped = [*found.skipped, *(f"{name} is too short." for name in short)]
     paths = [str(target.path) for target in targets]
-    output.finish(files=paths, upstream=encoder.spec.name, skipped=skipped, **made)
+    output.finish(
+        files=paths,
+        upstream=encoder.spec.name,
+        skipped=skipped,
+        precision=made["precision"],
+        dtype=dtype,
+    )
 
 
 @dataclass(frozen=True, slots=True)

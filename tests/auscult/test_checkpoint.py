@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._utils import _rebuild_tensor_v2
 
 from auscult import unpickler
 from auscult.checkpoint import Stub, read_checkpoint
@@ -49,8 +50,8 @@ class Persistent:
 class Pickler(pickle._Pickler):  # in Python: it checks less
     """Writes :class:`Persistent`."""
 
-    def persistent_id(self, value: Any) -> Any:
-        return value.id if isinstance(value, Persistent) else None
+    def persistent_id(self, obj: Any) -> Any:
+        return obj.id if isinstance(obj, Persistent) else None
 
 
 def dump(value: Any, protocol: int = 2) -> bytes:
@@ -120,7 +121,7 @@ CALLS: dict[str, Callable[[str], Any]] = {
     ),
     "deep in state": lambda trap: {"model": [argparse.Namespace(x=Call(open, (trap, "w")))]},
     "in the args of a tensor": lambda trap: Call(
-        torch._utils._rebuild_tensor_v2, (Call(open, (trap, "w")), 0, (1,), (1,), False, None)
+        _rebuild_tensor_v2, (Call(open, (trap, "w")), 0, (1,), (1,), False, None)
     ),
     "through torch": lambda trap: Call(
         torch.storage._load_from_bytes, (saved(Call(open, (trap, "w"))),)
@@ -295,7 +296,7 @@ def test_programs_are_refused(tmp_path: Path) -> None:
 def tensor(size: Any, stride: Any, *, numel: int = 4, offset: int = 0, **more: Any) -> Call:
     storage = Persistent(("storage", torch.FloatStorage, "0", "cpu", numel))
     return Call(
-        torch._utils._rebuild_tensor_v2,
+        _rebuild_tensor_v2,
         (storage, offset, size, stride, False, None, *more.values()),
     )
 

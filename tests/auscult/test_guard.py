@@ -227,7 +227,7 @@ def test_sizes_and_parts_are_computed() -> None:
     encoder = Encoder()
     assert encoder.part("self") is encoder
     assert encoder.part("self.layers") is encoder.layers
-    assert encoder.part("self.layers[1][0]") is encoder.layers[1][0]
+    assert encoder.part("self.layers[1][0]") is encoder.layers.get_submodule("1.0")
 
 
 @pytest.mark.parametrize(

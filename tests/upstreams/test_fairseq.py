@@ -15,6 +15,7 @@ import torchaudio
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.testing import assert_close
+from torchaudio.models.wav2vec2 import components
 
 import auscult
 from auscult.bridge import hushed, repair
@@ -210,7 +211,7 @@ def test_published_heads_are_counted() -> None:
 
         task = hubert.HubertPretrainingConfig()
         options = hubert.HubertConfig(label_rate=50.0, **sizes)
-        built = {"hubert": hubert.HubertModel(options, task, [["a"] * 504])}
+        built: dict[str, nn.Module] = {"hubert": hubert.HubertModel(options, task, [["a"] * 504])}
         config = wav2vec2.Wav2Vec2Config(quantize_targets=True, **sizes)
         built["wav2vec2"] = wav2vec2.Wav2Vec2Model(config)
     from auscult.upstreams.conversion import FAIRSEQ, sort_weights
@@ -275,10 +276,10 @@ def test_torchaudio_wrappers_hold_one_encoder(foreign: Any, tmp_path: Path) -> N
     wrapped = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     pretraining = torchaudio.models.HuBERTPretrainModel(
         model,
-        torchaudio.models.wav2vec2.components.MaskGenerator(
+        components.MaskGenerator(
             128, 0.1, "static", 0.0, 10, False, 1, 0.1, "static", 0.0, 10, False, 1
         ),
-        torchaudio.models.wav2vec2.components.LogitGenerator(128, 5, 8, False, False),
+        components.LogitGenerator(128, 5, 8, False, False),
         None,
     )
     lit = {"state_dict": {f"model.{k}": v for k, v in pretraining.state_dict().items()}, "epoch": 1}
@@ -312,7 +313,7 @@ def test_distiller_equals_s3prl(foreign: Any, variant: str, tmp_path: Path) -> N
         from s3prl import hub
 
         expert = hub.distiller_local(ckpt=str(path)).eval()
-    encoder = expert.model.model.encoder
+    encoder: Any = expert.model.model.encoder
     entered: list[Tensor] = []
     left: list[Tensor] = []
     encoder.layers[0].register_forward_pre_hook(lambda _, args: entered.append(args[0][:, 0]))

@@ -128,6 +128,6 @@ def test_heads_of_distilhubert_are_those_of_s3prl() -> None:
     from s3prl.upstream.distiller.model import DistillerConfig, DistillerModel
 
     config = {"n_tasks": 3, "pred_layer_id": [4, 8, 12], "encoder_ffn_embed_dim": 8}
-    layers = DistillerModel(DistillerConfig(config)).output_layer
+    layers: Any = DistillerModel(DistillerConfig(config)).output_layer
     heads = sum(parameter.numel() for parameter in layers.parameters())
     assert heads == SHAPES["distilhubert"].head_parameters

@@ -248,7 +248,7 @@ def test_feed_forward_rows_are_those_of_the_reference(space: SearchSpace) -> Non
     bridge.repair()
     from s3prl.upstream.lighthubert.lighthubert.modules.scaling_linear import SLinear
 
-    layer = SLinear(8, 3072, bias=False, out_splits=4)
+    layer: Any = SLinear(8, 3072, bias=False, out_splits=4)
     rows = torch.arange(3072)
     layer.weight.data = rows[:, None].float().expand(-1, 8)
     for embed_dim in space.embed_dims:

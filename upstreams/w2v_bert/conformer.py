@@ -61,13 +61,13 @@ class SelfAttention(nn.Module):
 class MaskedBatchNorm(nn.BatchNorm1d):
     """Batch norm whose statistics, in training, are those of valid frames alone."""
 
-    def forward(self, hidden: Tensor, padded: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, padded: Tensor | None = None) -> Tensor:
         """Normalise (batch, frame, dim); ``padded`` as in SelfAttention."""
         if padded is None or not self.training:
-            flat: Tensor = super().forward(hidden.flatten(0, 1))
-            return flat.view_as(hidden)
-        output = torch.zeros_like(hidden)
-        output[~padded] = super().forward(hidden[~padded])
+            flat: Tensor = super().forward(input.flatten(0, 1))
+            return flat.view_as(input)
+        output = torch.zeros_like(input)
+        output[~padded] = super().forward(input[~padded])
         return output
 
 
