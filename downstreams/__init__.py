@@ -187,6 +187,21 @@ _ROWS = (
         description="SUPERB SF: characters and slot tags by CTC",
         framewise=True,
     ),
+    HeadTask(
+        spec=TaskSpec(
+            name="query_by_example",
+            version=1,
+            output="pair",
+            metrics=("mtwv",),
+        ),
+        module="auscult.downstreams.query_by_example",
+        configuration="QueryByExampleConfig",
+        head="subsequence DTW",
+        labels="the word of each query and document (label=keyword); a split 'documents', or "
+        "queries are chosen",
+        description="SUPERB QbE: is a spoken query in a document, without any training",
+        trains=False,
+    ),
 )
 TASKS: Mapping[str, HeadTask] = {row.spec.name: row for row in _ROWS}
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from auscult.contracts import TaskSpec
 from auscult.dataset import Corpus
+from auscult.precision import Precision
 from auscult.upstream import Upstream
 
 from .score import Score
 from .split import LabelledCorpus
-from .training import Records
+from .training import HeadResult, Records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,18 +21,21 @@ class HeadTask:
 
     The module has, beside the two classes that are named here, the functions ``prepare(corpus,
     config, *, skip_unlabelled) -> LabelledCorpus`` and ``score(answers, corpus) -> list[Score]``;
-    a framewise task also ``at_frames(corpus, config, encoder) -> LabelledCorpus``.
+    a framewise task also ``at_frames(corpus, config, encoder) -> LabelledCorpus``. The module of a
+    task without training has no expert but ``evaluate(encoder, corpus, *, budget, device,
+    precision) -> HeadResult``, which tries each hidden state on dev.
     """
 
     spec: TaskSpec
     module: str
-    expert: str  # its class, called with dimensions, corpus, config and seed
+    expert: str = ""  # its class, called with dimensions, corpus, config and seed
     configuration: str  # its dataclass, a Schedule; defaults are the published protocol
     head: str  # what is trained, as records name it
     labels: str  # what a corpus must have
     description: str
     about_speakers: bool = False  # its classes are speakers, who then stand in every split
     framewise: bool = False  # its labels depend on the encoder's frames
+    trains: bool = True  # else the best hidden state is used as it is
 
     def config(self) -> Any:
         """Return the published protocol."""
@@ -57,6 +61,21 @@ class HeadTask:
         if not self.framewise:
             return corpus
         found: LabelledCorpus = self._part("at_frames")(corpus, config, encoder)
+        return found
+
+    def evaluate(
+        self,
+        encoder: Upstream,
+        corpus: LabelledCorpus,
+        *,
+        budget: int,
+        device: str,
+        precision: Precision,
+    ) -> HeadResult:
+        """Return what a task without training answers on test, from the layer that dev prefers."""
+        found: HeadResult = self._part("evaluate")(
+            encoder, corpus, budget=budget, device=device, precision=precision
+        )
         return found
 
     def score(self, answers: Records, corpus: LabelledCorpus) -> Sequence[Score]:

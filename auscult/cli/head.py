@@ -55,6 +55,11 @@ class TrainedHead:
     trials: "tuple[Trial, ...]"  # empty where one learning rate was given
     result: "HeadResult"
 
+    @property
+    def layer(self) -> int | str:
+        """What a record says of the hidden states: the one that dev chose, or a learned sum."""
+        return "weighted" if self.run.task.trains else int(self.result.layer_weights.argmax())
+
     def settings(self) -> dict[str, Any]:
         """Return the configuration as a record has it."""
         found = {
@@ -64,6 +69,8 @@ class TrainedHead:
             "num_classes": len(self.labelled.classes),
             "head_parameters": self.result.num_parameters,
         }
+        if not self.run.task.trains:
+            found["dev_scores"] = {str(layer): score for layer, score in self.result.curve}
         if self.trials:
             found["dev_scores"] = {f"{t.learning_rate:g}": t.score for t in self.trials}
         return found
@@ -72,7 +79,10 @@ class TrainedHead:
 def train(
     encoder: "Upstream", run: HeadRun, corpus: "Corpus", labelled: "LabelledCorpus"
 ) -> TrainedHead | None:
-    """Train one head, or one for each learning rate; None in processes that do not lead."""
+    """Train one head, or one for each learning rate; None in processes that do not lead.
+
+    Where the task has nothing to train, the hidden states are compared as they are.
+    """
     from auscult.downstreams.feature import CorpusUpstream
     from auscult.downstreams.search import Trial, search_learning_rate
     from auscult.downstreams.split import drop_short
@@ -80,6 +90,8 @@ def train(
 
     labelled = drop_short(labelled, encoder, skip_bad=run.skip_bad)
     labelled = run.task.at_frames(labelled, run.config, encoder)
+    if not run.task.trains:
+        return _evaluate(encoder, run, corpus, labelled) if run.processes.leads else None
     upstream = CorpusUpstream(
         encoder,
         labelled,
@@ -104,7 +116,7 @@ def train(
             task=run.task.spec.name,
             seed=run.seed,
             device=run.device,
-            folder=_folder(upstream, run, config, corpus, labelled),
+            folder=_folder(encoder, run, config, corpus, labelled, upstream.finetuned),
             processes=run.processes,
         )
 
@@ -125,21 +137,45 @@ def train(
         trials=trials,
         result=training.result(),
     )
-    _write_answers(head, _folder(upstream, run, head.config, corpus, labelled))
+    _write_answers(head)
+    return head
+
+
+def _evaluate(
+    encoder: "Upstream", run: HeadRun, corpus: "Corpus", labelled: "LabelledCorpus"
+) -> TrainedHead:
+    """Let dev choose a hidden state, and use it as it is."""
+    result = run.task.evaluate(
+        encoder, labelled, budget=run.budget, device=run.device, precision=run.precision
+    )
+    head = TrainedHead(
+        run=run,
+        encoder=encoder,
+        corpus=corpus,
+        labelled=labelled,
+        config=run.config,
+        finetuned=False,
+        trials=(),
+        result=result,
+    )
+    _write_answers(head)
     return head
 
 
 def save_head(head: TrainedHead) -> "list[Record]":
     """Write the records and the layer weights to the store, and return the records."""
     records = _records(head)
-    save(records, [_weights(head)], head.run.out, head.run.store)
+    weights = [_weights(head)] if head.run.task.trains else []
+    save(records, weights, head.run.out, head.run.store)
     return records
 
 
-def draw(head: TrainedHead) -> Path:
-    """Draw the layer weights and return the figure's path."""
+def draw(head: TrainedHead) -> Path | None:
+    """Draw the layer weights and return the figure's path; None where none were trained."""
     from auscult.results.figures import layer_weights
 
+    if not head.run.task.trains:
+        return None
     weights = _weights(head)
     words = re.sub(r"[^A-Za-z0-9]+", "-", weights.upstream).strip("-")[-60:]
     path = head.run.out / f"layer_weights_{words}_{weights.key[:8]}.png"
@@ -170,17 +206,18 @@ def _settings(run: HeadRun, encoder: "Upstream", config: Any, finetuned: bool) -
 
 
 def _folder(
-    upstream: "CorpusUpstream",
+    encoder: "Upstream",
     run: HeadRun,
     config: Any,
     corpus: "Corpus",
     labelled: "LabelledCorpus",
+    finetuned: bool,
 ) -> Path:
     """Return a folder that belongs to this encoder, corpus and configuration alone."""
     from auscult.record import fingerprint
 
-    spec, encoder = run.task.spec, upstream.encoder
-    settings = _settings(run, encoder, config, upstream.finetuned)
+    spec = run.task.spec
+    settings = _settings(run, encoder, config, finetuned)
     for field in fields(config):
         if not field.metadata.get("trained", True):  # such as how answers are decoded
             del settings[field.name]
@@ -192,10 +229,14 @@ def _folder(
     return run.out / "heads" / f"{spec.name}-{fingerprint(identity)[:16]}"
 
 
-def _write_answers(head: TrainedHead, folder: Path) -> None:
+def _write_answers(head: TrainedHead) -> None:
     """Keep what the head answered on test."""
     from auscult.downstreams.prediction import PredictionRun, write_predictions
 
+    folder = _folder(
+        head.encoder, head.run, head.config, head.corpus, head.labelled, head.finetuned
+    )
+    folder.mkdir(parents=True, exist_ok=True)
     spec, encoder = head.run.task.spec, head.encoder.spec
     run = PredictionRun(
         task=spec.name,
@@ -229,7 +270,7 @@ def _records(head: TrainedHead) -> "list[Record]":
             corpus_sha256=head.corpus.sha256["test"],
             task=spec.name,
             task_version=spec.version,
-            layer="weighted",
+            layer=head.layer,
             probe=f"{trained}, fine-tuned" if head.finetuned else trained,
             metric=score.metric,
             value=score.value,

@@ -112,6 +112,7 @@ def run(
     processes = Processes.of_environment()
     output = Output(json=json, quiet=quiet or not processes.leads)
     found = find_task(task)
+    _check_training(found, steps=steps, learning_rates=learning_rates, finetune=finetune)
     rates = _rates(learning_rates, settings or [])
     config = _configure(found, steps, settings or [])
     size = parse_bytes(budget)
@@ -146,7 +147,7 @@ def run(
 
 def _train_all(
     shared: HeadRun, specs: Sequence[str], corpus: str, split: str | None, allow: bool
-) -> list[tuple[TrainedHead, "list[Record]", Path]]:
+) -> list[tuple[TrainedHead, "list[Record]", Path | None]]:
     """Train a head on each encoder; save its records at once, and draw its layer weights."""
     import auscult
 
@@ -177,6 +178,12 @@ def _limited(corpus: "Corpus", limit: int | None) -> "Corpus":
         for name, found in corpus.trials.items()
     }
     return replace(corpus, splits=splits, trials=trials)
+
+
+def _check_training(task: "HeadTask", **options: object) -> None:
+    asked = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if asked and not task.trains:
+        raise UserError(f"{task.spec.name} trains nothing, so {asked[0]} does not apply to it.")
 
 
 def _rates(text: str | None, settings: Sequence[str]) -> tuple[float, ...]:
@@ -234,22 +241,24 @@ def _provenance(processes: "Processes", device: str) -> "Provenance":
 def _show(
     output: Output,
     task: "HeadTask",
-    heads: "Sequence[tuple[TrainedHead, Sequence[Record], Path]]",
+    heads: "Sequence[tuple[TrainedHead, Sequence[Record], Path | None]]",
 ) -> None:
     (_, first, _), *_others = heads
     metrics = [record.metric.replace("_", " ") for record in first]
     columns = ["upstream", metrics[0], "95 %", *metrics[1:], "majority", "n", "spk", "best step"]
-    columns += ["learning rate", "heaviest layer"]
+    columns += ["learning rate", "heaviest layer" if task.trains else "best layer"]
     rows = [_row(head, records) for head, records, _ in heads]
     output.table(f"{task.spec.name}, scored on test", columns, rows)
-    for _, _, figure in heads:
+    figures = [str(figure) for _, _, figure in heads if figure is not None]
+    for figure in figures:
         output.print(f"Layer weights: {figure}")
     found = [record for _, records, _ in heads for record in records]
-    output.finish(found, figures=[str(figure) for _, _, figure in heads])
+    output.finish(found, figures=figures)
 
 
 def _row(head: TrainedHead, records: "Sequence[Record]") -> list[object]:
     first, *others = records
+    trains = head.run.task.trains
     return [
         f"{first.upstream} (fine-tuned)" if head.finetuned else first.upstream,
         f"{first.value:.3f}",
@@ -258,7 +267,6 @@ def _row(head: TrainedHead, records: "Sequence[Record]") -> list[object]:
         "" if first.majority is None else f"{first.majority:.3f}",
         first.num_items,
         first.num_speakers,
-        head.result.step,
-        f"{head.config.learning_rate:g}",
+        *([head.result.step, f"{head.config.learning_rate:g}"] if trains else ["", ""]),
         int(head.result.layer_weights.argmax()),
     ]
