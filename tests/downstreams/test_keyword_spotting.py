@@ -33,6 +33,8 @@ def test_every_task_of_the_table_is_there() -> None:
     assert TASKS
     for name, task in TASKS.items():
         assert find_task(name).spec.name == name
+        if not task.trains:
+            continue
         assert task.config().total_steps > 0
         assert issubclass(task.expert_class(), torch.nn.Module)
     with pytest.raises(UserError, match="Did you mean keyword_spotting?"):
