@@ -61,8 +61,8 @@ OFFICIAL = {
     "emotion_recognition": Official("iemocap", 5531, "five folds"),
     "speech_recognition": Official("librispeech", 2620),
     "query_by_example": Official("quesst14", None),
-    "slot_filling": Official("audio_snips", None),
-    "speaker_verification": Official("voxceleb1", 37_720),
+    "slot_filling": Official("snips", None),
+    "speaker_verification": Official("voxceleb1", 37_720, "veri_split"),
     "speaker_diarization": Official("librimix", 3000),
 }
 FOLDS = ("1", "2", "3", "4", "5")
@@ -158,11 +158,12 @@ def tables(own: Sequence[Row], published: Sequence[Row], against: Row | None) ->
         ("model", "superb_s", "95 %", "superb_r", "mean of 11 columns", "mean of 10 tasks"),
         tuple(_scores(row, rank) for row, rank in zip(rows, ranks, strict=True)),
     )
+    corpora = short_names(cell.corpus for row in own for cell in row.cells.values())
     beside = f"minus {against.name}" if against else "difference"
     particulars = Table(
         "Our own results",
         ("model", "task", "result", "95 %", beside, "n", "corpus", "not comparable, because"),
-        tuple(_particulars(row, column, against) for row in own for column in row.cells),
+        tuple(_particulars(row, column, against, corpora) for row in own for column in row.cells),
     )
     return [results, scores, particulars] if own else [results, scores]
 
@@ -366,7 +367,9 @@ def _scores(row: Row, rank: float) -> tuple[str, ...]:
     )
 
 
-def _particulars(row: Row, column: str, against: Row | None) -> tuple[str, ...]:
+def _particulars(
+    row: Row, column: str, against: Row | None, corpora: Mapping[str, str]
+) -> tuple[str, ...]:
     cell = row.cells[column]
     other = against.cells.get(column) if against and cell.comparable else None
     return (
@@ -376,7 +379,7 @@ def _particulars(row: Row, column: str, against: Row | None) -> tuple[str, ...]:
         "" if cell.low is None or cell.high is None else f"{cell.low:.2f} - {cell.high:.2f}",
         "" if other is None else f"{cell.value - other.value:+.2f}",
         "" if cell.num_items is None else f"{cell.num_items:,}",
-        cell.corpus,
+        corpora[cell.corpus],
         "; ".join(cell.remarks),
     )
 

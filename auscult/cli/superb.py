@@ -265,12 +265,18 @@ def _corpus_names(code: str, spec: str) -> "Iterator[tuple[str, float | None]]":
     """Yield the name and the seconds of what a corpus has to be scored."""
     import auscult
     from auscult.results.superb_submission import item_name
+    from auscult.results.superb_table import OFFICIAL
 
-    fold = code.removeprefix("er_") if code.startswith("er_") else None
-    corpus = auscult.corpus(spec, split=fold)
+    official = OFFICIAL["speaker_verification"]
+    column = code.removeprefix("er_") if code.startswith("er_fold") else None
+    if code == "sv" and spec.partition(":")[0] == official.reader:
+        column = official.split_column
+    corpus = auscult.corpus(spec, split=column)
     if code == "qbe":
-        raise UserError("qbe=CORPUS cannot be checked; pass qbe=FILE with QUERY_DOCUMENT lines.")
-    if code == "sv":
+        for query in corpus.split("test"):
+            for document in corpus.split("documents"):
+                yield item_name(code, {"id": (query.id, document.id)}), None
+    elif code == "sv":
         if not corpus.trials.get("test"):
             raise UserError(f"{spec} has no trials for its test split; pass sv=FILE.")
         for trial in corpus.trials["test"]:

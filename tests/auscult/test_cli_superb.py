@@ -159,18 +159,26 @@ def test_check_against_a_corpus(run: Run, tmp_path: Path, word_corpus: str) -> N
     assert status == 1 and f"1 of {len(ids)} are missing" in stdout and ids[0] in stdout
     status, _stdout, stderr = run(*command[:-1], f"sv={word_corpus}")
     assert status == 2 and "has no trials for its test split" in stderr
+    # query by example: every query with every document
+    template = read_predictions(_answer(tmp_path / "third", "query_by_example")).run
+    documents = [cut.id for cut in auscult.corpus(word_corpus).split("documents")]
+    pairs = [(query, document) for query in ids for document in documents]
+    write_predictions(template, {"id": pairs, "prediction": range(len(pairs))}, place)
+    run("superb", "zip", place, "--out", tmp_path / "p.zip")
+    status, stdout, _stderr = run(*command[:-1], f"qbe={word_corpus}")
+    assert status == 0 and len(pairs) == 4, stdout
 
 
 @pytest.fixture
 def word_corpus(tmp_path: Path) -> str:
-    """A corpus of one second each in train, dev and test."""
+    """A corpus of utterances of one second in train, dev, test and documents."""
     import soundfile
 
     folder = tmp_path / "words"
     folder.mkdir()
     rows = ["path\tutt\tspeaker\tkeyword\tsplit"]
     generator = np.random.default_rng(0)
-    for split in ("train", "dev", "test", "test"):
+    for split in ("train", "dev", "test", "test", "documents", "documents"):
         name = f"u{len(rows)}"
         wave = 0.1 * generator.standard_normal(16_000)
         soundfile.write(folder / f"{name}.wav", wave, 16_000)

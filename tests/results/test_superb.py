@@ -154,7 +154,9 @@ def official() -> Callable[..., list[Record]]:
                 value = HUBERT.values[column.name] / 100
                 items = {1: 1085, 2: 1023, 3: 1151, 4: 1031, 5: 1241}.get(fold, number) or 99
                 config = {**PROTOCOLS[column.task], "lexicon": "lexicon.txt"}
-                config["split_column"] = f"fold{fold}" if fold else "split"
+                config["split_column"] = (
+                    f"fold{fold}" if fold else OFFICIAL[column.task].split_column
+                )
                 record = _record(
                     column.task, column.metric, value + 0.01 * (fold - 3 if fold else 0)
                 )
