@@ -6,13 +6,14 @@ A trial is two utterances and whether one speaker says both. The equal error rat
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from auscult.dataset import Trial
-from auscult.interval import cluster_weights, quantiles
+from auscult.interval import NUM_RESAMPLES, quantiles
 
 from .score import Score, count_speakers
 
@@ -64,7 +65,7 @@ def equal_error_rate(same: ArrayLike, scores: ArrayLike) -> float:
         scores: (trial,) higher is more alike.
     """
     target = np.asarray(same, dtype=bool)
-    return float(_rates(target, np.asarray(scores), np.ones((1, len(target))))[0])
+    return float(_rates(target, np.asarray(scores), [np.ones(len(target))])[0])
 
 
 def eer_score(
@@ -80,16 +81,8 @@ def eer_score(
         scores: Higher is more alike.
         speakers: Of each trial, the speaker of the first utterance and of the second.
     """
-    names = sorted({name for pair in speakers for name in pair if name is not None})
-    if any(name is None for pair in speakers for name in pair):
-        weights = cluster_weights(None, len(same))
-    else:
-        drawn = cluster_weights(None, len(names))  # (resample, speaker)
-        place = {name: i for i, name in enumerate(names)}
-        first, second = (drawn[:, [place[str(p[k])] for p in speakers]] for k in (0, 1))
-        weights = np.where(np.asarray(same), first, first * second)
     target, values = np.asarray(same, dtype=bool), np.asarray(scores)
-    resampled = _rates(target, values, weights)
+    resampled = _rates(target, values, _draws(target, speakers))
     low, high = quantiles(resampled[np.isfinite(resampled)])  # some draw trials of one kind only
     return Score(
         metric="eer",
@@ -97,14 +90,28 @@ def eer_score(
         low=low,
         high=high,
         num_items=len(target),
-        num_speakers=count_speakers(names),
+        num_speakers=count_speakers([name for pair in speakers for name in pair]),
     )
 
 
+def _draws(
+    same: NDArray[np.bool_], speakers: Sequence[tuple[str | None, str | None]]
+) -> Iterator[NDArray[np.int64]]:
+    """Yield how often each resample has each trial, (trial,)."""
+    generator = np.random.default_rng(0)
+    names = sorted({str(name) for pair in speakers for name in pair})
+    known = all(name is not None for pair in speakers for name in pair)
+    number = len(names) if known else len(same)
+    first, second = np.searchsorted(names, [[str(name) for name in pair] for pair in speakers]).T
+    for _ in range(NUM_RESAMPLES):
+        drawn = generator.multinomial(number, np.full(number, 1 / number))
+        yield np.where(same, drawn[first], drawn[first] * drawn[second]) if known else drawn
+
+
 def _rates(
-    same: NDArray[np.bool_], scores: NDArray[np.float64], weights: NDArray[np.float64]
+    same: NDArray[np.bool_], scores: NDArray[np.float64], weights: Iterable[NDArray[Any]]
 ) -> NDArray[np.float64]:
-    """Return the equal error rate for each row of ``weights`` (resample, trial); nan if undefined.
+    """Return the equal error rate for each of ``weights``, each (trial,); nan if undefined.
 
     From the highest threshold down, misses fall from 1 to 0 and false alarms rise from 0 to 1; the
     rate is where the straight lines between neighbouring thresholds cross.
@@ -112,16 +119,17 @@ def _rates(
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # trials of equal scores as one
     kinds = same[order]
-    rates = np.full(len(weights), np.nan)
-    for row, weight in enumerate(weights[:, order]):
-        hits = np.cumsum(weight * kinds)[ends]
-        alarms = np.cumsum(weight * ~kinds)[ends]
+    rates = []
+    for weight in weights:
+        hits = np.cumsum(weight[order] * kinds)[ends]
+        alarms = np.cumsum(weight[order] * ~kinds)[ends]
         if hits[-1] == 0 or alarms[-1] == 0:
+            rates.append(np.nan)
             continue
         miss = np.concatenate([[1.0], 1 - hits / hits[-1]])
         alarm = np.concatenate([[0.0], alarms / alarms[-1]])
         after = int(np.argmax(alarm >= miss))  # at least 1
         before = after - 1
         gap, over = miss[before] - alarm[before], alarm[after] - miss[after]
-        rates[row] = alarm[before] + (alarm[after] - alarm[before]) * gap / (gap + over)
-    return rates
+        rates.append(alarm[before] + (alarm[after] - alarm[before]) * gap / (gap + over))
+    return np.array(rates)
