@@ -192,7 +192,7 @@ _ROWS = (
             name="query_by_example",
             version=1,
             output="pair",
-            metrics=("mtwv",),
+            metrics=("mtwv", "map"),
         ),
         module="auscult.downstreams.query_by_example",
         configuration="QueryByExampleConfig",

@@ -1,4 +1,4 @@
-"""Term-weighted value of detections, NIST's measure for the search of spoken terms.
+"""What detections of spoken terms are worth: NIST's term-weighted value, average precision.
 
 At a threshold, a term's value is 1 minus the share of its documents that are missed minus beta
 times the share of all others that are detected; a system's is the mean over terms, and its maximum
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from auscult.errors import UserError
 from auscult.interval import cluster_weights, quantiles
 
-from .score import Score, count_speakers
+from .score import Score, count_speakers, ratio_score
 
 COST_MISS, COST_FALSE_ALARM, PRIOR = 100.0, 1.0, 0.0008
 BETA = COST_FALSE_ALARM * (1 - PRIOR) / (COST_MISS * PRIOR)
@@ -79,6 +79,25 @@ def value_score(
         num_items=len(mine),
         num_speakers=count_speakers(mine),
     )
+
+
+def average_precisions(
+    scores: NDArray[np.float64], relevant: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return the average precision of each term that occurs somewhere, (term,)."""
+    from sklearn.metrics import average_precision_score
+
+    pairs = [pair for pair in zip(relevant, scores, strict=True) if pair[0].any()]
+    return np.array([average_precision_score(*pair) for pair in pairs])
+
+
+def precision_score(
+    scores: NDArray[np.float64], relevant: NDArray[np.bool_], speakers: Sequence[str | None]
+) -> Score:
+    """Return the mean average precision with its interval; see :func:`value_score`."""
+    found = average_precisions(scores, relevant)
+    mine = [name for name, there in zip(speakers, relevant.any(axis=1), strict=True) if there]
+    return ratio_score("map", found, np.ones(len(found)), mine)
 
 
 def _maxima(

@@ -19,6 +19,7 @@ from auscult.cli import (
     run,
     subnet,
     superb,
+    tasks,
     upstreams,
 )
 
@@ -64,6 +65,7 @@ _verb("describe", describe.describe)
 _verb("extract", extract.extract)
 _verb("probe", probe.probe)
 _verb("attention", attention.attention)
+_verb("tasks", tasks.tasks)
 _verb("run", run.run)
 _verb("report", report.report)
 

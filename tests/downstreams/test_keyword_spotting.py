@@ -35,8 +35,9 @@ def test_every_task_of_the_table_is_there() -> None:
         assert find_task(name).spec.name == name
         if not task.trains:
             continue
-        assert task.config().total_steps > 0
-        assert issubclass(task.expert_class(), torch.nn.Module)
+        if task.trains:
+            assert task.config().total_steps > 0
+            assert issubclass(task.expert_class(), torch.nn.Module)
     with pytest.raises(UserError, match="Did you mean keyword_spotting?"):
         find_task("keyword_spoting")
 
