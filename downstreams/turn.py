@@ -75,7 +75,8 @@ def turns_of_frames(
     active = median_filter(
         (probabilities > threshold).astype(np.int8), size=(median_frames, 1), mode="constant"
     )
-    edges = geometry.centres(len(active) + 1) - geometry.stride / 2
+    # a centre is the index of a sample, which lasts from there to the next
+    edges = geometry.centres(len(active) + 1) + 0.5 - geometry.stride / 2
     edges = np.clip(edges / SAMPLE_RATE, 0, seconds)
     edges[0], edges[-1] = 0, seconds
     turns = []
