@@ -111,12 +111,7 @@ class CorpusUpstream(HubUpstream):
         if self.finetuned:
             self.encoder.train(self.training and torch.is_grad_enabled())
             return self.encoder(audio)  # type: ignore[no-any-return]
-        device = self.encoder.device
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, enabled=False),  # that of the head's training
-            computing_in(self._precision, device),
-        ):
+        with torch.no_grad(), computing_in(self._precision, self.encoder.device):
             states = self.encoder(audio)
         return HiddenStates(tuple(layer.half().float() for layer in states.layers), states.lengths)
 

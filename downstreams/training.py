@@ -86,7 +86,7 @@ class HeadResult:
     layer_weights: NDArray[np.float64]  # (layer,), sum to one
     step: int  # whose weights these are
     curve: tuple[tuple[int, float], ...]  # step, score on dev
-    num_parameters: int  # trained: layer weights and head, and an encoder that is trained too
+    num_parameters: int  # of layer weights and head
 
 
 class Entry(NamedTuple):
@@ -222,12 +222,13 @@ class HeadTraining:
         """Take over the weights that dev preferred and ask them about test."""
         for entry in self._trained:
             entry.model.load_state_dict(self.best[entry.name])
+        own = (self.featurizer.model, self.downstream.model)
         return HeadResult(
             answers=dict(self.evaluate("test")),
             layer_weights=self.layer_weights(),
             step=self.best["Step"],
             curve=tuple((step, score) for step, score in self.curve),
-            num_parameters=sum(p.numel() for p in self._parameters),
+            num_parameters=sum(p.numel() for model in own for p in model.parameters()),
         )
 
     def layer_weights(self) -> NDArray[np.float64]:
@@ -268,16 +269,25 @@ class HeadTraining:
         self._processes.sum_gradients(self._parameters)
         self._scaler.unscale_(self._optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, plan["gradient_clipping"])
-        # loss scaling begins too high and skips steps until it fits; below one nothing is left
-        if not math.isfinite(float(norm)) and self._scaler.get_scale() <= 1:
-            raise Diverged(
-                f"{self.args.title}: the gradient of step {step} is not finite; try a lower "
-                "learning_rate, or check the encoder with `auscult check`."
-            )
+        if not math.isfinite(float(norm)):
+            self._overflowed(step)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
         return total
+
+    def _overflowed(self, step: int) -> None:
+        """Stop, or say that loss scaling, which begins too high, leaves out this step."""
+        scale = self._scaler.get_scale()
+        if scale <= 1:
+            raise Diverged(
+                f"{self.args.title}: the gradient of step {step} is not finite; try a lower "
+                "learning_rate, or check the encoder with `auscult check`."
+            )
+        logger.info(
+            f"{self.args.title}: a gradient of step {step} does not fit float16; the step is "
+            f"left out, and the loss multiplied by {scale / 2:g} from here on."
+        )
 
     def _backward(self, batch: Sequence[Sequence[Any]], parts: int) -> float:
         """Add the gradients of this process's share of a batch; return the whole batch's loss."""
@@ -298,8 +308,11 @@ class HeadTraining:
 
     def _features(self, wavs: Sequence[Any]) -> list[Tensor]:
         """Return the layers' weighted sum for each utterance, (frame, dim), valid frames only."""
-        with torch.set_grad_enabled(self.upstream.trainable and torch.is_grad_enabled()):
+        if self.upstream.trainable:
             states = self.upstream.model(wavs)
+        else:
+            with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+                states = self.upstream.model(wavs)
         features = self.featurizer.model(wavs, states)
         lengths = states["lengths"].tolist()  # the featurizer's own are rounded quotients
         return [row[:frames] for row, frames in zip(features, lengths, strict=True)]

@@ -74,7 +74,6 @@ def test_the_encoder_learns_and_the_one_that_was_given_does_not(
         assert kept["Featurizer"] and kept["Downstream"]
         assert {f"encoder.{key}" for key in moved} <= kept["Upstream"].keys()
     result = done.result()
-    assert result.num_parameters > sum(p.numel() for p in encoder.parameters())
     assert len(result.answers["id"]) == 24
 
 

@@ -292,4 +292,6 @@ def test_torchrun_gives_the_numbers_of_one_process(word_folder: Path, tmp_path: 
         (path,) = (tmp_path / out).glob("heads/*/states-40.ckpt")
         states.append(_parts(torch.load(path, weights_only=True)))
         assert checkpoint.newest_checkpoint(path.parent) == path
-    torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
+    # Adam divides each gradient by its size, and so multiplies the rounding of one near zero;
+    # in 40 steps at 0.02 a weight can move by 0.8
+    torch.testing.assert_close(*states, rtol=0, atol=1e-3)

@@ -137,6 +137,47 @@ def test_a_head_that_cannot_learn_is_announced(run: Run, word_folder: Path, tmp_
     assert run(*words, "--quiet", "--json")[2] == ""
 
 
+def test_learning_rates_are_chosen_on_dev_and_all_are_recorded(
+    run: Run, word_folder: Path, tmp_path: Path
+) -> None:
+    command = _words(word_folder, "-u", "log_mel", "batch_size=8", "--steps", 25, "--json")
+    command = (*command, "--learning-rates", "1e-6,0.02", "--out", tmp_path)
+    status, stdout, stderr = run(*command)
+    assert status == 0, stderr
+    first, _ = (Record.from_dict(record) for record in json.loads(stdout)["records"])
+    assert first.config["learning_rate"] == 0.02
+    scores = first.config["dev_scores"]
+    assert list(scores) == ["1e-06", "0.02"] and scores["1e-06"] < scores["0.02"]
+    assert len(list((tmp_path / "heads").iterdir())) == 2
+    assert len(list((tmp_path / "heads").glob("*/predictions.jsonl"))) == 1
+    _, again, stderr = run(*command)
+    assert stderr.count("going on from") == 2
+    assert json.loads(again)["records"][0]["value"] == first.value
+    cases = (("--learning-rates", "0.1", "learning_rate=1"), ("--learning-rates", "fast"))
+    for more, sentence in zip(cases, ("choose one", "expected positive numbers"), strict=True):
+        status, _, stderr = run(*_words(word_folder, "-u", "log_mel", *more, "--out", tmp_path))
+        assert status == 2 and sentence in stderr
+
+
+def test_fine_tuned_and_limited_runs_say_so(run: Run, word_folder: Path, tmp_path: Path) -> None:
+    encoders = ("-u", "random(hubert_tiny)", "-u", "log_mel", "--no-baselines")
+    command = _words(word_folder, *encoders, *SETTINGS, "--steps", 2, "--json", "--out", tmp_path)
+    records = {}
+    for more in ((), ("--finetune",), ("--limit", 12)):
+        status, stdout, stderr = run(*command, *more)
+        assert status == 0, stderr
+        records[more] = [Record.from_dict(r) for r in json.loads(stdout)["records"]]
+    frozen, tuned, limited = (found[0] for found in records.values())
+    assert tuned.probe == "s3prl:UtteranceLevel, fine-tuned"
+    assert tuned.config["finetuned"] and not frozen.config["finetuned"]
+    assert tuned.config["head_parameters"] == frozen.config["head_parameters"]
+    assert not records[("--finetune",)][2].config["finetuned"]  # log_mel has nothing to train
+    assert records[("--finetune",)][2].key == records[()][2].key
+    assert (limited.num_items, limited.config["limit"]) == (12, 12)
+    assert len({frozen.key, tuned.key, limited.key}) == 3
+    assert len(list((tmp_path / "heads").iterdir())) == 5
+
+
 @pytest.mark.slow  # three processes that import torch and s3prl
 def test_kill_9_and_the_same_command_give_the_same_bits(word_folder: Path, tmp_path: Path) -> None:
     bridge.repair()  # lets torch.load accept s3prl's argparse.Namespace
