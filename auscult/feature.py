@@ -97,10 +97,19 @@ class FeatureStore:
         """Encode what is not there yet; each utterance goes through the encoder once.
 
         Args:
-            processes: Encode the shards that fall to this one of them.
+            processes: Share the work among them.
         """
-        shards = processes.share(self._shards)
-        missing = [s for s in shards if not s.complete(self._keep_frames)]
+        self._encode(processes.share(self._shards))
+        if processes.size > 1:
+            processes.wait()
+            self._encode(self._missing(self._shards))  # what is on another machine's disk
+        return self
+
+    def _missing(self, shards: "Sequence[_Shard]") -> "list[_Shard]":
+        return [shard for shard in shards if not shard.complete(self._keep_frames)]
+
+    def _encode(self, shards: "Sequence[_Shard]") -> None:
+        missing = self._missing(shards)
         if len(missing) < len(shards):
             done = len(shards) - len(missing)
             logger.info(
@@ -114,7 +123,6 @@ class FeatureStore:
             shard.write(rows, self._keep_frames)
         for _ in stream:  # lets the progress line close
             pass
-        return self
 
     def pooled(self) -> Pooled:
         """Return mean and standard deviation over frames of each utterance and layer."""

@@ -130,10 +130,7 @@ class _Kept:
         store = FeatureStore(
             encoder, split.cuts, keep_frames=True, folder=folder, precision=precision
         )
-        if processes.size > 1:
-            store.encode(processes)
-            processes.wait()
-        store.encode()  # what is not on this machine, where there are several
+        store.encode(processes)
         self.pooled: Pooled = store.pooled()
         self._frames: FrameSource = store.frames()
         self._layers = range(encoder.spec.num_layers + 1)
