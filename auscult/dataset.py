@@ -8,7 +8,7 @@ alignment whose items may overlap.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ class Corpus:
     notes: tuple[str, ...] = ()  # what was decided on reading: a dev split made, resampling
     skipped: tuple[str, ...] = field(default=())  # one sentence for each item left out
     trials: Mapping[str, tuple[Trial, ...]] = field(default_factory=dict)  # by split, where given
+    tested: str = "test"  # the name of the split that stands as test
 
     def split(self, name: str) -> Any:
         """Return one split's CutSet.
@@ -51,6 +52,19 @@ class Corpus:
                 f"{self.spec} has no split {name!r}; its splits are {', '.join(self.splits)}."
             )
         return self.splits[name]
+
+    def tested_on(self, name: str) -> "Corpus":
+        """Return the corpus with another split in the place of test.
+
+        Raises:
+            UserError: No such split, or one that heads are trained or chosen on.
+        """
+        if name in ("train", "dev"):
+            raise UserError(f"The {name} split cannot be tested on: heads are made with it.")
+        splits = {**self.splits, "test": self.split(name)}
+        sha256 = {**self.sha256, "test": self.sha256[name]}
+        trials = {**self.trials, "test": self.trials.get(name, ())}
+        return replace(self, splits=splits, sha256=sha256, trials=trials, tested=name)
 
 
 def supervision_of(cut: Any) -> Any:

@@ -114,3 +114,18 @@ def test_bad_trials_are_named_or_left_out(write_corpus, line: str, message: str)
         load_corpus(f"tsv:{folder}")
     corpus = load_corpus(f"tsv:{folder}", skip_bad=True)
     assert corpus.trials == {"test": (Trial("x", "z", False),)} and len(corpus.skipped) == 1
+
+
+def test_another_split_can_stand_as_test(write_corpus) -> None:
+    rows = [["x.wav", "x", "ann", "test"], *([f"{n}.wav", n, "bob", "other"] for n in "yz")]
+    folder = write_corpus(HEADER, rows)
+    (folder / "TRIALS.tsv").write_text("target\tenrol\ttest\n1\ty\tz\n")
+    corpus = load_corpus(f"tsv:{folder}")
+    moved = corpus.tested_on("other")
+    assert [cut.id for cut in moved.split("test")] == ["y", "z"]
+    assert moved.trials["test"] == corpus.trials["other"] != ()
+    assert (moved.tested, moved.sha256["test"]) == ("other", corpus.sha256["other"])
+    assert corpus.tested_on("test").sha256 == corpus.sha256
+    for name, message in (("train", "cannot be tested on"), ("odd", "has no split 'odd'")):
+        with pytest.raises(UserError, match=message):
+            corpus.tested_on(name)
