@@ -19,6 +19,7 @@ from auscult.cli import (
     run,
     subnet,
     superb,
+    superb_run,
     tasks,
     upstreams,
 )
@@ -86,8 +87,9 @@ _verb("export", subnet.export, _subnet)
 
 _superb = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(
-    _superb, name="superb", help="Results beside published ones, and submissions to SUPERB."
+    _superb, name="superb", help="All of SUPERB: run it, see results beside published ones, submit."
 )
+_verb("run", superb_run.run_, _superb)
 _verb("table", superb.table, _superb)
 _verb("zip", superb.zip_, _superb)
 _verb("check", superb.check, _superb)

@@ -36,8 +36,10 @@ from auscult.errors import UserError
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
     from auscult.downstreams import HeadTask
+    from auscult.downstreams.split import LabelledCorpus
     from auscult.process import Processes
     from auscult.record import Provenance, Record
+    from auscult.upstream import Upstream
 
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Changes to the protocol.")
@@ -64,6 +66,9 @@ Limit = Annotated[
     int | None,
     typer.Option(help="Only this many utterances of each split, spread evenly over it.", min=1),
 ]
+TestSplit = Annotated[
+    str, typer.Option("--test-split", help="Score on this split, such as test-other.")
+]
 
 
 def run(
@@ -82,6 +87,7 @@ def run(
     baselines: Baselines = True,
     budget: Budget = "8GB",
     split: SplitColumn = None,
+    test_split: TestSplit = "test",
     allow_shared_speakers: AllowSharedSpeakers = False,
     skip_bad: SkipBad = False,
     dry_run: Annotated[
@@ -113,8 +119,8 @@ def run(
     output = Output(json=json, quiet=quiet or not processes.leads)
     found = find_task(task)
     _check_training(found, steps=steps, learning_rates=learning_rates, finetune=finetune)
-    rates = _rates(learning_rates, settings or [])
-    config = _configure(found, steps, settings or [])
+    rates = read_rates(learning_rates, settings or [])
+    config = configure(found, steps, settings or [])
     size = parse_bytes(budget)
     specs = list(dict.fromkeys(with_baselines(upstream) if baselines else upstream))
     if dry_run:
@@ -137,16 +143,20 @@ def run(
         store=store,
         device=where,
         processes=processes,
-        provenance=_provenance(processes, where),
+        provenance=provenance_here(processes, where),
     )
     with processes.joined(where):
-        heads = _train_all(shared, specs, corpus, split, allow_shared_speakers)
+        heads = _train_all(shared, specs, corpus, (split, test_split), allow_shared_speakers)
         if processes.leads:
             _show(output, found, heads)
 
 
 def _train_all(
-    shared: HeadRun, specs: Sequence[str], corpus: str, split: str | None, allow: bool
+    shared: HeadRun,
+    specs: Sequence[str],
+    corpus: str,
+    splits: tuple[str | None, str],
+    allow: bool,
 ) -> list[tuple[TrainedHead, "list[Record]", Path | None]]:
     """Train a head on each encoder; save its records at once, and draw its layer weights."""
     import auscult
@@ -155,19 +165,26 @@ def _train_all(
         prepare(shared.out, shared.store)
     with shared.processes.leader_first():  # weights and corpora may have to be fetched
         encoders = [auscult.load(spec) for spec in specs]
-        data = _limited(auscult.corpus(corpus, split=split, skip_bad=shared.skip_bad), shared.limit)
+        data = auscult.corpus(corpus, split=splits[0], skip_bad=shared.skip_bad)
+        data = limited(data.tested_on(splits[1]), shared.limit)
     check_speakers(data, allow or shared.task.about_speakers)
     labelled = shared.task.prepare(data, shared.config, skip_unlabelled=shared.skip_bad)
-    heads = []
-    for encoder in encoders:
-        head = train(encoder.to(shared.device), shared, data, labelled)
+    found = (train_and_save(encoder, shared, data, labelled) for encoder in encoders)
+    return [head for head in found if head is not None]
+
+
+def train_and_save(
+    encoder: "Upstream", shared: HeadRun, corpus: "Corpus", labelled: "LabelledCorpus"
+) -> "tuple[TrainedHead, list[Record], Path | None] | None":
+    """Train a head and keep its records, weights and figure; None in processes that do not lead."""
+    try:
+        head = train(encoder.to(shared.device), shared, corpus, labelled)
+    finally:
         encoder.cpu()
-        if head is not None:
-            heads.append((head, save_head(head), draw(head)))
-    return heads
+    return None if head is None else (head, save_head(head), draw(head))
 
 
-def _limited(corpus: "Corpus", limit: int | None) -> "Corpus":
+def limited(corpus: "Corpus", limit: int | None) -> "Corpus":
     """Return the corpus with so many utterances of each split, and the trials among them."""
     if limit is None:
         return corpus
@@ -186,7 +203,12 @@ def _check_training(task: "HeadTask", **options: object) -> None:
         raise UserError(f"{task.spec.name} trains nothing, so {asked[0]} does not apply to it.")
 
 
-def _rates(text: str | None, settings: Sequence[str]) -> tuple[float, ...]:
+def read_rates(text: str | None, settings: Sequence[str]) -> tuple[float, ...]:
+    """Read --learning-rates; empty where it was not given.
+
+    Raises:
+        UserError: Not positive numbers, or ``learning_rate=`` was given too.
+    """
     from auscult.downstreams.search import SUPERB_RATES
 
     if text is None:
@@ -196,7 +218,7 @@ def _rates(text: str | None, settings: Sequence[str]) -> tuple[float, ...]:
     return SUPERB_RATES if text == "superb" else parse_rates(text)
 
 
-def _configure(task: "HeadTask", steps: int | None, settings: Sequence[str]) -> Any:
+def configure(task: "HeadTask", steps: int | None, settings: Sequence[str]) -> Any:
     """Return the published protocol with the command line's changes."""
     from auscult.config import override
 
@@ -228,7 +250,8 @@ def _show_config(
     output.finish(config=asdict(config))
 
 
-def _provenance(processes: "Processes", device: str) -> "Provenance":
+def provenance_here(processes: "Processes", device: str) -> "Provenance":
+    """Return what a record says of this command."""
     from auscult.record import provenance
 
     command = command_line()

@@ -56,7 +56,7 @@ def table(
         raise unknown("format", form, WRITERS)
     other = find_published(against)
     records = {record.key: record for store in stores for record in open_store(store).records()}
-    own = own_rows(records.values(), _protocols())
+    own = own_rows(records.values(), protocols())
     if not own:
         logger.warning("No result on a task of SUPERB in these stores; `auscult run` makes some.")
     if form is None and out is None:
@@ -286,7 +286,7 @@ def _corpus_names(code: str, spec: str) -> "Iterator[tuple[str, float | None]]":
             yield item_name(code, {"id": cut.id}), cut.duration
 
 
-def _protocols() -> Mapping[str, Mapping[str, Any]]:
+def protocols() -> Mapping[str, Mapping[str, Any]]:
     """Return the published configuration of every task that trains a head."""
     from auscult.downstreams import TASKS
 
