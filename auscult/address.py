@@ -44,6 +44,8 @@ def parse_address(spec: str) -> Address:
             raise UserError(f"Upstream {spec!r} is random(random(...)); write random once.")
         seed = int(wrapped[2]) if wrapped[2] else None
         return Address(inner.family, inner.checkpoint, inner.subnet, random=True, seed=seed)
+    if text.endswith("@"):
+        raise UserError(f"Upstream {spec!r} ends in @: write the subnet after it, or drop it.")
     family, _, rest = text.partition(":")
     subnet = ""
     if not rest:

@@ -52,7 +52,10 @@ def read_checkpoint(path: Path) -> Any:
         UserError: Missing, damaged, not a checkpoint, or of a kind that is not read.
     """
     if path.is_dir():
-        raise UserError(f"{path} is a folder; name the checkpoint file in it.")
+        raise UserError(
+            f"{path} is a folder; name the checkpoint file in it (whole folders are read by hf:, "
+            "lighthubert: and w2v_bert:)."
+        )
     try:
         with path.open("rb") as file, torch.device("cpu"):  # also under another default
             return _read(path, file)

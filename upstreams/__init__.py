@@ -172,8 +172,9 @@ def _loader(address: Address) -> Callable[[Address, int], Upstream]:
     name = address.family
     if _is_shape(address):
         if not address.random:
+            bare = replace(address, checkpoint="")
             raise UserError(
-                f"{name} is a shape without weights: write random({name}) for weights from a seed, "
+                f"{name} is a shape without weights: write random({bare}) for weights from a seed, "
                 f"or name a checkpoint, such as {_example(name)}."
             )
         if address.checkpoint:

@@ -45,6 +45,11 @@ def test_an_existing_path_may_hold_an_at(tmp_path: Path) -> None:
     assert parse_address(f"hf:{folder}") == Address("hf", str(folder))
 
 
+def test_an_at_needs_a_subnet() -> None:
+    with pytest.raises(UserError, match="write the subnet after it, or drop it"):
+        parse_address("lighthubert:small.pt@")
+
+
 @pytest.mark.parametrize(
     "spec", ["", "  ", ":x", "@a", "random(", "random()", "random(x", "x)", "random(random(x))"]
 )

@@ -73,9 +73,15 @@ def _parts(path: Path, content: Any) -> tuple[Mapping[str, Any], Mapping[str, An
     ):
         raise UserError(
             f"{path} is not a LightHuBERT checkpoint: expected weights under 'model' and a "
-            f"configuration under 'cfg', found {', '.join(map(str, content)) or 'neither'}."
+            f"configuration under 'cfg', found {_some(content) or 'neither'} (of an exported "
+            "subnet name the folder)."
         )
     return configuration, state
+
+
+def _some(names: Mapping[str, Any]) -> str:
+    found = [str(name) for name in list(names)[:4]]
+    return ", ".join([*found, "..."] if len(names) > len(found) else found)
 
 
 def _find_space(path: Path, configuration: Mapping[str, Any]) -> tuple[SearchSpace, Subnet]:
