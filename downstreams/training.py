@@ -444,16 +444,35 @@ def fit_head(
         logger.info(f"{task}: going on from {found}.")
     bridge.repair()  # lets torch.load accept the argparse.Namespace in Args
     seed_everything(seed)
-    spec = upstream.encoder.spec
-    args = argparse.Namespace(
-        title=f"Training {task} on {spec.name}",
-        init_ckpt=str(found) if found else "",
+    args = _runner_args(upstream, found, task=task, seed=seed, device=device, folder=folder)
+    runner = bridge.mix_with_runner(HeadTraining)
+    training: HeadTraining = runner(
+        upstream.for_training(), build_head, args, runner_config(schedule), processes
+    )
+    training.train()
+    return training
+
+
+def _runner_args(
+    upstream: CorpusUpstream,
+    checkpoint: Path | None,
+    *,
+    task: str,
+    seed: int,
+    device: str,
+    folder: Path,
+) -> argparse.Namespace:
+    """Return what s3prl's runner reads from its command line."""
+    name = upstream.encoder.spec.name
+    return argparse.Namespace(
+        title=f"Training {task} on {name}",
+        init_ckpt=str(checkpoint) if checkpoint else "",
         expdir=str(folder),
         seed=seed,
         device=device,
         downstream=task,
         upstream=bridge.ENTRY,
-        upstream_ckpt=spec.name,
+        upstream_ckpt=name,
         upstream_model_config=None,
         upstream_refresh=False,
         upstream_trainable=upstream.finetuned,
@@ -461,12 +480,6 @@ def fit_head(
         upstream_layer_selection=None,
         upstream_feature_normalize=False,
     )
-    runner = bridge.mix_with_runner(HeadTraining)
-    training: HeadTraining = runner(
-        upstream.for_training(), build_head, args, runner_config(schedule), processes
-    )
-    training.train()
-    return training
 
 
 def runner_config(schedule: Schedule) -> dict[str, Any]:
