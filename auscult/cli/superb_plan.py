@@ -1,6 +1,5 @@
 """What `auscult superb run` is going to do: tasks, their corpora, and what they take."""
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -157,13 +156,16 @@ def read_jobs(choice: Choice) -> Iterator[Job | Missing | Failure]:
     for name in asked:  # mistakes in settings come before hours of reading
         task = find_task(name)
         found = find_corpus(name, choice)
-        settings = [*(_files(name, found, choice.root) if found else ()), *choice.settings[name]]
+        files = list(_files(name, found, choice)) if found else []
+        for file in files:
+            logger.info(f"{name}: {file}")
+        settings = [*files, *choice.settings[name]]
         configs[name] = configure(task, choice.steps if task.trains else None, settings)
     read: dict[tuple[str, str | None], Corpus] = {}
     for name in asked:
         found = find_corpus(name, choice)
         if found is None:
-            reason = _not_found(name, choice.root)
+            reason = _not_found(name)
             yield Failure(name, "", reason) if choice.tasks else Missing(name, reason)
             continue
         for column in _columns(name, found, choice):
@@ -314,6 +316,10 @@ def show(
         for other in others
     ]
     output.table("Plan", ("task", "corpus", "utterances (hours)", "steps"), rows)
+    if any(isinstance(other, Missing) for other in others):
+        output.print("Where a corpus is missing: --corpus TASK=READER:FOLDER names one elsewhere.")
+    if not costs:
+        return
     output.table(
         "Features and time; the time is a rough guess from noise, for encoding alone",
         ("task", "upstream", "features", "they are", "encoding"),
@@ -350,15 +356,16 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _files(task: str, spec: str, root: Path) -> Iterator[str]:
-    """Yield the settings that name SUPERB's own files, where these lie beside the corpus."""
+def _files(task: str, spec: str, choice: Choice) -> Iterator[str]:
+    """Yield settings that name SUPERB's own files, where these are found and none were named."""
     place = PLACES.get(task)
     reader, _, folder = spec.partition(":")
     if place is None or reader != place.reader:
         return
+    named = {setting.partition("=")[0] for setting in choice.settings[task]}
     for setting, names in place.files:
-        for parent in (root, Path(folder)):
-            if all((parent / name).is_file() for name in names):
+        for parent in (choice.root, Path(folder)):
+            if setting not in named and all((parent / name).is_file() for name in names):
                 yield f"{setting}={','.join(str(parent / name) for name in names)}"
                 break
 
@@ -372,14 +379,11 @@ def _columns(task: str, spec: str, choice: Choice) -> Sequence[str | None]:
     return place.columns if place is not None and official else (None,)
 
 
-def _not_found(task: str, root: Path) -> str:
+def _not_found(task: str) -> str:
     if task not in PLACES:
-        return f"no corpus of SUPERB's; pass --corpus {task}=READER:FOLDER"
+        return "SUPERB has no corpus for it; name one with --corpus"
     place = PLACES[task]
-    return (
-        f"no {place.reader} corpus in {root}{os.sep}{{{','.join(place.folders)}}}; or pass "
-        f"--corpus {task}=READER:FOLDER"
-    )
+    return f"no {place.reader} corpus; looked for {', '.join(place.folders)}"
 
 
 def _amounts(job: Job) -> str:

@@ -44,7 +44,8 @@ from auscult.errors import UserError
 from auscult.progress import logger
 
 if TYPE_CHECKING:
-    from auscult.record import Record
+    from auscult.precision import Precision
+    from auscult.record import Provenance, Record
     from auscult.upstream import Upstream
 
 BESIDE = "HuBERT Base"  # the published model that results are shown beside
@@ -55,7 +56,40 @@ class Shared:
     """What all heads of one command share."""
 
     learning_rates: Mapping[str, tuple[float, ...]]  # by task; empty: the configuration's
-    rest: Mapping[str, Any]  # of HeadRun's fields
+    limit: int | None
+    budget: int  # bytes
+    precision: "Precision"
+    skip_bad: bool
+    seed: int
+    out: Path
+    store: str | None
+    device: str
+    provenance: "Provenance"
+
+    def rates(self, job: Job) -> tuple[float, ...]:
+        """Return the learning rates that dev chooses among, none where nothing is trained."""
+        return self.learning_rates[job.task.spec.name] if job.task.trains else ()
+
+    def head_run(self, job: Job) -> HeadRun:
+        """Return how the heads of a job are trained."""
+        from auscult.process import ALONE
+
+        return HeadRun(
+            task=job.task,
+            config=job.config,
+            learning_rates=self.rates(job),
+            finetune=False,
+            limit=self.limit,
+            budget=self.budget,
+            precision=self.precision,
+            skip_bad=self.skip_bad,
+            seed=self.seed,
+            out=self.out,
+            store=self.store,
+            device=self.device,
+            processes=ALONE,
+            provenance=self.provenance,
+        )
 
 
 def run_(
@@ -115,10 +149,7 @@ def run_(
         root=data,
         tasks=tuple(dict.fromkeys(tasks.split(","))) if tasks else (),
         corpora=by_task(corpus or [], "--corpus"),
-        columns={
-            task: tuple(columns.split(","))
-            for task, columns in by_task(split or [], "--split").items()
-        },
+        columns={k: tuple(v.split(",")) for k, v in by_task(split or [], "--split").items()},
         settings=changes,
         steps=steps,
         limit=limit,
@@ -128,19 +159,15 @@ def run_(
     where = choose_device(device)
     shared = Shared(
         learning_rates={task: read_rates(learning_rates, found) for task, found in changes.items()},
-        rest={
-            "finetune": False,
-            "limit": limit,
-            "budget": parse_bytes(budget),
-            "precision": check_precision(precision, where),
-            "skip_bad": skip_bad,
-            "seed": seed,
-            "out": out,
-            "store": store,
-            "device": where,
-            "processes": ALONE,
-            "provenance": provenance_here(ALONE, where),
-        },
+        limit=limit,
+        budget=parse_bytes(budget),
+        precision=check_precision(precision, where),
+        skip_bad=skip_bad,
+        seed=seed,
+        out=out,
+        store=store,
+        device=where,
+        provenance=provenance_here(ALONE, where),
     )
     specs = list(dict.fromkeys(with_baselines(upstream) if baselines else upstream))
     _carry_out(output, choice, shared, specs, plan_only=plan)
@@ -156,7 +183,7 @@ def _carry_out(
         SystemExit: Something failed.
     """
     if not plan_only:
-        prepare(shared.rest["out"], shared.rest["store"])
+        prepare(shared.out, shared.store)
     found = list(read_jobs(choice))
     jobs = [job for job in found if isinstance(job, Job)]
     others = [other for other in found if not isinstance(other, Job)]
@@ -207,15 +234,14 @@ def _costs(
     """Yield what each head takes; an encoder that cannot encode noise is taken out."""
     for spec in list(encoders):
         try:
-            factor = real_time_factor(encoders[spec], shared.rest["device"])
+            factor = real_time_factor(encoders[spec], shared.device)
         except Exception as error:  # as above
             _note(Failure("all tasks", spec, reason_of(error)), error, failures)
             del encoders[spec]
             continue
         for job in jobs:
-            rates = shared.learning_rates[job.task.spec.name]
-            budget = shared.rest["budget"]
-            yield cost(job, encoders[spec], factor, budget=budget, num_rates=max(len(rates), 1))
+            rates = max(len(shared.rates(job)), 1)
+            yield cost(job, encoders[spec], factor, budget=shared.budget, num_rates=rates)
 
 
 def _run_all(
@@ -228,9 +254,7 @@ def _run_all(
     pairs = [(job, spec) for job in jobs for spec in encoders]
     for number, (job, spec) in enumerate(pairs, start=1):
         logger.info(f"[{number}/{len(pairs)}] {job.name}, {spec}")
-        task = job.task
-        rates = shared.learning_rates[task.spec.name] if task.trains else ()
-        run = HeadRun(task=task, config=job.config, learning_rates=rates, **shared.rest)
+        run = shared.head_run(job)
         try:
             trained = train_and_save(encoders[spec], run, job.corpus, job.labelled)
         except Exception as error:  # the other heads go on; Ctrl-C is no Exception
@@ -269,7 +293,7 @@ def _show_records(output: Output, records: "Sequence[Record]", shared: Shared) -
             "Tasks that SUPERB has not", ("task", "upstream", "metric", "on test", "n"), rows
         )
     if records:
-        place = shared.rest["store"] or shared.rest["out"]
+        place = shared.store or shared.out
         output.print(
             f"Results are in {place}; `auscult superb table {place}` shows them beside all "
             "published ones."
@@ -285,6 +309,7 @@ def _flat(cost: Cost) -> dict[str, Any]:
         "utterances": {name: len(split.cuts) for name, split in job.labelled.splits.items()},
         "seconds": {name: job.seconds(name) for name in job.labelled.splits},
         "steps": job.config.total_steps if job.task.trains else 0,
+        "config": asdict(job.config),
         "upstream": cost.upstream,
         "feature_bytes": cost.num_bytes,
         "kept": cost.kept,
