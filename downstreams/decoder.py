@@ -61,17 +61,21 @@ class WordDecoder:
         with TemporaryDirectory() as folder:
             lexicon = Path(folder) / "lexicon.txt"
             lexicon.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            self._decode = _ctc_decoder()(
-                lexicon=str(lexicon),
-                tokens=[BLANK, *characters],
-                lm=str(path),
-                beam_size=beam_size,
-                beam_threshold=beam_threshold,
-                lm_weight=lm_weight,
-                word_score=-word_penalty,
-                blank_token=BLANK,
-                sil_token=WORD_END,
-            )
+            try:
+                self._decode = _ctc_decoder()(
+                    lexicon=str(lexicon),
+                    tokens=[BLANK, *characters],
+                    lm=str(path),
+                    beam_size=beam_size,
+                    beam_threshold=beam_threshold,
+                    lm_weight=lm_weight,
+                    word_score=-word_penalty,
+                    blank_token=BLANK,
+                    sil_token=WORD_END,
+                )
+            except RuntimeError as error:  # KenLM's, which says where in its sources first
+                reason = str(error).strip().splitlines()[-1]
+                raise UserError(f"KenLM cannot read {path}: {reason}.") from error
 
     def __call__(self, log_probs: Tensor) -> str:
         """Return the best words for log probabilities (frame, label), on the CPU."""
@@ -94,16 +98,19 @@ def read_words(path: Path) -> Iterator[str]:
     """Yield the words of an ARPA file's unigrams.
 
     Raises:
-        UserError: The file cannot be read as an ARPA file.
+        UserError: The file cannot be read as an ARPA file, or has no bigrams.
     """
     try:
         opened = gzip.open if path.suffix == ".gz" else open
         with opened(path, "rt", encoding="utf-8") as file:
-            inside = False
+            inside = bigrams = False
             for line in file:
                 if inside and line.startswith("\\"):
                     return
+                bigrams = bigrams or line.startswith("ngram 2")
                 inside = inside or line.strip() == "\\1-grams:"
+                if inside and not bigrams:
+                    raise UserError(f"{path} has unigrams only; KenLM wants bigrams as well.")
                 parts = line.split()
                 if inside and len(parts) >= 2 and parts[1] not in MARKS:
                     yield parts[1]

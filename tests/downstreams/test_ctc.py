@@ -30,7 +30,7 @@ from auscult.downstreams.speech_recognition import SpeechRecognition, SpeechReco
 from auscult.downstreams.speech_recognition import prepare as prepare_characters
 from auscult.downstreams.speech_recognition import score as score_characters
 from auscult.downstreams.text import spelled
-from auscult.downstreams.training import train_head
+from auscult.downstreams.training import HeadTraining, train_head
 from auscult.errors import UserError
 from auscult.progress import logger
 
@@ -254,6 +254,33 @@ def test_masks_follow_torchs_random_state(tones: Any) -> None:
     head("dev", features, ["a", "b"], [label, label], records=records)
     assert torch.equal(state, torch.get_rng_state())
     assert records["target"] == ["A", "A"]
+
+
+def test_masked_training_that_is_killed_ends_with_the_same_bits(
+    tones: Any, bands: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SpeechRecognitionConfig(
+        projector_dim=8, hidden_dim=8, total_steps=5, batch_size=4, eval_step=2, save_step=2
+    )
+    labelled = prepare_characters(tones, config, skip_unlabelled=False)
+    train(SpeechRecognition, labelled, config, bands, tmp_path / "whole")
+    whole = HeadTraining._step
+
+    def step(self: Any, number: int, *others: Any) -> float:
+        if number == 4:
+            raise KeyboardInterrupt
+        return whole(self, number, *others)
+
+    monkeypatch.setattr(HeadTraining, "_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        train(SpeechRecognition, labelled, config, bands, tmp_path / "killed")
+    monkeypatch.undo()
+    train(SpeechRecognition, labelled, config, bands, tmp_path / "killed")
+    one, two = (
+        torch.load(tmp_path / name / "states-5.ckpt", weights_only=True)["Downstream"]
+        for name in ("whole", "killed")
+    )
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
 def test_greedy_decoding_by_hand(tones: Any) -> None:

@@ -155,16 +155,23 @@ def test_files_that_are_no_models_are_named(arpa: Path, tmp_path: Path) -> None:
     _flashlight()
     text, binary = tmp_path / "notes.arpa", tmp_path / "model.bin"
     text.write_text("no model\n")
+    unigrams, cut = tmp_path / "unigrams.arpa", tmp_path / "cut.arpa"
+    unigrams.write_text(arpa.read_text().replace("ngram 2", "ngrams 2"))
+    cut.write_text(arpa.read_text()[:-60])
     binary.write_bytes(b"\xff\xfe\x00mmap lm")
     for path, message in (
         (text, "has no words; expected an n-gram model"),
         (binary, "cannot be read"),
+        (unigrams, "has unigrams only"),
         (tmp_path / "none.arpa", "cannot be read"),
     ):
         with pytest.raises(UserError, match=message):
             check_decoder(path)
+    settings: dict[str, Any] = dict(lm_weight=1, word_penalty=0, beam_size=5, beam_threshold=9)
     with pytest.raises(UserError, match="None of the words of .* is spelled"):
-        WordDecoder(arpa, ("X", "|"), lm_weight=1, word_penalty=0, beam_size=5, beam_threshold=9)
+        WordDecoder(arpa, ("X", "|"), **settings)
+    with pytest.raises(UserError, match="KenLM cannot read .*cut.arpa: "):
+        WordDecoder(cut, CHARACTERS, **settings)
 
 
 def test_a_missing_decoder_says_what_to_install(
