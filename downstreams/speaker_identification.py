@@ -14,20 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from auscult.contracts import SAMPLE_RATE
-
-from .batch import generator_of
+from .crop import Crop, take_crop, with_crops
 from .score import classification_scores as score
 from .training import Records
 from .utterance import UtteranceConfig, UtteranceExpert, prepare
 
 __all__ = ["SpeakerIdentification", "SpeakerIdentificationConfig", "prepare", "score"]
-
-Crop = tuple[float, float]  # from where to where, as shares of the utterance
-CROPS = 1  # tells the random numbers of crops from those of the order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +48,7 @@ class SpeakerIdentification(UtteranceExpert):
         found = super().get_dataloader(split, epoch)
         if split != "train":
             return found
-        generator = generator_of(self._seed, epoch, CROPS)
-        return [(*batch, [self._crop(len(u), generator) for u in batch[0]]) for batch in found]
+        return with_crops(found, self._config.crop_seconds, self._seed, epoch)
 
     def forward(
         self,
@@ -79,20 +72,5 @@ class SpeakerIdentification(UtteranceExpert):
             records: Lists by name.
         """
         if crops is not None:
-            features = [_part(row, crop) for row, crop in zip(features, crops, strict=True)]
+            features = [take_crop(row, crop) for row, crop in zip(features, crops, strict=True)]
         return super().forward(split, features, ids, labels, records)
-
-    def _crop(self, num_samples: int, generator: torch.Generator) -> Crop:
-        """Draw the part of an utterance to train on."""
-        size = round(self._config.crop_seconds * SAMPLE_RATE)
-        if num_samples <= size:
-            return 0.0, 1.0
-        start = int(torch.randint(num_samples - size + 1, (), generator=generator))
-        return start / num_samples, (start + size) / num_samples
-
-
-def _part(frames: Tensor, crop: Crop) -> Tensor:
-    """Return the frames (frame, dim) of a part, at least one."""
-    start, end = (round(share * len(frames)) for share in crop)
-    start = min(start, len(frames) - 1)
-    return frames[start : max(end, start + 1)]

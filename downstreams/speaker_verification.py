@@ -30,15 +30,14 @@ from auscult.errors import UserError
 from auscult.head import build_margin_loss, build_speaker_embedder
 from auscult.progress import logger
 
-from .batch import batches, generator_of, shuffled
-from .crop import Crop, draw_crop, take_crop
+from .batch import batches, shuffled
+from .crop import take_crop, with_crops
 from .score import Score
 from .split import LabelledCorpus, LabelledSplit
 from .training import Records, Schedule
 from .trial import eer_score, equal_error_rate, make_trials
 
 CONTEXT = 14  # frames that the TDNN layers need beside the one that they look at
-CROPS = 1  # tells the random numbers of crops from those of the order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,9 +199,8 @@ class SpeakerVerification(nn.Module):
         """
         data, size = self._corpus.splits[split], self._config.batch_size
         if split == "train":
-            generator = generator_of(self._seed, epoch, CROPS)
             found = batches(data, shuffled(len(data.cuts), self._seed, epoch), size)
-            return [(*batch, [self._crop(len(u), generator) for u in batch[0]]) for batch in found]
+            return with_crops(found, self._config.crop_seconds, self._seed, epoch)
         self._embeddings = {}
         found = batches(data, range(len(data.cuts)), size)
         due: list[list[list[Trial]]] = [[[] for _ in batch[0]] for batch in found]
@@ -251,9 +249,6 @@ class SpeakerVerification(nn.Module):
     def score(self, records: Records) -> float:
         """Return the negative equal error rate of what was recorded."""
         return -equal_error_rate(records["target"], records["prediction"])
-
-    def _crop(self, num_samples: int, generator: torch.Generator) -> Crop:
-        return draw_crop(num_samples, self._config.crop_seconds, generator)
 
     def _padded(self, features: Sequence[Tensor], ids: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return projected features (batch, frame, dim) and the mask that the network wants."""
