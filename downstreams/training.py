@@ -142,7 +142,9 @@ class HeadTraining:
         self._parameters = [p for entry in self._trained for p in entry.model.parameters()]
         self._device = torch.device(args.device)
         self._precision = config["runner"]["training_precision"]
-        self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._precision == "float16")
+        self._scaler = torch.amp.grad_scaler.GradScaler(
+            self._device.type, enabled=self._precision == "float16"
+        )
         state = self.init_ckpt
         if "Scaler" in state:
             self._scaler.load_state_dict(state["Scaler"])

@@ -1,6 +1,6 @@
 """`auscult run`: a SUPERB task, its head trained by s3prl's runner on frozen encoders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from auscult.record import Provenance, Record
     from auscult.upstream import Upstream
 
+Task = Annotated[
+    str, typer.Option("-t", "--task", help="A task of SUPERB, such as keyword_spotting.")
+]
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Changes to the protocol.")
 ]
@@ -66,33 +69,33 @@ Limit = Annotated[
     int | None,
     typer.Option(help="Only this many utterances of each split, spread evenly over it.", min=1),
 ]
+Seed = Annotated[int, typer.Option(help="Seed of the head and of the data order.", min=0)]
 TestSplit = Annotated[
     str, typer.Option("--test-split", help="Score on this split, such as test-other.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
 ]
 
 
 def run(
     upstream: Upstreams,
     corpus: CorpusSpec,
-    task: Annotated[
-        str, typer.Option("-t", "--task", help="A task of SUPERB, such as keyword_spotting.")
-    ],
+    task: Task,
     settings: Settings = None,
     out: OutDir = Path("auscult-out"),
     steps: Steps = None,
     learning_rates: LearningRates = None,
     finetune: Finetune = False,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Seed of the head and of the data order.", min=0)] = 0,
+    seed: Seed = 0,
     baselines: Baselines = True,
     budget: Budget = "8GB",
     split: SplitColumn = None,
     test_split: TestSplit = "test",
     allow_shared_speakers: AllowSharedSpeakers = False,
     skip_bad: SkipBad = False,
-    dry_run: Annotated[
-        bool, typer.Option(help="Print the resolved configuration and stop.")
-    ] = False,
+    dry_run: DryRun = False,
     precision: ComputePrecision = "float32",
     device: Device = "auto",
     store: StoreUrl = None,
@@ -119,23 +122,14 @@ def run(
     output = Output(json=json, quiet=quiet or not processes.leads)
     found = find_task(task)
     _check_training(found, steps=steps, learning_rates=learning_rates, finetune=finetune)
-    rates = read_rates(learning_rates, settings or [])
-    config = configure(found, steps, settings or [])
-    size = parse_bytes(budget)
-    specs = list(dict.fromkeys(with_baselines(upstream) if baselines else upstream))
-    if dry_run:
-        if processes.leads:
-            more = {"learning_rates": list(rates), "finetune": finetune, "limit": limit}
-            _show_config(output, found, config, specs, corpus, more)
-        return
     where = processes.device(choose_device(device))
     shared = HeadRun(
         task=found,
-        config=config,
-        learning_rates=rates,
+        config=configure(found, steps, settings or []),
+        learning_rates=read_rates(learning_rates, settings or []),
         finetune=finetune,
         limit=limit,
-        budget=size,
+        budget=parse_bytes(budget),
         precision=check_precision(precision, where),
         skip_bad=skip_bad,
         seed=seed,
@@ -145,6 +139,9 @@ def run(
         processes=processes,
         provenance=provenance_here(processes, where),
     )
+    specs = list(dict.fromkeys(with_baselines(upstream) if baselines else upstream))
+    if dry_run:
+        return _show_config(output, shared, specs, corpus)
     with processes.joined(where):
         heads = _train_all(shared, specs, corpus, (split, test_split), allow_shared_speakers)
         if processes.leads:
@@ -236,18 +233,17 @@ def configure(task: "HeadTask", steps: int | None, settings: Sequence[str]) -> A
     return override(task.config(), [*shorter, *settings])
 
 
-def _show_config(
-    output: Output,
-    task: "HeadTask",
-    config: Any,
-    upstreams: Sequence[str],
-    corpus: str,
-    more: Mapping[str, Any],
-) -> None:
-    values = {"upstreams": " ".join(upstreams), "corpus": corpus, **asdict(config), **more}
-    title = f"{task.spec.name} (version {task.spec.version})"
-    output.table(title, ["key", "value"], [[key, value] for key, value in values.items()])
-    output.finish(config=asdict(config))
+def _show_config(output: Output, shared: HeadRun, upstreams: Sequence[str], corpus: str) -> None:
+    if not shared.processes.leads:
+        return
+    task = shared.task.spec
+    values = {"upstreams": " ".join(upstreams), "corpus": corpus, **asdict(shared.config)}
+    values |= {"finetune": shared.finetune, "limit": shared.limit}
+    if shared.learning_rates:
+        values["learning_rate"] = " ".join(f"{rate:g}" for rate in shared.learning_rates)
+    rows = [[key, value] for key, value in values.items()]
+    output.table(f"{task.name} (version {task.version})", ["key", "value"], rows)
+    output.finish(config=asdict(shared.config))
 
 
 def provenance_here(processes: "Processes", device: str) -> "Provenance":
