@@ -33,7 +33,7 @@ from auscult.progress import logger
 from .batch import batches, shuffled
 from .crop import take_crop, with_crops
 from .score import Score
-from .split import LabelledCorpus, LabelledSplit
+from .split import SPLITS, LabelledCorpus, LabelledSplit
 from .training import Records, Schedule
 from .trial import eer_score, equal_error_rate, make_trials
 
@@ -97,7 +97,7 @@ def prepare(
     """
     skipped: list[str] = []
     splits, trials = {}, {}
-    for name in ("train", "dev", "test"):
+    for name in SPLITS:
         cuts, given = tuple(corpus.split(name)), corpus.trials.get(name, ())
         if name != "train" and given:
             wanted = {utterance for trial in given for utterance in (trial.first, trial.second)}
@@ -106,7 +106,7 @@ def prepare(
             cuts = _with_speaker(corpus.spec, name, cuts, skip_unlabelled, skipped)
         if name != "train" and not given:
             cuts, trials[name] = _made_trials(corpus.spec, name, cuts)
-        _check_trials(corpus.spec, name, trials.get(name))
+        _check_trials(corpus, name, trials.get(name))
         speakers = tuple(utterance_label(cut, "speaker") for cut in cuts)
         splits[name] = LabelledSplit(name, cuts, speakers)
     classes = tuple(sorted(set(splits["train"].labels)))
@@ -159,13 +159,16 @@ def _halves(cut: Any) -> tuple[Any, Any]:
     )
 
 
-def _check_trials(spec: str, split: str, trials: Sequence[Trial] | None) -> None:
-    if trials is not None and len({trial.same for trial in trials}) < 2:
-        one = "two speakers" if any(trial.same for trial in trials) else "one speaker"
-        raise UserError(
-            f"The {split} split of {spec} has no trials of {one}, and an error rate needs both "
-            "kinds; give it trials, or two speakers of whom one has two utterances."
-        )
+def _check_trials(corpus: Corpus, split: str, trials: Sequence[Trial] | None) -> None:
+    if trials is None or len({trial.same for trial in trials}) == 2:
+        return
+    one = "two speakers" if any(trial.same for trial in trials) else "one speaker"
+    others = [name for name, found in corpus.trials.items() if found and name not in SPLITS]
+    hint = f" It has trials of {others[0]}: --test-split {others[0]}." if others else ""
+    raise UserError(
+        f"The {split} split of {corpus.spec} has no trials of {one}, and an error rate needs both "
+        f"kinds; give it trials, or two speakers of whom one has two utterances.{hint}"
+    )
 
 
 class SpeakerVerification(nn.Module):

@@ -147,6 +147,9 @@ class TestTrials:
         lone = _only(voices, "test", lambda name: name.endswith("-0"))
         with pytest.raises(UserError, match="test split .* has no trials of one speaker"):
             prepare(lone, SHORT, skip_unlabelled=False)
+        elsewhere = replace(lone, trials={"verify": (Trial("a", "b", True),)})
+        with pytest.raises(UserError, match="trials of verify: --test-split verify"):
+            prepare(elsewhere, SHORT, skip_unlabelled=False)
         alone = _only(voices, "dev", lambda name: name.startswith("s8-"))
         with pytest.raises(UserError, match="dev split .* has no trials of two speakers"):
             prepare(alone, SHORT, skip_unlabelled=False)
