@@ -66,11 +66,11 @@ def _note_float32(name: str, wanted: Precision) -> None:
     )
 
 
-def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Compute in ``precision`` on ``device``; weights are rounded once inside the block."""
     if precision == "float32":
         return nullcontext()
-    scope: AbstractContextManager[None] = torch.autocast(
+    scope: AbstractContextManager[object] = torch.autocast(
         device.type, dtype=getattr(torch, precision)
     )
     return scope

@@ -87,8 +87,8 @@ def test_transformers_reads_what_is_uniform(
         supernet = of_group_norm(supernet)
     upstream = cut(supernet, subnet)
     export_transformers(upstream, tmp_path / "hubert")
-    model: Any
-    model, loading = HubertModel.from_pretrained(tmp_path / "hubert", output_loading_info=True)
+    found: Any = HubertModel.from_pretrained(tmp_path / "hubert", output_loading_info=True)
+    model, loading = found
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         assert not loading[kind], kind
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "hubert")

@@ -261,7 +261,7 @@ def test_a_pickled_optimiser_of_a_lost_module(save: Save, monkeypatch: Any) -> N
     setattr(module, "BertAdam", optimiser)  # noqa: B010
     monkeypatch.setitem(sys.modules, "optimizers", module)
     states = s3prl_states(80, share=True, audio=online(), sequence_length=0, legacy=False)
-    found = optimiser()
+    found: Any = optimiser()
     found.schedule = "linear"
     path = save(states | {"Scheduler": found})
     monkeypatch.delitem(sys.modules, "optimizers")
