@@ -48,7 +48,12 @@ PLACES: Mapping[str, Place] = {
     ),
     "keyword_spotting": Place(
         reader="speech_commands",
-        folders=("speech_commands_v0.01", "SpeechCommands", "speech_commands"),
+        folders=(
+            "speech_commands_v0.01",
+            "SpeechCommands",
+            "speech_commands",
+            "speech_commands_v0.02",
+        ),
     ),
     "query_by_example": Place(
         reader="quesst14", folders=("quesst14Database", "QUESST14", "QUESST2014", "quesst14")
@@ -146,49 +151,34 @@ def read_jobs(choice: Choice) -> Iterator[Job | Missing | Failure]:
     Raises:
         UserError: An unknown task or setting, or the folder does not exist.
     """
-    import auscult
     from auscult.downstreams import find_task
 
     if not choice.root.is_dir():
         raise UserError(f"--data {choice.root} is no folder; expected one that holds the corpora.")
-    asked = choice.tasks or tuple(dict.fromkeys([*PLACES, *choice.corpora]))
-    configs = {}
-    for name in asked:  # mistakes in settings come before hours of reading
-        task = find_task(name)
-        found = find_corpus(name, choice)
-        files = list(_files(name, found, choice)) if found else []
-        for file in files:
-            logger.info(f"{name}: {file}")
-        settings = [*files, *choice.settings[name]]
-        configs[name] = configure(task, choice.steps if task.trains else None, settings)
+    tasks = [find_task(name) for name in choice.tasks or {**PLACES, **choice.corpora}]
+    _refuse_unused(choice, [task.spec.name for task in tasks])
+    # mistakes in settings come before hours of reading
+    configs = [_configured(task, find_corpus(task.spec.name, choice), choice) for task in tasks]
     read: dict[tuple[str, str | None], Corpus] = {}
-    for name in asked:
-        found = find_corpus(name, choice)
-        if found is None:
+    for task, config in zip(tasks, configs, strict=True):
+        name = task.spec.name
+        spec = find_corpus(name, choice)
+        if spec is None:
             reason = _not_found(name)
             yield Failure(name, "", reason) if choice.tasks else Missing(name, reason)
             continue
-        for column in _columns(name, found, choice):
-            title = f"{name}, {column}" if column else name
-            task = find_task(name)
+        for column in _columns(name, spec, choice):
             try:
-                if (found, column) not in read:
-                    logger.info(f"Reading {found}{f', {column}' if column else ''} ...")
-                    whole = auscult.corpus(found, split=column, skip_bad=choice.skip_bad)
-                    read[found, column] = limited(whole, choice.limit)
-                corpus = read[found, column]
+                if (spec, column) not in read:
+                    read[spec, column] = _read(spec, column, choice)
+                corpus = read[spec, column]
                 check_speakers(corpus, choice.allow_shared_speakers or task.about_speakers)
-                labelled = task.prepare(corpus, configs[name], skip_unlabelled=choice.skip_bad)
+                labelled = task.prepare(corpus, config, skip_unlabelled=choice.skip_bad)
             except Exception as error:  # the other tasks go on; Ctrl-C is no Exception
-                yield Failure(title, "", reason_of(error))
+                yield failed(f"{name}, {column}" if column else name, "", error)
                 continue
             yield Job(
-                task=task,
-                config=configs[name],
-                spec=found,
-                column=column,
-                corpus=corpus,
-                labelled=labelled,
+                task=task, config=config, spec=spec, column=column, corpus=corpus, labelled=labelled
             )
 
 
@@ -244,14 +234,19 @@ def settings_by_task(settings: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def reason_of(error: Exception) -> str:
-    """Say in a sentence what went wrong; an error that nobody foresaw with its type."""
+def failed(name: str, upstream: str, error: Exception) -> Failure:
+    """Return what is told at the end; say it now too, and where it was if nobody foresaw it."""
     if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        reason = error.strerror or type(error).__name__
-        return f"{error.filename} cannot be read or written: {reason}."
-    return f"{type(error).__name__}: {error}"
+        reason = str(error)
+    elif isinstance(error, OSError) and error.filename is not None:
+        what = error.strerror or type(error).__name__
+        reason = f"{error.filename} cannot be read or written: {what}."
+    else:
+        reason = f"{type(error).__name__}: {error}"
+    foreseen = isinstance(error, UserError | OSError)
+    where = f"{name}, {upstream}" if upstream else name
+    logger.error(f"{where}: {reason}", exc_info=None if foreseen else error)
+    return Failure(name, upstream, reason)
 
 
 def real_time_factor(encoder: "Upstream", device: str) -> float:
@@ -325,17 +320,17 @@ def show(
         ("task", "upstream", "features", "they are", "encoding"),
         [
             [
-                cost.job.name,
-                cost.upstream,
-                f"{cost.num_bytes / 1e9:.3f} GB",
-                "kept" if cost.kept else "encoded for every batch (over --budget)",
-                duration(cost.seconds),
+                line.job.name,
+                line.upstream,
+                f"{line.num_bytes / 1e9:.3f} GB",
+                "kept" if line.kept else "encoded for every batch (over --budget)",
+                duration(line.seconds),
             ]
-            for cost in costs
+            for line in costs
         ],
     )
-    kept = sum(cost.num_bytes for cost in costs if cost.kept)
-    whole = duration(sum(cost.seconds for cost in costs))
+    kept = sum(line.num_bytes for line in costs if line.kept)
+    whole = duration(sum(line.seconds for line in costs))
     folder, free = _free_bytes()
     output.print(
         f"{len(costs)} heads; features of {kept / 1e9:.2f} GB in {folder} ({free / 1e9:.0f} GB "
@@ -354,6 +349,34 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _refuse_unused(choice: Choice, tasks: Sequence[str]) -> None:
+    """Raise where something was said of a task that is not run."""
+    settings = [name for name, found in choice.settings.items() if found]
+    for name in (*choice.corpora, *choice.columns, *settings):
+        if name not in tasks:
+            raise UserError(
+                f"{name} was given a corpus, split or setting, but is not run; add it to --tasks."
+            )
+
+
+def _configured(task: "HeadTask", spec: str | None, choice: Choice) -> Any:
+    """Return the published protocol of a task with the command line's changes."""
+    name = task.spec.name
+    files = list(_files(name, spec, choice)) if spec else []
+    for file in files:
+        logger.info(f"{name}: {file}")
+    steps = choice.steps if task.trains else None
+    return configure(task, steps, [*files, *choice.settings[name]])
+
+
+def _read(spec: str, column: str | None, choice: Choice) -> "Corpus":
+    import auscult
+
+    logger.info(f"Reading {spec}{f', {column}' if column else ''} ...")
+    corpus = auscult.corpus(spec, split=column, skip_bad=choice.skip_bad)
+    return limited(corpus, choice.limit)
 
 
 def _files(task: str, spec: str, choice: Choice) -> Iterator[str]:

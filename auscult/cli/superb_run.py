@@ -34,9 +34,9 @@ from auscult.cli.superb_plan import (
     Missing,
     by_task,
     cost,
+    failed,
     read_jobs,
     real_time_factor,
-    reason_of,
     settings_by_task,
     show,
 )
@@ -184,11 +184,14 @@ def _carry_out(
     """
     if not plan_only:
         prepare(shared.out, shared.store)
+    failures: list[Failure] = []
+    encoders = dict(_encoders(specs, failures))
+    if not encoders:
+        raise UserError(f"There is no encoder to run. {failures[0].upstream}: {failures[0].reason}")
     found = list(read_jobs(choice))
     jobs = [job for job in found if isinstance(job, Job)]
     others = [other for other in found if not isinstance(other, Job)]
-    failures = [other for other in others if isinstance(other, Failure)]
-    encoders = dict(_encoders(specs, failures)) if jobs else {}
+    failures += [other for other in others if isinstance(other, Failure)]
     costs = list(_costs(jobs, encoders, shared, failures))
     show(output, jobs, others, costs)
     if not found or all(isinstance(other, Missing) for other in found):
@@ -207,7 +210,7 @@ def _carry_out(
         )
     output.finish(
         records,
-        plan=[_flat(cost) for cost in costs],
+        plan=[_flat(line) for line in costs],
         missing=[asdict(other) for other in others if isinstance(other, Missing)],
         failures=[asdict(failure) for failure in failures],
     )
@@ -218,11 +221,11 @@ def _carry_out(
 def _encoders(specs: Sequence[str], failures: list[Failure]) -> "Iterator[tuple[str, Upstream]]":
     import auscult
 
-    for spec in specs:
+    for spec in specs:  # before hours of reading
         try:
             yield spec, auscult.load(spec)
         except Exception as error:  # the other encoders go on; Ctrl-C is no Exception
-            _note(Failure("all tasks", spec, reason_of(error)), error, failures)
+            failures.append(failed("all tasks", spec, error))
 
 
 def _costs(
@@ -236,7 +239,7 @@ def _costs(
         try:
             factor = real_time_factor(encoders[spec], shared.device)
         except Exception as error:  # as above
-            _note(Failure("all tasks", spec, reason_of(error)), error, failures)
+            failures.append(failed("all tasks", spec, error))
             del encoders[spec]
             continue
         for job in jobs:
@@ -258,20 +261,10 @@ def _run_all(
         try:
             trained = train_and_save(encoders[spec], run, job.corpus, job.labelled)
         except Exception as error:  # the other heads go on; Ctrl-C is no Exception
-            _note(Failure(job.name, spec, reason_of(error)), error, failures)
+            failures.append(failed(job.name, spec, error))
             continue
         if trained is not None:
             yield from trained[1]
-
-
-def _note(failure: Failure, error: Exception, failures: list[Failure]) -> None:
-    """Keep a failure for the end; say now what it was, and where, if nobody foresaw it."""
-    failures.append(failure)
-    foreseen = isinstance(error, UserError | OSError)
-    logger.error(
-        f"{failure.name}, {failure.upstream}: {failure.reason}",
-        exc_info=None if foreseen else error,
-    )
 
 
 def _show_records(output: Output, records: "Sequence[Record]", shared: Shared) -> None:
@@ -293,15 +286,16 @@ def _show_records(output: Output, records: "Sequence[Record]", shared: Shared) -
             "Tasks that SUPERB has not", ("task", "upstream", "metric", "on test", "n"), rows
         )
     if records:
-        place = shared.store or shared.out
+        place = "the store" if shared.store else shared.out  # whose URL may hold a password
+        table_of = "STORE" if shared.store else shared.out
         output.print(
-            f"Results are in {place}; `auscult superb table {place}` shows them beside all "
+            f"Results are in {place}; `auscult superb table {table_of}` shows them beside all "
             "published ones."
         )
 
 
-def _flat(cost: Cost) -> dict[str, Any]:
-    job = cost.job
+def _flat(line: Cost) -> dict[str, Any]:
+    job = line.job
     return {
         "task": job.task.spec.name,
         "split_column": job.corpus.split_column,
@@ -310,10 +304,10 @@ def _flat(cost: Cost) -> dict[str, Any]:
         "seconds": {name: job.seconds(name) for name in job.labelled.splits},
         "steps": job.config.total_steps if job.task.trains else 0,
         "config": asdict(job.config),
-        "upstream": cost.upstream,
-        "feature_bytes": cost.num_bytes,
-        "kept": cost.kept,
-        "encoding_seconds_guessed": cost.seconds,
+        "upstream": line.upstream,
+        "feature_bytes": line.num_bytes,
+        "kept": line.kept,
+        "encoding_seconds_guessed": line.seconds,
     }
 
 

@@ -197,10 +197,10 @@ def test_a_failure_is_told_at_the_end_and_stops_nothing(
     failures = {(f["name"], f["upstream"]): f["reason"] for f in json.loads(stdout)["failures"]}
     assert status == 1 and "nobody foresaw this" in stderr and "Traceback" in stderr
     assert list(failures) == [
+        ("all tasks", "hf:/nowhere"),
         ("emotion_recognition, fold1", ""),
         ("slot_filling", ""),
         ("speaker_utterance", ""),
-        ("all tasks", "hf:/nowhere"),
         ("keyword_spotting", "log_mel"),
     ]
     assert failures["keyword_spotting", "log_mel"] == "ZeroDivisionError: nobody foresaw this"
@@ -232,10 +232,15 @@ def test_mistakes_end_with_status_2_and_a_sentence(
     cases: tuple[tuple[tuple[object, ...], str], ...] = (
         (_command(empty), "No corpus of SUPERB was found"),
         (_command(tmp_path / "nowhere"), "is no folder"),
+        (("superb", "run", "-u", "fbnk", "--data", root, "--no-baselines"), "Did you mean fbank"),
         (_command(root, "--tasks", "keyword"), "Did you mean keyword_spotting"),
         (_command(root, "--corpus", "keyword=tsv:x"), "Did you mean keyword_spotting"),
         (_command(root, "--corpus", "keyword_spotting"), "expected --corpus TASK=VALUE"),
         (_command(root, *["--split", "keyword_spotting=a"] * 2), "was given twice"),
+        (
+            _command(root, "--tasks", "slot_filling", "--split", "emotion_recognition=fold1"),
+            "not run",
+        ),
         (_command(root, "label=word"), "expected TASK.KEY=VALUE"),
         (_command(root, "keyword_spotting.lable=word"), "Did you mean label"),
     )
