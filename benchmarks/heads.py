@@ -21,7 +21,10 @@ measured ones: the scaling is printed. All else of the peer is measured in full.
 seconds of the process (``--threads``, 1 by default).
 
     python benchmarks/heads.py
-    python benchmarks/heads.py --upstream log_mel --utterances 2149 learning_rate=1e-2
+    python benchmarks/heads.py --upstream log_mel --utterances 2149 --measured-epochs 10
+
+The few utterances that such an encoder allows, and random weights, leave the first of these at
+chance; the second learns something.
 """
 
 import argparse
@@ -56,7 +59,7 @@ from auscult.upstream import Upstream
 CORPUS = Path(__file__).resolve().parents[2] / "shared/data/speech-commands-v2-test-subset"
 TASK = "keyword_spotting"
 SETTINGS = ("batch_size=8", "learning_rate=1e-3")  # SUPERB's, 32 and 1e-4, are for 51 000 words
-TOLERANCE = 1e-2  # of the way from first to last weights
+TOLERANCE = 1e-3  # of the way from first to last weights
 Weights = dict[str, Tensor]
 
 
@@ -342,12 +345,15 @@ def _weights(runner: Any) -> Weights:
 def print_times(before: Run, after: Run, peer: Run, upstream: Remembering) -> None:
     """Print CPU seconds of both ways, and the ratio to the slower of Auscult's two runs."""
     print("CPU seconds                             in all   encoder      rest")
+    scaled = upstream.computed < upstream.asked
     rows = {"auscult, before the peer": before, "auscult, after the peer": after}
-    for name, run in (rows | {"s3prl's Runner (scaled)": peer}).items():
+    rows |= {"s3prl's Runner (scaled)" if scaled else "s3prl's Runner": peer}
+    for name, run in rows.items():
         rest = run.seconds - run.encoding
         print(f"{name:34} {run.seconds:11.1f} {run.encoding:9.1f} {rest:9.1f}")
+    kind = "scaled" if scaled else "not scaled"
     print(
-        f"  scaled: {upstream.computed} of the {upstream.asked} waveforms that s3prl's loop asked "
+        f"  {kind}: {upstream.computed} of the {upstream.asked} waveforms that s3prl's loop asked "
         f"the encoder for were computed, in {upstream.encoding:.1f} s"
     )
     slower = max(before.seconds, after.seconds)
@@ -361,6 +367,7 @@ def print_scores(plan: Plan, ours: Run, peer: Run) -> None:
         score = task.score(run.answers, plan.corpus)[0]
         interval = f"{score.low:.3f} - {score.high:.3f}"
         print(f"test accuracy, {name:19} {score.value:11.3f}   ({interval})")
+        print(f"  on dev, by epoch: {' '.join(f'{found:.2f}' for found in run.curve)}")
     assert ours.answers["id"] == peer.answers["id"] == test.ids
     gain = _correct(ours) - _correct(peer)  # (item,)
     weights = cluster_weights(test.speakers, len(gain))
@@ -376,7 +383,7 @@ def print_agreement(ours: Run, peer: Run, strict: Run, first: Weights) -> None:
     columns = [
         (_moved(run, ours, first), _same(run, ours), _apart(run, ours)) for run in (peer, strict)
     ]
-    names = ("apart, of the way that it was moved", "same answers on test", "dev curves apart")
+    names = ("apart, share of the way it moved", "same answers on test", "dev curves apart")
     for name, *found in zip(names, *columns, strict=True):
         print(f"{name:36} {found[0]:14.2g} {found[1]:24.2g}")
     moved, same, apart = columns[1]
