@@ -10,6 +10,79 @@ from auscult.cli.output import save
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
     from auscult.downstreams import HeadTask
+    from auscult.downstreams.feature import CorpusUpstream
+    from auscult.downstreams.search import Trial
+    from auscult.downstreams.split import LabelledCorpus
+    from auscult.downstreams.training import HeadResult, HeadTraining
+    from auscult.precision import Precision
+    from auscult.process import Processes
+    from auscult.record import Artifact, Provenance, Record
+    from auscult.upstream import Upstream
+
+NOT_IN_IDENTITY = ("save_step", "log_step")  # change no number, so a run goes on without them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadRun:
+    """What all encoders of one command share."""
+
+    task: "HeadTask"
+    config: Any  # the task's, a Schedule
+    learning_rates: tuple[float, ...]  # of which dev chooses; empty: the configuration's
+    finetune: bool
+    limit: int | None
+    budget: int  # bytes
+    precision: "Precision"
+    skip_bad: bool
+    seed: int
+    out: Path
+    store: str | None
+    device: str
+    processes: "Processes"
+    provenance: "Provenance"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedHead:
+    """One encoder's head, and how it was trained."""
+
+    run: HeadRun
+    encoder: "Upstream"
+    corpus: "Corpus"
+    labelled: "LabelledCorpus"  # as this encoder reads it
+    config: Any  # with the learning rate that dev chose
+    finetuned: bool
+    trials: "tuple[Trial, ...]"  # empty where one learning rate was given
+    result: "HeadResult"
+
+    @property
+    def layer(self) -> int | str:
+        """What a record says of the hidden states: the one that dev chose, or a learned sum."""
+        return "weighted" if self.run.task.trains else int(self.result.layer_weights.argmax())
+
+    def settings(self) -> dict[str, Any]:
+        """Return the configuration as a record has it."""
+        found = {
+            **_settings(self.run, self.encoder, self.config, self.finetuned),
+            "limit": self.run.limit,
+            "split_column": self.corpus.split_column,
+            "num_classes": len(self.labelled.classes),
+            "head_parameters": self.result.num_parameters,
+        }
+        if not self.run.task.trains:
+            found["dev_scores"] = {str(layer): score for layer, score in self.result.curve}
+        if self.trials:
+            found["dev_scores"] = {f"{t.learning_rate:g}": t.score for t in self.trials}
+        return found
+
+
+def train(
+    encoder: "Upstream", run: HeadRun, corpus: "Corpus", labelled: "LabelledCorpus"
+) -> TrainedHead | None:
+    """Train one head, or one for each learning rate; None in processes that do not lead.
+
+    Where the task has nothing to train, the hidden states are compared as they are.
+    """
     from auscult.downstreams.split import drop_short
 
     labelled = drop_short(labelled, encoder, skip_bad=run.skip_bad)
