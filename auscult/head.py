@@ -1,8 +1,9 @@
 """s3prl's downstream heads, built without its data code."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from auscult.bridge import repair
 
@@ -92,7 +93,19 @@ def build_spec_augment(*, adaptive: bool) -> nn.Module:
     return augment
 
 
-def build_speaker_embedder(dim: int, pooled_dim: int) -> nn.Module:
+class SpeakerEmbedder(Protocol):
+    """A module that makes one vector of an utterance, of one kind for training and one for use."""
+
+    def __call__(self, features: Tensor, mask: Tensor, /) -> Tensor:
+        """Return what the loss is of."""
+        ...
+
+    def inference(self, features: Tensor, mask: Tensor, /) -> Tensor:
+        """Return what utterances are compared by."""
+        ...
+
+
+def build_speaker_embedder(dim: int, pooled_dim: int) -> SpeakerEmbedder:
     """Return SUPERB's x-vector network, s3prl's ``Model``: TDNN layers, statistics, linear layers.
 
     Its ``forward``, for training, and ``inference``, for comparing, take features (batch, frame,
@@ -107,7 +120,7 @@ def build_speaker_embedder(dim: int, pooled_dim: int) -> nn.Module:
     repair()
     from s3prl.downstream.sv_voxceleb1.model import Model
 
-    network: nn.Module = Model(
+    network: SpeakerEmbedder = Model(
         input_dim=dim,
         agg_dim=pooled_dim,
         agg_module_name="SP",

@@ -62,14 +62,14 @@ def _turns(kaldi: Path, listing: Listing) -> dict[str, list[Span]]:
     turns: dict[str, list[Span]] = {}
     for name, (recording, start, end) in _table(segments, 4, listing).items():
         try:
-            times = [round(float(time) * SAMPLE_RATE) for time in (start, end)]
+            first, last = (round(float(time) * SAMPLE_RATE) for time in (start, end))
         except (ValueError, OverflowError):
             listing.problems.append(f"{segments} gives {name!r} the times {start!r} to {end!r}")
             continue
         if name not in who:
             listing.problems.append(f"{segments} has {name!r}, which {speakers} lacks")
             continue
-        turns.setdefault(recording, []).append(Span(*times, who[name][0]))
+        turns.setdefault(recording, []).append(Span(first, last, who[name][0]))
     return turns
 
 

@@ -89,8 +89,10 @@ def shared_speakers(items: Sequence[Item]) -> dict[str, tuple[Item, Item]]:
     first: dict[str, Item] = {}
     shared: dict[str, tuple[Item, Item]] = {}
     for item in items:
-        turns = {span.symbol for span in item.alignments.get("speaker", ())}
-        for speaker in {item.speaker, *turns} - {None}:
+        speakers = {span.symbol for span in item.alignments.get("speaker", ())}
+        if item.speaker is not None:
+            speakers.add(item.speaker)
+        for speaker in speakers:
             other = first.setdefault(speaker, item)
             if other.split != item.split:
                 shared.setdefault(speaker, (other, item))

@@ -93,7 +93,8 @@ def _verification(folder: Path, files: list[str]) -> tuple[Listing, dict[str, st
     for number, line in enumerate(listed.read_text(encoding="utf-8").splitlines(), start=1):
         target, *names = line.split() or [""]
         if target in ("0", "1") and [name.count("/") for name in names] == [2, 2]:
-            listing.trials.append(Trial(*map(_utterance, names), same=target == "1"))
+            first, second = map(_utterance, names)
+            listing.trials.append(Trial(first, second, same=target == "1"))
             chosen |= dict.fromkeys(names, "test")
         elif target:
             listing.problems.append(f"{listed} line {number} reads {line!r}, not '1 PATH PATH'")

@@ -125,4 +125,5 @@ def _ctc_decoder() -> Callable[..., Any]:
         raise UserError(
             "Decoding with a language model needs Flashlight: pip install auscult[lm]."
         ) from error
-    return ctc_decoder
+    found: Callable[..., Any] = ctc_decoder
+    return found

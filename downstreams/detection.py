@@ -67,7 +67,7 @@ def value_score(
     Raises:
         UserError: No term occurs in any document.
     """
-    occurs = relevant.any(axis=1)
+    occurs = np.asarray(relevant.any(axis=1))
     mine = [speaker for speaker, there in zip(speakers, occurs, strict=True) if there]
     weights = cluster_weights(mine, len(mine)) if mine else np.zeros((0, 0))
     low, high = quantiles(_maxima(scores[occurs], relevant[occurs], weights, collection))
@@ -96,7 +96,8 @@ def precision_score(
 ) -> Score:
     """Return the mean average precision with its interval; see :func:`value_score`."""
     found = average_precisions(scores, relevant)
-    mine = [name for name, there in zip(speakers, relevant.any(axis=1), strict=True) if there]
+    occurs = np.asarray(relevant.any(axis=1))
+    mine = [name for name, there in zip(speakers, occurs, strict=True) if there]
     return ratio_score("map", found, np.ones(len(found)), mine)
 
 

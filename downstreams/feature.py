@@ -55,7 +55,7 @@ class CorpusUpstream(HubUpstream):
         super().__init__(encoder)
         self._corpus = corpus
         self._device = device
-        self._precision = precision_of(encoder, precision)
+        self._precision: Precision = precision_of(encoder, precision)
         self._kept: dict[str, _Kept] = {}
         self.finetuned = finetune and any(p.requires_grad for p in encoder.parameters())
         if self.finetuned:

@@ -96,7 +96,8 @@ def read_predictions(folder: Path) -> Predictions:
         values = json.loads(place.read_text(encoding="utf-8"))
         known = {field.name for field in fields(PredictionRun)}
         lists = {name: tuple(values[name]) for name in ("classes", "left_out")}
-        run = PredictionRun(**{name: values[name] for name in known} | lists)
+        given: dict[str, Any] = {name: values[name] for name in known} | lists
+        run = PredictionRun(**given)
         place = folder / ITEMS
         with place.open(encoding="utf-8") as file:
             items = tuple(json.loads(line) for line in file)

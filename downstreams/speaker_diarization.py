@@ -258,6 +258,8 @@ class SpeakerDiarization(nn.Module):
         return -sum(e.wrong for e in errors) / sum(e.total for e in errors)
 
     def _turns(self, probabilities: NDArray[np.float64], recording: Recording) -> list[Turn]:
+        if recording.geometry is None:
+            raise ValueError("the recording has no frames yet: at_frames gives it them")
         return turns_of_frames(
             probabilities,
             recording.geometry,

@@ -73,4 +73,4 @@ class SpeakerIdentification(UtteranceExpert):
         """
         if crops is not None:
             features = [take_crop(row, crop) for row, crop in zip(features, crops, strict=True)]
-        return super().forward(split, features, ids, labels, records)
+        return super().forward(split, features, ids, labels, records=records)

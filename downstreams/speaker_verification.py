@@ -263,11 +263,9 @@ class SpeakerVerification(nn.Module):
                 f"{CONTEXT + 2}; take it out of the corpus."
             )
         padded = self.connector(pad_sequence(list(features), batch_first=True))
-        last = lengths.max()
+        last = int(lengths.max())
         begin = torch.where(lengths < last, lengths - 1, last)  # one early, see the builder
-        mask = (
-            torch.zeros(len(features), int(last)) - (torch.arange(last) >= begin[:, None]).float()
-        )
+        mask = torch.zeros(len(features), last) - (torch.arange(last) >= begin[:, None]).float()
         return padded, mask.to(padded.device)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from auscult.contracts import SAMPLE_RATE
 from auscult.dataset import Corpus, supervision_of, utterance_label
@@ -61,6 +61,9 @@ class LabelledCorpus:
     skipped: tuple[str, ...] = ()  # a sentence for each utterance left out for want of a label
 
 
+C = TypeVar("C", bound=LabelledCorpus)
+
+
 def label_corpus(corpus: Corpus, label: str, *, skip_unlabelled: bool = False) -> LabelledCorpus:
     """Read one label off every utterance of train, dev and test.
 
@@ -93,7 +96,7 @@ def label_corpus(corpus: Corpus, label: str, *, skip_unlabelled: bool = False) -
     return LabelledCorpus(splits, tuple(classes), tuple(skipped))
 
 
-def drop_short(corpus: LabelledCorpus, encoder: Upstream, *, skip_bad: bool) -> LabelledCorpus:
+def drop_short(corpus: C, encoder: Upstream, *, skip_bad: bool) -> C:
     """Return the corpus without the utterances that are too short for one frame of ``encoder``.
 
     Raises:

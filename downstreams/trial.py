@@ -49,7 +49,9 @@ def make_trials(speakers: Mapping[str, str]) -> tuple[Trial, ...]:
 def _draw_pairs(size: int, count: int, generator: np.random.Generator) -> list[tuple[int, int]]:
     """Return ``count`` different pairs of ``size`` things, all of them where there are fewer."""
     total = size * (size - 1) // 2
-    codes = generator.choice(total, min(count, total), replace=False) if total else []
+    if not total:
+        return []
+    codes = generator.choice(total, min(count, total), replace=False)
     pairs = []
     for code in map(int, codes):  # pair (i, j), i < j, has the code j (j - 1) / 2 + i
         j = (1 + math.isqrt(1 + 8 * code)) // 2

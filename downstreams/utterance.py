@@ -101,6 +101,7 @@ class UtteranceExpert(nn.Module):
         features: Sequence[Tensor],
         ids: Sequence[str],
         labels: Sequence[Any],
+        *,
         records: Records,
         **_: Any,
     ) -> Tensor:

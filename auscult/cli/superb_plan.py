@@ -306,10 +306,10 @@ def show(
         [job.name, job.spec, _amounts(job), f"{job.config.total_steps:,}" if job.task.trains else 0]
         for job in jobs
     ]
-    rows += [
+    rows.extend(
         [other.name, "missing" if isinstance(other, Missing) else "FAIL", other.reason]
         for other in others
-    ]
+    )
     output.table("Plan", ("task", "corpus", "utterances (hours)", "steps"), rows)
     if any(isinstance(other, Missing) for other in others):
         output.print("Where a corpus is missing: --corpus TASK=READER:FOLDER names one elsewhere.")

@@ -54,8 +54,8 @@ class TestIemocap:
             assert corpus.split_column == f"fold{fold}" and corpus.speaker_overlap == ()
             assert {cut.id[:5] for cut in corpus.split("test")} == {f"Ses0{fold}"}
             tested += ids(corpus)["test"]
+            assert "(fru: 10, xxx: 10)" in corpus.notes[1]
         assert len(tested) == len(set(tested)) == 50
-        assert "(fru: 10, xxx: 10)" in corpus.notes[1]
 
     def test_labels(self, root: Path) -> None:
         corpus = load_corpus(f"iemocap:{root.parent}")  # the folder above

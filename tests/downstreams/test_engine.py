@@ -65,7 +65,8 @@ def _weights(folder: Path) -> list[Any]:
 
 def _curves(folder: Path) -> dict[str, dict[int, list[float]]]:
     """Read event files as TensorBoard does: a session's start hides later steps before it."""
-    from tensorboardX.proto.event_pb2 import Event
+    # protobuf makes the class when the module is imported
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
     found: dict[str, dict[int, list[float]]] = {}
     for path in sorted(folder.glob("events*"), key=lambda p: int(p.name.rpartition(".")[2])):

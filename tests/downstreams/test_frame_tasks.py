@@ -2,6 +2,7 @@
 
 import importlib
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def _prepared(name: str, corpus: Any, bands: Any, *settings: str) -> tuple[Any, 
     return config, task.at_frames(labelled, config, bands)
 
 
-def _theirs(module: str, weights: dict[str, torch.Tensor], **sizes: Any) -> Any:
+def _theirs(module: str, weights: Mapping[str, torch.Tensor], **sizes: Any) -> Any:
     """Return s3prl's expert with the given weights, made without its data."""
     bridge.repair()
     expert = importlib.import_module(f"s3prl.downstream.{module}.expert")
@@ -135,7 +136,8 @@ def test_phone_loss_and_accuracy_equal_s3prls(hidden: int, talk: Any, bands: Any
 def test_speaker_loss_equals_s3prls_where_nothing_is_padded(talk: Any, bands: Any) -> None:
     config, labelled = _prepared("speaker_frame", talk, bands)
     ours = FrameExpert(8, labelled, config, 0)
-    weights = dict(zip(("linear.weight", "linear.bias"), ours.model.parameters(), strict=True))
+    keys = ["linear.weight", "linear.bias"]
+    weights = dict(zip(keys, ours.model.parameters(), strict=True))
     theirs = _theirs("speaker_linear_frame_libri", weights, input_dim=8, output_class_num=3)
     features = [torch.randn(6, 8) for _ in range(3)]
     a: dict[str, list[Any]] = defaultdict(list)

@@ -118,7 +118,7 @@ class TestDetection:
             detected = scores >= threshold
             misses = [1 - detected[i, relevant[i]].mean() for i in (0, 1, 3, 4)]
             alarms = [detected[i, ~relevant[i]].mean() for i in (0, 1, 3, 4)]
-            values.append(1 - np.mean(misses) - BETA * np.mean(alarms))
+            values.append(float(1 - np.mean(misses) - BETA * np.mean(alarms)))
         assert max(values) > 0.1
         assert maximum_value(scores, relevant) == pytest.approx(max(values))
 
@@ -310,15 +310,15 @@ def test_auscult_run(run: Callable[..., tuple[int, str, str]], word_folder: Path
 def test_the_official_score_counts_what_was_not_searched(sentences: Corpus, bands: Any) -> None:
     """As the reader of QUESST 2014 says of its other languages."""
     label = {"collection_queries": "8", "collection_documents": "240"}
-    whole = replace(sentences, splits=dict(sentences.splits))
+    splits = dict(sentences.splits)
     for name in ("dev", "test"):
         cuts = sentences.split(name)
         supervisions = [supervision_of(cut) for cut in cuts]
-        whole.splits[name] = [
+        splits[name] = [
             replace(cut, supervisions=[replace(x, custom=x.custom | label)])
             for cut, x in zip(cuts, supervisions, strict=True)
         ]
-    corpus = prepare(whole, CONFIG, skip_unlabelled=False)
+    corpus = prepare(replace(sentences, splits=splits), CONFIG, skip_unlabelled=False)
     assert corpus.collection == {"dev": Collection(8, 240), "test": Collection(8, 240)}
     result = evaluate(bands, corpus, budget=10**9, device="cpu")
     official = score(result.answers, corpus)[0].value

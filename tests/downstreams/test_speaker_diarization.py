@@ -106,6 +106,7 @@ def test_it_learns_and_reports_on_test(meetings: Any, bands: Any, tmp_path: Path
     (found,) = score(answers, corpus)
     assert (found.metric, found.num_items, found.num_speakers) == ("der", 2, None)
     assert found.value < 0.3  # silence has 1, one speaker all the time about 1.5
+    assert found.low is not None and found.high is not None
     assert found.low <= found.value <= found.high
     late = [[(a + 0.3, b + 0.3, who) for a, b, who in turns] for turns in answers["turns"]]
     assert score({**answers, "turns": late}, corpus)[0].value > 0.8

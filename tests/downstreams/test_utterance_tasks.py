@@ -347,7 +347,8 @@ def test_the_command_line_knows_tasks_about_speakers(
             main()
         except SystemExit as stop:
             status = int(stop.code or 0)
-        return status, *capsys.readouterr()
+        stdout, stderr = capsys.readouterr()
+        return status, stdout, stderr
 
     for task in ("speaker_identification", "speaker_frame"):
         status, stdout, stderr = run(task)

@@ -99,7 +99,9 @@ def test_a_good_submission_has_the_layout_and_no_problem(good: Path) -> None:
     assert text["predict/sd_public/frame_shift"] == "320\n"
     recording = "predict/sd_public/scoring/predictions/mix-1.h5"
     with h5py.File(io.BytesIO(text[recording].encode("latin-1"))) as file:
-        np.testing.assert_allclose(file["T_hat"][:], [[0.1, 0.9]] * 50, rtol=1e-6)
+        dataset = file["T_hat"]
+        assert isinstance(dataset, h5py.Dataset)
+        np.testing.assert_allclose(dataset[:], [[0.1, 0.9]] * 50, rtol=1e-6)
     detections = text["predict/qbe_public/benchmark.stdlist.xml"]
     assert detections.count("<detected_termlist ") == 2 and detections.count("<term ") == 6
     # scores of each query have mean 0 and standard deviation 1, as s3prl writes them
