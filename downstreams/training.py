@@ -300,7 +300,7 @@ class HeadTraining:
             with computing_in(self._precision, self._device):
                 features = self._features(wavs)
                 loss = head("train", features, *others, records=defaultdict(list)) / parts
-            size = float(_loss_size(head, features, others))
+            size = float(loss_size(head, features, others))
         sums = torch.tensor([size, size * float(loss.detach())], dtype=torch.float64)
         self._processes.sum(sums)
         whole = float(sums[0]) or 1.0  # nothing to learn from in this batch
@@ -374,7 +374,7 @@ class HeadTraining:
             ) from error
 
 
-def _loss_size(head: Any, features: Sequence[Tensor], others: Sequence[Any]) -> float:
+def loss_size(head: Any, features: Sequence[Tensor], others: Sequence[Any]) -> float:
     """Return how many things the loss of a batch is the mean of: utterances, or what it says."""
     if hasattr(head, "loss_size"):
         return float(head.loss_size(features, *others))
