@@ -182,7 +182,7 @@ def caption(curves: Sequence[Curve]) -> str:
     """Say what the numbers of a table rest on."""
     records = [record for curve in curves for record in curve.records]
     first = curves[0].first
-    parts = [f"epochs selected on {first.selected_on}"] if first.selected_on else []
+    parts = [f"epochs or steps selected on {first.selected_on}"] if first.selected_on else []
     parts.append(f"{_span([r.num_items for r in records])} items")
     speakers = [r.num_speakers for r in records if r.num_speakers is not None]
     if speakers:
