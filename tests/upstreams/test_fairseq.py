@@ -45,7 +45,7 @@ def encode(spec: str) -> list[Tensor]:
         return [layer[0] for layer in load_upstream(spec)(Waveforms.of([samples()])).layers]
 
 
-def say(what: str, found: list[Tensor], wanted: list[Tensor]) -> None:
+def assert_parity(what: str, found: list[Tensor], wanted: list[Tensor]) -> None:
     """Compare whole tensors and print how far apart they are."""
     assert len(found) == len(wanted)
     apart = max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True))
@@ -68,7 +68,7 @@ def test_states_equal_s3prl(foreign: Any, family: str, variant: str, tmp_path: P
         expert = getattr(hub, f"{family}_local")(ckpt=str(path)).eval()
         with torch.no_grad():
             wanted = [state[0] for state in expert([samples()])["hidden_states"]]
-    say(f"{family} ({variant}) and s3prl", encode(f"{family}:{path}"), wanted)
+    assert_parity(f"{family} ({variant}) and s3prl", encode(f"{family}:{path}"), wanted)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_parity_would_notice(
     content[group] = content[group] | change
     wrong = encode(f"hubert:{save(content, tmp_path / 'wrong.pt')}")
     with pytest.raises(AssertionError):
-        say(f"a file with {change}", wrong, right)
+        assert_parity(f"a file with {change}", wrong, right)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -238,7 +238,7 @@ def test_states_equal_torchaudio(foreign: Any, norm: str, bias: bool, tmp_path: 
         last, _ = model(heard)  # in pre-norm encoders after the final norm
     found = encode(f"wav2vec2:{path}")
     name = f"torchaudio ({norm} norm{', biases' * bias})"
-    say(name, found[1:], [*(state[0] for state in outputs[:-1]), last[0]])
+    assert_parity(name, found[1:], [*(state[0] for state in outputs[:-1]), last[0]])
     assert all(torch.equal(*pair) for pair in zip(found, encode(f"hubert:{path}"), strict=True))
 
 
@@ -322,7 +322,7 @@ def test_distiller_equals_s3prl(foreign: Any, variant: str, tmp_path: Path) -> N
         states = expert([samples()])["hidden_states"]
     found = encode(f"distilhubert:{path}")
     # s3prl: projected features, blocks, predictions; its last block without the final norm
-    say(f"DistilHuBERT ({variant}) and s3prl", found, [entered[0], states[1][0], left[0]])
+    assert_parity(f"DistilHuBERT ({variant}) and s3prl", found, [entered[0], states[1][0], left[0]])
     assert not torch.allclose(found[0], states[0][0])
     heads = read_prediction_heads(path)
     with torch.no_grad():
@@ -332,7 +332,7 @@ def test_distiller_equals_s3prl(foreign: Any, variant: str, tmp_path: Path) -> N
     )
     assert predictions.shape == (1, len(heads.teacher_layers), len(found[0]), 24)
     wanted = [state[0] for state in states[3:]]
-    say(f"DistilHuBERT's predictions ({variant}) and s3prl", list(predictions[0]), wanted)
+    assert_parity(f"DistilHuBERT's predictions ({variant}) and s3prl", list(predictions[0]), wanted)
 
 
 def test_distiller_spec(foreign: Any, tmp_path: Path) -> None:
