@@ -5,9 +5,10 @@ train, dev or test and a path) splits each speaker's videos. Without it a split 
 no video stands in two splits.
 
 For verification test is what the list of trials names (``1 PATH PATH`` where one speaker says both,
-else 0), and train are the utterances of all speakers that it does not name. SUPERB's list is the
-cleaned one, ``voxceleb1_test_v2.txt``, which the publisher calls ``veri_test2.txt``; the first
-list, ``veri_test.txt``, is taken where that is missing.
+else 0), and train are the utterances of all speakers that it does not name. SUPERB's list is
+OpenSLR's ``voxceleb1_test_v2.txt``, the publisher's first list ``veri_test.txt`` (37,720 trials)
+with the speakers' numbers for their names. The cleaned ``veri_test2.txt`` (37,611) is taken where
+neither is there; its scores are not SUPERB's.
 """
 
 import csv
@@ -21,7 +22,7 @@ from .splitting import DEV_SHARE, hold_out
 
 PLACES = ("wav", "dev/wav", "test/wav")
 LISTS = ("veri_test_class.txt", "iden_split.txt")
-TRIALS = ("voxceleb1_test_v2.txt", "veri_test2.txt", "veri_test.txt")
+TRIALS = ("voxceleb1_test_v2.txt", "veri_test.txt", "veri_test2.txt")  # the cleaned one last
 VERIFICATION = "veri_split"
 SPLITS = {"1": "train", "2": "dev", "3": "test"}
 

@@ -299,12 +299,19 @@ class TestVoxCeleb1Verification:
         assert corpus.speaker_overlap == () and corpus.split_column == "veri_split"
         assert "3 utterances of its 2 speakers stand in none" in corpus.notes[0]
 
-    def test_the_cleaned_list_comes_first(self, root: Path) -> None:
+    @pytest.mark.parametrize(
+        ("name", "taken"),
+        [("voxceleb1_test_v2.txt", True), ("veri_test2.txt", False)],  # SUPERB's, the cleaned one
+    )
+    def test_superbs_list_comes_first_and_the_cleaned_one_last(
+        self, root: Path, name: str, taken: bool
+    ) -> None:
         lines = (root / "veri_test.txt").read_text().splitlines()
-        (root / "voxceleb1_test_v2.txt").write_text(lines[0] + "\n")
+        (root / name).write_text(lines[0] + "\n")
         corpus = load_corpus(f"voxceleb1:{root}", split="veri_split")
-        assert len(corpus.trials["test"]) == 1
-        assert corpus.notes[0].startswith("Trials are those of voxceleb1_test_v2.txt")
+        used, trials = (name, 1) if taken else ("veri_test.txt", 2)
+        assert len(corpus.trials["test"]) == trials
+        assert corpus.notes[0].startswith(f"Trials are those of {used};")
 
     def test_what_is_wrong_is_named(self, root: Path) -> None:
         rewrite(root / "veri_test.txt", "1 id10270", "yes id10270")
