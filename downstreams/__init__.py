@@ -118,7 +118,7 @@ _ROWS = (
             name="speaker_verification",
             version=1,
             output="pair",
-            metrics=("eer",),
+            metrics=("eer", "min_dcf"),
         ),
         module="auscult.downstreams.speaker_verification",
         expert="SpeakerVerification",

@@ -35,7 +35,7 @@ from .crop import take_crop, with_crops
 from .score import Score
 from .split import SPLITS, LabelledCorpus, LabelledSplit
 from .training import Records, Schedule
-from .trial import eer_score, equal_error_rate, make_trials
+from .trial import equal_error_rate, make_trials, trial_scores
 
 CONTEXT = 14  # frames that the TDNN layers need beside the one that they look at
 
@@ -270,8 +270,8 @@ class SpeakerVerification(nn.Module):
 
 
 def score(answers: Mapping[str, Sequence[Any]], corpus: TrialCorpus) -> list[Score]:
-    """Return the equal error rate of the trials of test."""
+    """Return equal error rate and least detection cost of the trials of test."""
     test = corpus.splits["test"]
     speaker_of = dict(zip(test.ids, test.speakers, strict=True))
     pairs = [(speaker_of[first], speaker_of[second]) for first, second in answers["id"]]
-    return [eer_score(answers["target"], answers["prediction"], pairs)]
+    return trial_scores(answers["target"], answers["prediction"], pairs)

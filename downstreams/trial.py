@@ -1,13 +1,15 @@
 """Trials of speaker verification: made where a corpus has none, and what scores of them are worth.
 
 A trial is two utterances and whether one speaker says both. The equal error rate is where misses
-(one speaker, taken for two) and false alarms (two, taken for one) are equally frequent.
+(one speaker, taken for two) and false alarms (two, taken for one) are equally frequent. The least
+detection cost (minDCF) is NIST's at its best threshold: a miss and a false alarm cost the same, one
+trial in a hundred is of one speaker, and 1 is what taking all trials for two speakers costs.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +20,14 @@ from auscult.interval import NUM_RESAMPLES, quantiles
 from .score import Score, count_speakers
 
 MOST = 20_000  # made trials of each kind
+PRIOR = 0.01  # of one speaker, in the detection cost
+
+
+class Errors(NamedTuple):
+    """Shares of the trials of each kind, each (threshold,), from the highest threshold down."""
+
+    misses: NDArray[np.float64]  # from 1 to 0
+    alarms: NDArray[np.float64]  # from 0 to 1
 
 
 def make_trials(speakers: Mapping[str, str]) -> tuple[Trial, ...]:
@@ -66,14 +76,23 @@ def equal_error_rate(same: ArrayLike, scores: ArrayLike) -> float:
         same: (trial,) whether one speaker says both.
         scores: (trial,) higher is more alike.
     """
-    target = np.asarray(same, dtype=bool)
-    return float(_rates(target, np.asarray(scores), [np.ones(len(target))])[0])
+    return _equal_errors(_all_errors(same, scores))
 
 
-def eer_score(
+def least_detection_cost(same: ArrayLike, scores: ArrayLike) -> float:
+    """Return the least detection cost over all thresholds, not interpolated; nan if undefined.
+
+    Args:
+        same: (trial,) whether one speaker says both.
+        scores: (trial,) higher is more alike.
+    """
+    return _least_cost(_all_errors(same, scores))
+
+
+def trial_scores(
     same: Sequence[bool], scores: Sequence[float], speakers: Sequence[tuple[str | None, str | None]]
-) -> Score:
-    """Return the equal error rate of trials with its interval.
+) -> list[Score]:
+    """Return the equal error rate and the least detection cost of trials with their intervals.
 
     Speakers are resampled: a trial of one speaker counts as often as that speaker is drawn, a trial
     of two as often as the one times the other. Where a speaker is not known, trials are resampled.
@@ -84,16 +103,24 @@ def eer_score(
         speakers: Of each trial, the speaker of the first utterance and of the second.
     """
     target, values = np.asarray(same, dtype=bool), np.asarray(scores)
-    resampled = _rates(target, values, _draws(target, speakers))
-    low, high = quantiles(resampled[np.isfinite(resampled)])  # some draw trials of one kind only
-    return Score(
-        metric="eer",
-        value=equal_error_rate(target, values),
-        low=low,
-        high=high,
-        num_items=len(target),
-        num_speakers=count_speakers([name for pair in speakers for name in pair]),
-    )
+    resampled = [
+        (_equal_errors(errors), _least_cost(errors))
+        for errors in _errors(target, values, _draws(target, speakers))
+        if errors is not None  # some draw trials of one kind only
+    ]
+    found = {"eer": equal_error_rate, "min_dcf": least_detection_cost}
+    intervals = [quantiles(column) for column in np.array(resampled).T]
+    return [
+        Score(
+            metric=metric,
+            value=measure(target, values),
+            low=low,
+            high=high,
+            num_items=len(target),
+            num_speakers=count_speakers([name for pair in speakers for name in pair]),
+        )
+        for (metric, measure), (low, high) in zip(found.items(), intervals, strict=True)
+    ]
 
 
 def _draws(
@@ -110,28 +137,44 @@ def _draws(
         yield np.where(same, drawn[first], drawn[first] * drawn[second]) if known else drawn
 
 
-def _rates(
-    same: NDArray[np.bool_], scores: NDArray[np.float64], weights: Iterable[NDArray[Any]]
-) -> NDArray[np.float64]:
-    """Return the equal error rate for each of ``weights``, each (trial,); nan if undefined.
+def _all_errors(same: ArrayLike, scores: ArrayLike) -> Errors | None:
+    target = np.asarray(same, dtype=bool)
+    (errors,) = _errors(target, np.asarray(scores), [np.ones(len(target))])
+    return errors
 
-    From the highest threshold down, misses fall from 1 to 0 and false alarms rise from 0 to 1; the
-    rate is where the straight lines between neighbouring thresholds cross.
-    """
+
+def _errors(
+    same: NDArray[np.bool_], scores: NDArray[np.float64], weights: Iterable[NDArray[Any]]
+) -> Iterator[Errors | None]:
+    """Yield the errors for each of ``weights``, each (trial,); None for trials of one kind only."""
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # trials of equal scores as one
     kinds = same[order]
-    rates = []
     for weight in weights:
         hits = np.cumsum(weight[order] * kinds)[ends]
         alarms = np.cumsum(weight[order] * ~kinds)[ends]
         if hits[-1] == 0 or alarms[-1] == 0:
-            rates.append(np.nan)
+            yield None
             continue
-        miss = np.concatenate([[1.0], 1 - hits / hits[-1]])
-        alarm = np.concatenate([[0.0], alarms / alarms[-1]])
-        after = int(np.argmax(alarm >= miss))  # at least 1
-        before = after - 1
-        gap, over = miss[before] - alarm[before], alarm[after] - miss[after]
-        rates.append(alarm[before] + (alarm[after] - alarm[before]) * gap / (gap + over))
-    return np.array(rates)
+        yield Errors(
+            np.concatenate([[1.0], 1 - hits / hits[-1]]),
+            np.concatenate([[0.0], alarms / alarms[-1]]),
+        )
+
+
+def _equal_errors(errors: Errors | None) -> float:
+    """Return where the straight lines between neighbouring thresholds cross."""
+    if errors is None:
+        return math.nan
+    miss, alarm = errors
+    after = int(np.argmax(alarm >= miss))  # at least 1
+    before = after - 1
+    gap, over = miss[before] - alarm[before], alarm[after] - miss[after]
+    return float(alarm[before] + (alarm[after] - alarm[before]) * gap / (gap + over))
+
+
+def _least_cost(errors: Errors | None) -> float:
+    if errors is None:
+        return math.nan
+    costs = PRIOR * errors.misses + (1 - PRIOR) * errors.alarms
+    return float(costs.min() / PRIOR)

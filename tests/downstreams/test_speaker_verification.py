@@ -23,7 +23,12 @@ from auscult.downstreams.speaker_verification import (
 )
 from auscult.downstreams.split import drop_short
 from auscult.downstreams.training import train_head
-from auscult.downstreams.trial import eer_score, equal_error_rate, make_trials
+from auscult.downstreams.trial import (
+    equal_error_rate,
+    least_detection_cost,
+    make_trials,
+    trial_scores,
+)
 from auscult.errors import UserError
 
 SHORT = SpeakerVerificationConfig(
@@ -96,7 +101,10 @@ def test_it_learns_about_speakers_it_has_not_heard(voices: Any, bands: Any, tmp_
     trials = corpus.trials["test"]
     assert result.answers["id"] == [(trial.first, trial.second) for trial in trials]
     assert result.answers["target"] == [trial.same for trial in trials]
-    (found,) = score(result.answers, corpus)
+    found, cost = score(result.answers, corpus)
+    assert (found.metric, cost.metric) == find_task("speaker_verification").spec.metrics
+    assert cost.low is not None and cost.high is not None
+    assert 0 <= cost.low <= cost.value <= cost.high <= 1
     assert (found.metric, found.num_items, found.num_speakers) == ("eer", len(trials), 4)
     assert found.value < 0.2  # chance is 0.5
     assert found.low is not None and found.high is not None
@@ -264,8 +272,8 @@ class TestEqualErrorRate:
             float(generator.standard_normal() + shift[a] * is_same)
             for (a, _), is_same in zip(pairs, same, strict=True)
         ]
-        by_speaker = eer_score(same, scores, pairs)
-        by_trial = eer_score(same, scores, [(None, None)] * len(same))
+        by_speaker, _cost = trial_scores(same, scores, pairs)
+        by_trial, _cost = trial_scores(same, scores, [(None, None)] * len(same))
         assert by_speaker.value == by_trial.value == equal_error_rate(same, scores)
         widths = []
         for found in (by_speaker, by_trial):
@@ -274,3 +282,30 @@ class TestEqualErrorRate:
             widths.append(found.high - found.low)
         assert widths[0] > 2 * widths[1]
         assert (by_speaker.num_speakers, by_trial.num_speakers) == (6, None)
+
+
+class TestLeastDetectionCost:
+    def test_by_hand(self) -> None:
+        # targets 9 8 7 1, others 6 5 0: above 6 one of four is missed and nothing let in
+        same = [1, 1, 1, 1, 0, 0, 0]
+        assert least_detection_cost(same, [9, 8, 7, 1, 6, 5, 0]) == pytest.approx(0.25)
+        # the highest is an alarm: letting one of three in costs 99 / 3, so nothing is let in
+        assert least_detection_cost(same, [9, 8, 7, 1, 10, 5, 0]) == pytest.approx(1)
+        # one alarm in 1000 with no miss costs 0.099; with one miss of four, none: 0.25
+        many = [1] * 4 + [0] * 1000
+        assert least_detection_cost(many, [9, 8, 7, 5, 6, *[0] * 999]) == pytest.approx(0.099)
+        assert least_detection_cost([1, 1, 0, 0], [2, 3, 0, 1]) == 0
+        # trials of the same score cannot be told apart
+        assert least_detection_cost([1, 0, 1, 0], [5, 5, 5, 5]) == pytest.approx(1)
+        assert np.isnan(least_detection_cost([1, 1], [0.1, 0.2]))
+
+    def test_is_the_least_of_all_thresholds(self) -> None:
+        generator = np.random.default_rng(1)
+        same = generator.random(400) < 0.3
+        scores = (generator.standard_normal(400) + 3 * same).round(1)
+        costs = [
+            0.01 * np.mean(scores[same] < threshold) + 0.99 * np.mean(scores[~same] >= threshold)
+            for threshold in [*np.unique(scores), np.inf]
+        ]
+        assert least_detection_cost(same, scores) == pytest.approx(min(costs) / 0.01)
+        assert 0 < least_detection_cost(same, scores) < 1
