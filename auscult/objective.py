@@ -67,8 +67,8 @@ class Objective(nn.Module, ABC):
     def save(self, folder: Path) -> None:
         """Write the network into ``folder`` as its family's loader reads it, replacing older."""
 
-    def fit(self, pool: Pool) -> None:  # noqa: B027: most objectives have nothing to fit
-        """Prepare what is not trained by gradient, such as clusters; once, before the first step."""
+    def fit(self, pool: Pool) -> None:  # noqa: B027
+        """Prepare what gradients do not train, such as clusters; once, before the first step."""
 
     def before_step(self, step: int, total_steps: int) -> None:  # noqa: B027
         """Set what follows the step alone, such as a temperature."""

@@ -126,6 +126,7 @@ _ROWS = (
         head="s3prl:XVector",
         labels="the speaker of each utterance, others in every split; trials (made if not given)",
         description="SUPERB ASV: whether one speaker says two utterances",
+        min_frames=16,
     ),
     HeadTask(
         spec=TaskSpec(

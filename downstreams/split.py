@@ -1,13 +1,16 @@
 """The splits of a corpus with one label for each utterance, checked before anything is trained."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
+
+import torch
 
 from auscult.contracts import SAMPLE_RATE
 from auscult.dataset import Corpus, supervision_of, utterance_label
 from auscult.errors import UserError
 from auscult.extraction import long_enough
+from auscult.progress import logger
 from auscult.upstream import Upstream
 
 SPLITS = ("train", "dev", "test")
@@ -96,19 +99,59 @@ def label_corpus(corpus: Corpus, label: str, *, skip_unlabelled: bool = False) -
     return LabelledCorpus(splits, tuple(classes), tuple(skipped))
 
 
-def drop_short(corpus: C, encoder: Upstream, *, skip_bad: bool) -> C:
-    """Return the corpus without the utterances that are too short for one frame of ``encoder``.
+def drop_short(corpus: C, encoder: Upstream, *, skip_bad: bool, min_frames: int = 1) -> C:
+    """Return the corpus without the utterances that are too short for ``encoder``.
+
+    Args:
+        corpus: What a task has read.
+        encoder: Whose frames are counted.
+        skip_bad: Leave such utterances out, counted, instead of stopping.
+        min_frames: That an utterance must have.
 
     Raises:
-        UserError: There is one and ``skip_bad`` is not set.
+        UserError: There is one and ``skip_bad`` is not set, or a split has no other.
     """
     splits, skipped = {}, list(corpus.skipped)
     for name, split in corpus.splits.items():
-        cuts, short = long_enough(encoder, split.cuts, skip_bad=skip_bad)
+        cuts, none = long_enough(encoder, split.cuts, skip_bad=skip_bad)
+        skipped += [f"{name}: {utterance} is too short for a frame." for utterance in none]
+        if min_frames > 1:
+            cuts, few = _with_frames(encoder, cuts, min_frames, skip_bad=skip_bad)
+            skipped += [f"{name}: {cut_id} has fewer than {min_frames} frames." for cut_id in few]
+        if split.cuts and not cuts:
+            raise UserError(
+                f"{encoder.spec.name}: every utterance of the {name} split is too short for "
+                f"{min_frames} frame{'s' if min_frames > 1 else ''}."
+            )
         label_of = dict(zip(split.ids, split.labels, strict=True))
         splits[name] = LabelledSplit(name, tuple(cuts), tuple(label_of[cut.id] for cut in cuts))
-        skipped += [f"{name}: {utterance} is too short for a frame." for utterance in short]
     return replace(corpus, splits=splits, skipped=tuple(skipped))
+
+
+def _with_frames(
+    encoder: Upstream, cuts: Sequence[Any], min_frames: int, *, skip_bad: bool
+) -> tuple[list[Any], list[str]]:
+    """Return the cuts with so many frames, and the ids of those left out."""
+    if not cuts:
+        return [], []
+    counts = encoder.num_frames(torch.tensor([round(c.duration * SAMPLE_RATE) for c in cuts]))
+    kept, few = [], []
+    for cut, count in zip(cuts, counts.tolist(), strict=True):
+        if count >= min_frames:
+            kept.append(cut)
+        elif skip_bad:
+            few.append(cut.id)
+        else:
+            raise UserError(
+                f"Utterance {cut.id} has {count} frames of {encoder.spec.name}, but the head needs "
+                f"{min_frames}; take it out of the corpus, or --skip-bad."
+            )
+    if few:
+        logger.warning(
+            f"{encoder.spec.name}: {len(few)} utterances have fewer than {min_frames} frames "
+            f"({few[0]}, ...)."
+        )
+    return kept, few
 
 
 def _check_classes(spec: str, label: str, splits: Mapping[str, LabelledSplit]) -> None:

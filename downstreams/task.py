@@ -35,6 +35,7 @@ class HeadTask:
     description: str
     about_speakers: bool = False  # its classes are speakers, who then stand in every split
     framewise: bool = False  # its labels depend on the encoder's frames
+    min_frames: int = 1  # that its head needs of an utterance
     trains: bool = True  # else the best hidden state is used as it is
 
     def config(self) -> Any:

@@ -77,7 +77,7 @@ _ROWS = (
     Pretraining(
         name="lighthubert",
         module="auscult.upstreams.lighthubert.pretraining",
-        description="a teacher's layers are predicted at hidden frames by a supernet, in two stages",
+        description="a supernet predicts a teacher's layers at hidden frames, in two stages",
         loads_as="lighthubert:{}",
     ),
     Pretraining(

@@ -85,7 +85,7 @@ def train(
     """
     from auscult.downstreams.split import drop_short
 
-    labelled = drop_short(labelled, encoder, skip_bad=run.skip_bad)
+    labelled = drop_short(labelled, encoder, skip_bad=run.skip_bad, min_frames=run.task.min_frames)
     labelled = run.task.at_frames(labelled, run.config, encoder)
     if run.task.trains:
         head = _train(encoder, run, corpus, labelled)

@@ -145,6 +145,30 @@ def test_an_utterance_without_a_frame_is_named_or_left_out_and_counted(
     kept = drop_short(labelled, bands, skip_bad=True)
     assert kept.splits["train"].labels == labelled.splits["train"].labels[1:]
     assert len(kept.skipped) == 1 and short.id in kept.skipped[0]
+    alone = replace(words, splits={**words.splits, "dev": [short]})
+    with pytest.raises(
+        UserError, match="every utterance of the dev split is too short for 1 frame"
+    ):
+        drop_short(label_corpus(alone, "keyword"), bands, skip_bad=True)
+
+
+def test_heads_that_need_several_frames_are_given_no_fewer(words: Any, bands: Any) -> None:
+    labelled = label_corpus(words, "keyword")
+    frames = [len(utterance) // 320 for utterance in labelled.splits["train"].utterances]
+    least = sorted(frames)[3] + 1
+    with pytest.raises(UserError, match=rf"has \d+ frames of bands, but the head needs {least};"):
+        drop_short(labelled, bands, skip_bad=False, min_frames=least)
+    kept = drop_short(labelled, bands, skip_bad=True, min_frames=least)
+    wanted = [i for i, count in enumerate(frames) if count >= least]
+    assert 0 < len(wanted) < len(frames)
+    assert kept.splits["train"].ids == [labelled.splits["train"].ids[i] for i in wanted]
+    assert kept.splits["train"].labels == tuple(labelled.splits["train"].labels[i] for i in wanted)
+    out = [sentence for sentence in kept.skipped if sentence.startswith("train: ")]
+    assert len(out) == len(frames) - len(wanted)
+    with pytest.raises(
+        UserError, match="every utterance of the .* split is too short for 99 frames"
+    ):
+        drop_short(labelled, bands, skip_bad=True, min_frames=99)
 
 
 def test_a_class_that_train_lacks_is_named(words: Any) -> None:

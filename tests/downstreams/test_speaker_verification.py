@@ -173,7 +173,7 @@ class TestTrials:
         assert all(first.id not in (trial.first, trial.second) for trial in usable)
         none = replace(corpus, splits={**corpus.splits, "test": corpus.splits["dev"]})
         with pytest.raises(UserError, match="0 of 48 trials remain"):
-            none.usable_trials("test")
+            SpeakerVerification(8, none, SHORT, 0)  # before anything is trained
 
 
 def test_an_utterance_without_a_speaker_is_named_or_left_out_and_counted(voices: Any) -> None:
@@ -236,6 +236,8 @@ class TestEmbeddings:
         rows = [torch.randn(40, 8), torch.randn(15, 8)]
         with pytest.raises(UserError, match="Utterance b has 15 frames, but x-vectors need 16"):
             head._padded(rows, ["a", "b"])
+        assert find_task("speaker_verification").min_frames == 16
+        head._padded([torch.randn(16, 8)], ["a"])
 
 
 class TestEqualErrorRate:
