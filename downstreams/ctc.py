@@ -31,7 +31,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from auscult.dataset import Corpus
 from auscult.errors import UserError
-from auscult.head import build_spec_augment
+from auscult.head import build_recurrent_head, build_spec_augment
 from auscult.progress import logger
 from auscult.upstream import Upstream
 
@@ -57,6 +57,20 @@ class CTCConfig(Schedule):
     projector_dim: int
     specaugment: bool = False  # mask and warp features in training
     drop_crowded: bool = False  # train without utterances that have fewer frames than they need
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CharacterConfig(CTCConfig):
+    """SUPERB's protocol of the two tasks whose tokens are characters."""
+
+    specaugment: bool = True
+    hidden_dim: int = 1024
+    projector_dim: int = 1024
+    total_steps: int = 200_000
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    eval_step: int = 2_000
+    save_step: int = 500
 
 
 def label_sequences(
@@ -270,6 +284,16 @@ class CTCExpert(nn.Module, ABC):
         projected = self.projector(pad_sequence(list(features), batch_first=True))
         logits, _lengths = self.model(projected, lengths)
         return logits.float().log_softmax(dim=-1), lengths
+
+
+class CharacterExpert(CTCExpert):
+    """The same with SUPERB's two bidirectional LSTMs of 1024 units in each direction."""
+
+    _config: CharacterConfig
+
+    def build_head(self, input_dim: int, num_classes: int) -> nn.Module:
+        """Return s3prl's ``RNNs``."""
+        return build_recurrent_head(input_dim, num_classes, self._config.hidden_dim)
 
 
 def word_errors(

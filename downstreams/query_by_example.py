@@ -94,7 +94,7 @@ def prepare(corpus: Corpus, config: QueryByExampleConfig, *, skip_unlabelled: bo
         skip_unlabelled: Not used: a document without a label is one in which no query occurs.
 
     Raises:
-        UserError: A missing split, or one without queries or without any of them in a document.
+        UserError: A missing split, or one whose queries occur in no document or all in every one.
     """
     splits: dict[str, LabelledSplit] = {}
     collection = {}
@@ -119,6 +119,11 @@ def prepare(corpus: Corpus, config: QueryByExampleConfig, *, skip_unlabelled: bo
                 f"The {name} split of {corpus.spec} has {len(splits[name].cuts)} queries by the "
                 f"label {config.label!r}, none of which occurs in a document; choose another with "
                 "label=NAME, or mark what is searched with the split 'documents'."
+            )
+        if found.relevant(name).all():
+            raise UserError(
+                f"Every query of the {name} split of {corpus.spec} occurs in every document, so "
+                "that there is nothing to be told apart; add documents without it."
             )
     return found
 
@@ -148,21 +153,7 @@ def evaluate(
         ``target`` and ``prediction``. The curve has dev's score of each hidden state in the place
         of steps, the layer weights are one for the best.
     """
-    folder = folder or cache_folder() / "features"
-    size = sum(frame_bytes(encoder, split.cuts) for split in corpus.splits.values())
-    keep = size <= budget
-    stores = {
-        name: FeatureStore(
-            encoder, split.cuts, keep_frames=keep, folder=folder, precision=precision
-        ).encode()
-        for name, split in corpus.splits.items()
-    }
-    if not keep:
-        logger.info(
-            f"{encoder.spec.name}: all features would take {size / 1e9:.2f} GB, more than the "
-            f"budget of {budget / 1e9:.2f} GB: documents are encoded for each pass (--budget "
-            "raises the limit)."
-        )
+    stores = _encode(encoder, corpus, budget, folder or cache_folder() / "features", precision)
     pooled = {name: store.pooled() for name, store in stores.items()}
     frames = {name: store.frames() for name, store in stores.items()}
     search = _Search(encoder.spec.name, pooled, frames, device)
@@ -185,6 +176,27 @@ def evaluate(
         curve=tuple(enumerate(values)),
         num_parameters=0,
     )
+
+
+def _encode(
+    encoder: Upstream, corpus: SearchCorpus, budget: int, folder: Path, precision: Precision
+) -> dict[str, FeatureStore]:
+    """Encode queries and documents; keep their frames where they fit the budget."""
+    size = sum(frame_bytes(encoder, split.cuts) for split in corpus.splits.values())
+    keep = size <= budget
+    stores = {
+        name: FeatureStore(
+            encoder, split.cuts, keep_frames=keep, folder=folder, precision=precision
+        ).encode()
+        for name, split in corpus.splits.items()
+    }
+    if not keep:
+        logger.info(
+            f"{encoder.spec.name}: all features would take {size / 1e9:.2f} GB, more than the "
+            f"budget of {budget / 1e9:.2f} GB: documents are encoded for each pass (--budget "
+            "raises the limit)."
+        )
+    return stores
 
 
 def score(answers: Mapping[str, Sequence[Any]], corpus: SearchCorpus) -> list[Score]:

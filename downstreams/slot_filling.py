@@ -1,8 +1,7 @@
 """Slot filling as SUPERB does it: speech recognition whose characters have slot tags among them.
 
-The same as SUPERB's, beside what :mod:`auscult.downstreams.ctc` says: the head, SpecAugment (with
-as many time masks, and as wide, as 4 % of the frames allow), learning rate, batches and steps of
-speech recognition; targets are characters with ``B-SLOT`` before a slot's first word and ``E-SLOT``
+The same as SUPERB's, beside what :mod:`auscult.downstreams.ctc` says: the protocol of speech
+recognition, SpecAugment with as many time masks, and as wide, as 4 % of the frames allow; targets are characters with ``B-SLOT`` before a slot's first word and ``E-SLOT``
 after its last; s3prl's metrics, on the same texts: ``slot_type_f1``, the mean over utterances of
 the F1 of the sets of slot types, and ``slot_value_cer``, the character error rate of the values of
 the reference's slots, each beside the most similar value that was found for its slot.
@@ -21,15 +20,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import nn
-
 from auscult.dataset import Corpus, supervision_of, utterance_label
 from auscult.errors import UserError
-from auscult.head import build_recurrent_head
 
 from .ctc import (
-    CTCConfig,
-    CTCExpert,
+    CharacterConfig,
+    CharacterExpert,
     Tokens,
     Unlabelled,
     at_frames,
@@ -49,28 +45,14 @@ _SLOT = re.compile(r"B-(?P<name>\S+) (?P<value>.+?) E-(?P=name)")  # as s3prl fi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SlotFillingConfig(CTCConfig):
+class SlotFillingConfig(CharacterConfig):
     """SUPERB's protocol."""
 
-    specaugment: bool = True
-    hidden_dim: int = 1024
-    projector_dim: int = 1024
-    total_steps: int = 200_000
-    batch_size: int = 32
-    learning_rate: float = 1e-4
-    eval_step: int = 2_000
-    save_step: int = 500
 
-
-class SlotFilling(CTCExpert):
+class SlotFilling(CharacterExpert):
     """The downstream expert."""
 
     adaptive: ClassVar[bool] = True
-    _config: SlotFillingConfig
-
-    def build_head(self, input_dim: int, num_classes: int) -> nn.Module:
-        """Return s3prl's ``RNNs``."""
-        return build_recurrent_head(input_dim, num_classes, self._config.hidden_dim)
 
     def text(self, tokens: Sequence[str]) -> str:
         """Return words and tags separated by spaces, ``FROM B-city NEW YORK E-city``."""
@@ -90,11 +72,12 @@ def prepare(corpus: Corpus, config: SlotFillingConfig, *, skip_unlabelled: bool)
     """Read words and slots of every utterance.
 
     Raises:
-        UserError: Utterances without transcript or tags, or no slot in train.
+        UserError: Utterances without transcript or tags, or a split without a slot.
     """
     found = label_sequences(corpus, _tokens, skip_unlabelled=skip_unlabelled)
-    if not any(len(token) > 1 for token in found.classes):
-        raise UserError(f"The train split of {corpus.spec} has no slot: all of {LABEL} is O.")
+    for name, split in found.splits.items():
+        if not any(len(token) > 1 for label in split.labels for token in label):
+            raise UserError(f"The {name} split of {corpus.spec} has no slot: all of {LABEL} is O.")
     return found
 
 

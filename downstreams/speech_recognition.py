@@ -19,14 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from auscult.dataset import Corpus, supervision_of
-from auscult.head import build_recurrent_head
 
 from .ctc import (
-    CTCConfig,
-    CTCExpert,
+    CharacterConfig,
+    CharacterExpert,
     Tokens,
     Unlabelled,
     at_frames,
@@ -47,17 +46,9 @@ _DECODING = {"trained": False}  # of fields on which no weight depends: a traine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpeechRecognitionConfig(CTCConfig):
+class SpeechRecognitionConfig(CharacterConfig):
     """SUPERB's protocol, and how test is decoded with a language model."""
 
-    specaugment: bool = True
-    hidden_dim: int = 1024
-    projector_dim: int = 1024
-    total_steps: int = 200_000
-    batch_size: int = 32
-    learning_rate: float = 1e-4
-    eval_step: int = 2_000
-    save_step: int = 500
     lm: str = field(default="", metadata=_DECODING)  # ARPA file, may be compressed by gzip
     lm_weight: float = field(default=2.0, metadata=_DECODING)
     word_penalty: float = field(default=1.0, metadata=_DECODING)
@@ -67,15 +58,11 @@ class SpeechRecognitionConfig(CTCConfig):
     may_be_zero: ClassVar[tuple[str, ...]] = ("lm_weight", "word_penalty")
 
 
-class SpeechRecognition(CTCExpert):
+class SpeechRecognition(CharacterExpert):
     """The downstream expert."""
 
     _config: SpeechRecognitionConfig
     _decoder: WordDecoder | None = None
-
-    def build_head(self, input_dim: int, num_classes: int) -> nn.Module:
-        """Return s3prl's ``RNNs``."""
-        return build_recurrent_head(input_dim, num_classes, self._config.hidden_dim)
 
     def text(self, tokens: Sequence[str]) -> str:
         """Return words separated by one space."""

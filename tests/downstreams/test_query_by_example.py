@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from auscult.dataset import Corpus, supervision_of
+from auscult.dataset import Corpus, supervision_of, utterance_label
 from auscult.downstreams import alignment, find_task, query_by_example
 from auscult.downstreams.alignment import match_costs
 from auscult.downstreams.detection import (
@@ -217,6 +217,10 @@ class TestPrepare:
         )
         with pytest.raises(UserError, match="24 queries .* none of which occurs in a document"):
             prepare(strange, CONFIG, skip_unlabelled=False)
+        alike = [cut for cut in words.split("test") if utterance_label(cut, "keyword") == "go"]
+        alone = replace(words, splits={**words.splits, "test": alike})
+        with pytest.raises(UserError, match="query of the test split .* in every document"):
+            prepare(alone, CONFIG, skip_unlabelled=False)
 
 
 class TestEvaluate:

@@ -14,29 +14,11 @@ import pytest
 import torch
 
 from auscult import bridge
-from auscult.cli import main
 from auscult.downstreams.checkpoint import newest_checkpoint
 from auscult.record import Record
 
 Run = Callable[..., tuple[int, str, str]]
 SETTINGS = ("learning_rate=0.02", "batch_size=8")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs a command line and gives its status, stdout and stderr."""
-
-    def command(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["auscult", *map(str, words)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        stdout, stderr = capsys.readouterr()
-        return status, stdout, stderr
-
-    return command
 
 
 def _words(folder: Path, *others: object) -> tuple[object, ...]:

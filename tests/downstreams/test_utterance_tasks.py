@@ -331,32 +331,17 @@ def test_slots_are_chosen(talk: Any) -> None:
 
 
 def test_the_command_line_knows_tasks_about_speakers(
-    talk_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Callable[..., tuple[int, str, str]], talk_folder: Path, tmp_path: Path
 ) -> None:
-    from auscult.cli import main
-
-    def run(task: str, *more: str) -> tuple[int, str, str]:
-        words = ["run", "-u", "log_mel", "--no-baselines", "-c", f"tsv:{talk_folder}", "--json"]
-        words += ["-t", task, "--steps", "2", "--out", str(tmp_path), *more]
-        monkeypatch.setattr("sys.argv", ["auscult", *words])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        stdout, stderr = capsys.readouterr()
-        return status, stdout, stderr
-
+    words = ("run", "-u", "log_mel", "--no-baselines", "-c", f"tsv:{talk_folder}", "--json")
+    words += ("--steps", "2", "--out", str(tmp_path), "-t")
     for task in ("speaker_identification", "speaker_frame"):
-        status, stdout, stderr = run(task)
+        status, stdout, stderr = run(*words, task)
         assert status == 0, stderr
         records = json.loads(stdout)["records"]
         assert [r["metric"] for r in records] == ["accuracy", "macro_accuracy"]
         assert records[0]["num_speakers"] == 3
-    status, stdout, stderr = run("emotion_recognition")
+    status, stdout, stderr = run(*words, "emotion_recognition")
     assert (status, stdout) == (2, "") and "--allow-shared-speakers" in stderr
-    status, stdout, stderr = run("emotion_recognition", "optimizer=Adem")
+    status, stdout, stderr = run(*words, "emotion_recognition", "optimizer=Adem")
     assert status == 2 and "Did you mean Adam" in stderr
