@@ -29,9 +29,12 @@ def read(folder: Path, split: str | None) -> Listing:
         [], split_column=fold, expected=("train", "dev", "test"), dev_within_speakers=True
     )
     unused: Counter[str] = Counter()
-    for session in sorted(root.glob("Session[1-5]")):
+    for session in (root / f"Session{number}" for number in range(1, 6)):
         texts = _transcripts(session / "dialog" / "transcriptions")
-        for path in sorted((session / "dialog" / "EmoEvaluation").glob("Ses*.txt")):
+        labels = sorted((session / "dialog" / "EmoEvaluation").glob("Ses*.txt"))
+        if not labels:
+            listing.problems.append(f"{session / 'dialog' / 'EmoEvaluation'} holds no Ses*.txt")
+        for path in labels:
             _read_labels(path, session, texts, listing, unused)
     tested = f"Session{fold.removeprefix('fold')}"
     others = {item.id: 1 for item in listing.items if item.labels["session"] != tested}

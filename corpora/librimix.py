@@ -12,6 +12,7 @@ from auscult.errors import UserError
 
 from .item import Item, Listing, Span
 from .rttm import SLACK, read_rttm
+from .textfile import read_lines
 
 PARTS = ("train", "dev", "test")
 
@@ -75,12 +76,8 @@ def _turns(kaldi: Path, listing: Listing) -> dict[str, list[Span]]:
 
 def _table(path: Path, width: int, listing: Listing) -> dict[str, list[str]]:
     """Return the fields after the first of each line, by the first."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text: {error}.") from error
     found: dict[str, list[str]] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         fields = line.strip().split(None, width - 1)  # a path may hold spaces
         if len(fields) == width and fields[0] not in found:
             found[fields[0]] = fields[1:]

@@ -14,9 +14,8 @@ query say how many there are in all, so that a score can be the official one.
 from collections import defaultdict
 from pathlib import Path
 
-from auscult.errors import UserError
-
 from .item import Item, Listing
+from .textfile import read_lines
 
 ENGLISH = "nnenglish"
 ENGLISH_COLUMN, ALL_COLUMN = "split", "all_split"
@@ -66,7 +65,7 @@ def _languages(root: Path, key: str, listing: Listing) -> dict[Path, str]:
     """Return the language of each file: lines are ``quesst14Database/FOLDER/NAME.wav LANGUAGE``."""
     path = root / "scoring" / f"language_key_{key}.lst"
     found = {}
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(map(str.strip, read_lines(path)), start=1):
         place, _, language = line.partition(" ")
         if not line:
             continue
@@ -86,7 +85,7 @@ def _ground_truth(root: Path, key: str, listing: Listing) -> dict[str, set[str]]
     folder = root / "scoring" / f"groundtruth_quesst14_{key}"
     path = next(iter(sorted(folder.glob("*.rttm"))), folder / f"quesst14_{key}.rttm")
     found: dict[str, set[str]] = defaultdict(set)
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         fields = line.split()
         if fields[:1] != ["LEXEME"]:
             continue
@@ -95,10 +94,3 @@ def _ground_truth(root: Path, key: str, listing: Listing) -> dict[str, set[str]]
         elif fields[5] != "NO_KEYWORD":
             found[fields[5]].add(fields[1])
     return found
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text: {error}.") from error

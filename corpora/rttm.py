@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from auscult.contracts import SAMPLE_RATE
-from auscult.errors import UserError
 
 from .item import Span
+from .textfile import read_lines
 
 SLACK = SAMPLE_RATE // 100  # a turn's rounded end may pass the end of the file by so many samples
 
@@ -26,11 +26,7 @@ def read_rttm(paths: Sequence[Path]) -> tuple[dict[str, list[Span]], list[str]]:
     turns: dict[str, dict[Span, None]] = {}
     problems = []
     for path in paths:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read as UTF-8 text: {error}.") from error
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(read_lines(path), start=1):
             fields = line.split()
             if fields[:1] != ["SPEAKER"]:
                 continue

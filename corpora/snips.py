@@ -7,9 +7,8 @@ four for test; the others' audio is not used.
 
 from pathlib import Path
 
-from auscult.errors import UserError
-
 from .item import Item, Listing
+from .textfile import read_lines
 
 LABELS = "all.iob.snips.txt"
 PARTS = {"train": "train", "valid": "dev", "test": "test"}
@@ -70,12 +69,8 @@ def read(folder: Path, split: str | None) -> Listing:
 
 def _lines(path: Path) -> dict[str, tuple[int, str]]:
     """Return number and rest of each utterance's line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text: {error}.") from error
     found = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         name, _, rest = line.strip().partition(" ")
         found[name] = number, rest
     found.pop("", None)

@@ -19,6 +19,7 @@ from auscult.errors import UserError
 
 from .item import Item, Listing
 from .splitting import DEV_SHARE, hold_out
+from .textfile import read_lines
 
 PLACES = ("wav", "dev/wav", "test/wav")
 LISTS = ("veri_test_class.txt", "iden_split.txt")
@@ -70,7 +71,7 @@ def _identification(folder: Path, files: list[str]) -> tuple[Listing, dict[str, 
         )
         return listing, _made(files)
     chosen = {}
-    for number, line in enumerate(official.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(official), start=1):
         part, _, name = line.strip().partition(" ")
         if line.strip() and (part not in SPLITS or name.count("/") != 2):
             listing.problems.append(f"{official} line {number} reads {line!r}, not '1 PATH'")
@@ -91,7 +92,7 @@ def _verification(folder: Path, files: list[str]) -> tuple[Listing, dict[str, st
         )
     listing = Listing([], split_column=VERIFICATION, expected=("train", "test"))
     chosen: dict[str, str] = {}
-    for number, line in enumerate(listed.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(listed), start=1):
         target, *names = line.split() or [""]
         if target in ("0", "1") and [name.count("/") for name in names] == [2, 2]:
             first, second = map(_utterance, names)

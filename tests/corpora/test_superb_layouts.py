@@ -80,6 +80,13 @@ class TestIemocap:
         with pytest.raises(UserError, match="Unknown split column"):
             load_corpus(f"iemocap:{root}", split="fold6")
 
+    def test_a_session_that_is_missing_is_named(self, root: Path) -> None:
+        (root / "Session4").rename(root / "elsewhere")
+        with pytest.raises(UserError, match=r"Session4/dialog/EmoEvaluation holds no Ses\*\.txt"):
+            load_corpus(f"iemocap:{root}", split="fold1")
+        corpus = load_corpus(f"iemocap:{root}", split="fold1", skip_bad=True)
+        assert len(corpus.skipped) == 1 and len(corpus.split("train")) == 24
+
 
 class TestSnips:
     @pytest.fixture
