@@ -4,21 +4,34 @@ Alignments are looked for in ``alignments/`` in DIR or beside it, and in DIR: Te
 Montreal Forced Aligner writes them (``dev-clean/84/121123/84-121123-0000.TextGrid``), or s3prl's
 ``converted_aligned_phones.txt`` (an utterance id and one phone for each 10 ms on each line).
 Phones lose their stress digits; silence is ``sil``.
+
+``--split sid_split`` is for tasks whose classes are speakers: train, dev and test are utterances of
+the training speakers. Where s3prl's ``train_split.txt`` and ``test_split.txt`` (one utterance a
+line, the lists of contrastive predictive coding) stand at one of these places, the three splits are
+s3prl's; else test is a tenth of each speaker's utterances and dev a tenth of the others, as in
+Audio ALBERT, chosen by their ids. Either way one chapter may stand in several splits.
 """
 
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 from auscult.contracts import SAMPLE_RATE
 
 from .item import Item, Listing, Span
+from .splitting import hold_out
 from .textgrid import read_textgrid
 
 FRAME = SAMPLE_RATE // 100  # s3prl's labels stand every 10 ms
 SLACK = 400  # samples; rounded times may pass the end of their file by as much
 SILENCES = ("", "sil", "sp", "SIL", "<eps>")
 CONVERTED = "converted_aligned_phones.txt"
+BY_UTTERANCE = "sid_split"
+LISTS = ("train_split.txt", "test_split.txt")
+S3PRL_SEED, S3PRL_SHARE = 1337, 0.9  # how s3prl divides the first list into train and dev
+TENTH = 0.1
 
 
 def read(folder: Path, split: str | None) -> Listing:
@@ -26,6 +39,8 @@ def read(folder: Path, split: str | None) -> Listing:
     root = folder / "LibriSpeech" if (folder / "LibriSpeech").is_dir() else folder
     parts = sorted({path.parents[2].name for path in root.glob("*/*/*/*.trans.txt")})
     names, note = _splits(parts, every_train=split == "all_train_split")
+    if split == BY_UTTERANCE:
+        names = {part: name for part, name in names.items() if name == "train"}
     listing = Listing([], notes=[note] if note else [], split_column=split or "split")
     sexes = _sexes([root / "SPEAKERS.TXT", root.parent / "SPEAKERS.TXT"])
     places = [root / "alignments", root.parent / "alignments", root]
@@ -59,6 +74,9 @@ def read(folder: Path, split: str | None) -> Listing:
                         slack=SLACK,
                     )
                 )
+    if split == BY_UTTERANCE:
+        listing.items[:], note = _by_utterance(listing.items, places)
+        listing.notes.append(note)
     total = len(listing.items)
     listing.notes.append(
         f"Phone alignments were found for {aligned} of {total} utterances"
@@ -86,6 +104,41 @@ def _splits(parts: list[str], *, every_train: bool) -> tuple[dict[str, str], str
     return names, (
         f"Train is train-clean-100; {', '.join(unused)} not used (--split all_train_split does)."
     )
+
+
+def _by_utterance(items: Sequence[Item], places: Sequence[Path]) -> tuple[list[Item], str]:
+    """Give every training speaker utterances in train, dev and test; the note says how."""
+    found = next((p for p in places if all((p / name).is_file() for name in LISTS)), None)
+    chosen = _listed(found) if found else _drawn(items)
+    used = [replace(item, split=chosen[item.id]) for item in items if item.id in chosen]
+    if found is None:
+        return used, "Train, dev and test are utterances of the same speakers, 81 : 9 : 10."
+    left = f"; {len(items) - len(used)} utterances are in neither and are not used"
+    return used, f"Train, dev and test are those of {' and '.join(LISTS)} in {found}{left}."
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """Return the split of each listed utterance: s3prl's own order, shuffle and division."""
+    train, test = (
+        (folder / name).read_text(encoding="utf-8").removesuffix("\n").split("\n") for name in LISTS
+    )
+    random.Random(S3PRL_SEED).shuffle(train)
+    size = int(S3PRL_SHARE * len(train))
+    splits = {"train": train[:size], "dev": train[size:], "test": test}
+    return {utterance.strip(): name for name, some in splits.items() for utterance in some}
+
+
+def _drawn(items: Sequence[Item]) -> dict[str, str]:
+    """Return a split for each utterance; a speaker with one utterance is in train alone."""
+    spoken: dict[str | None, dict[str, int]] = {}
+    for item in items:
+        spoken.setdefault(item.speaker, {})[item.id] = 1
+    chosen = {item.id: "train" for item in items}
+    for utterances in spoken.values():
+        test = hold_out(utterances, TENTH)
+        dev = hold_out({name: 1 for name in utterances if name not in test}, TENTH)
+        chosen |= dict.fromkeys(dev, "dev") | dict.fromkeys(test, "test")
+    return chosen
 
 
 def _sexes(places: list[Path]) -> dict[str, str]:

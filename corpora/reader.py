@@ -71,12 +71,13 @@ _ROWS = (
         name="librispeech",
         description="LibriSpeech, with phone alignments where their files are found",
         labels=("speaker", "sex", "transcript", "phone", "word"),
-        splits="train (train-clean-100; all_train_split: every train-*), dev, test, other parts",
+        splits="train (train-clean-100; all_train_split: every train-*), dev, test, other parts; "
+        "sid_split: utterances of train's speakers in train, dev and test",
         layout="train-clean-100/103/1240/*.trans.txt with .flac beside; alignments/ for "
         "TextGrids or converted_aligned_phones.txt",
         target="librispeech:read",
         signs=("*/*/*/*.trans.txt", "LibriSpeech/*/*/*/*.trans.txt"),
-        split_columns=("split", "all_train_split"),
+        split_columns=("split", "all_train_split", "sid_split"),
     ),
     Reader(
         name="speech_commands",

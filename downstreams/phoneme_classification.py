@@ -9,7 +9,8 @@ among them (41 classes); on TIMIT alignment=phone39 or alignment=phone61.
 
 Not the same: a frame has the one label at its centre, where s3prl's labels stand every 10 ms and
 features are repeated or cut to match; batches are drawn at random, where s3prl sorts by length and
-draws whole batches; splits are those of the corpus, where s3prl divides train-clean-100.
+draws whole batches; splits are those of the corpus, where s3prl divides train-clean-100 (which
+``--split sid_split`` does too).
 """
 
 from dataclasses import dataclass

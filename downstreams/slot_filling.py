@@ -1,10 +1,11 @@
 """Slot filling as SUPERB does it: speech recognition whose characters have slot tags among them.
 
 The same as SUPERB's, beside what :mod:`auscult.downstreams.ctc` says: the protocol of speech
-recognition, SpecAugment with as many time masks, and as wide, as 4 % of the frames allow; targets are characters with ``B-SLOT`` before a slot's first word and ``E-SLOT``
-after its last; s3prl's metrics, on the same texts: ``slot_type_f1``, the mean over utterances of
-the F1 of the sets of slot types, and ``slot_value_cer``, the character error rate of the values of
-the reference's slots, each beside the most similar value that was found for its slot.
+recognition, SpecAugment with as many time masks, and as wide, as 4 % of the frames allow; targets
+are characters with ``B-SLOT`` before a slot's first word and ``E-SLOT`` after its last; s3prl's
+metrics, on the same texts: ``slot_type_f1``, the mean over utterances of the F1 of the sets of slot
+types, and ``slot_value_cer``, the character error rate of the values of the reference's slots, each
+beside the most similar value that was found for its slot.
 
 A corpus must have transcripts and, among each utterance's labels, ``slot_tags``: one IOB tag for
 each word of the transcript, separated by spaces, such as ``O O B-city I-city``. Tags without ``B-``

@@ -7,7 +7,7 @@ than 2000 samples.
 
 Not the same: padded frames are in s3prl's loss and not in ours; batches are drawn at random, where
 s3prl sorts by length and draws whole batches; the official data are LibriSpeech train-clean-100,
-its utterances split so that every speaker stands in train, dev and test.
+its utterances split so that every speaker stands in train, dev and test (``--split sid_split``).
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,8 @@ are of 16: s3prl asks for 32 and halves all whose longest utterance has more tha
 
 Not the same, beside what :mod:`auscult.downstreams.utterance` says: batches are drawn at random,
 where s3prl sorts by length and draws whole batches; the official data are LibriSpeech
-train-clean-100, its utterances split so that every speaker stands in train, dev and test.
+train-clean-100, its utterances split so that every speaker stands in train, dev and test
+(``--split sid_split``).
 """
 
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """Each layout as its publisher lays it out, tiny."""
 
+import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +221,44 @@ class TestLibriSpeech:
         corpus = load_corpus(f"librispeech:{root}", split="all_train_split")
         assert {cut.supervisions[0].speaker for cut in corpus.split("train")} == {"103", "14"}
         assert corpus.split_column == "all_train_split"
+
+    def test_speakers_in_every_split(self, root: Path, write_audio) -> None:
+        for speaker, size in (("200", 20), ("201", 5), ("202", 2), ("203", 1)):
+            name = f"{speaker}-1"
+            for number in range(size):
+                write_audio(root / f"train-clean-100/{speaker}/1/{name}-{number:04}.flac")
+            lines = [f"{name}-{number:04} WORDS\n" for number in range(size)]
+            (root / f"train-clean-100/{speaker}/1/{name}.trans.txt").write_text("".join(lines))
+        corpus = load_corpus(f"librispeech:{root}", split="sid_split")
+        assert list(corpus.splits) == ["train", "dev", "test"]
+        counts = {
+            name: Counter(cut.supervisions[0].speaker for cut in cuts)
+            for name, cuts in corpus.splits.items()
+        }
+        # of 103 and 202, with two utterances each, one stands in test and none in dev
+        assert counts["train"] == {"200": 16, "201": 3, "103": 1, "202": 1, "203": 1}
+        assert counts["dev"] == {"200": 2, "201": 1}
+        assert counts["test"] == {"200": 2, "201": 1, "103": 1, "202": 1}
+        found = ids(corpus)
+        assert len({name for names in found.values() for name in names}) == 30
+        assert ids(load_corpus(f"librispeech:{root}", split="sid_split")) == found
+
+    def test_s3prls_lists_divide_the_speakers_utterances(self, root: Path, write_audio) -> None:
+        folder = root / "train-clean-100/200/1"
+        names = [f"200-1-{number:04}" for number in range(24)]
+        for name in names:
+            write_audio(folder / f"{name}.flac")
+        (folder / "200-1.trans.txt").write_text("".join(f"{name} WORDS\n" for name in names))
+        (root / "train_split.txt").write_text("\n".join(names[:20]) + "\n")
+        (root / "test_split.txt").write_text("\n".join(names[20:23]) + "\n")
+        found = ids(load_corpus(f"librispeech:{root}", split="sid_split"))
+        lines = (root / "train_split.txt").open().readlines()  # as s3prl's dataset does
+        random.seed(1337)
+        random.shuffle(lines)
+        assert set(found["train"]) == {line.strip("\n") for line in lines[:18]}
+        assert set(found["dev"]) == {line.strip("\n") for line in lines[18:]}
+        assert found["test"] == names[20:23]
+        assert len(found["train"]) == 18  # the two utterances of 103 and the last of 200 are unused
 
     @pytest.mark.parametrize("place", ["alignments", "../alignments", "."])
     def test_textgrids(self, place: str, root: Path) -> None:
