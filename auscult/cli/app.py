@@ -13,6 +13,7 @@ from auscult.cli import (
     demo,
     describe,
     extract,
+    pretrain,
     probe,
     report,
     results,
@@ -66,6 +67,7 @@ _verb("describe", describe.describe)
 _verb("extract", extract.extract)
 _verb("probe", probe.probe)
 _verb("attention", attention.attention)
+_verb("pretrain", pretrain.pretrain)
 _verb("tasks", tasks.tasks)
 _verb("run", run.run)
 _verb("report", report.report)

@@ -1,0 +1,158 @@
+"""`auscult pretrain`: make the encoders that are measured, from nothing or from a teacher."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from auscult.cli.output import Device, Json, Output, Quiet, SkipBad, SplitColumn, choose_device
+from auscult.errors import UserError
+
+if TYPE_CHECKING:
+    from auscult.objective import Objective, Training
+
+AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+Family = Annotated[
+    str,
+    typer.Argument(help="mockingjay, audio_albert, hubert, distilhubert, lighthubert or w2v_bert."),
+]
+Settings = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Changes to the preset.")
+]
+Corpora = Annotated[
+    list[str], typer.Option("-c", "--corpus", help="Corpus, or a folder of audio; repeatable.")
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="TOML file of KEY = VALUE, before the others.")
+]
+Preset = Annotated[
+    str, typer.Option(help="published, or tiny and small, which are made for a CPU.")
+]
+Splits = Annotated[
+    str, typer.Option(help="Splits of the corpora to train on, such as train,dev; or all.")
+]
+
+
+def pretrain(
+    family: Family,
+    corpus: Corpora,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the encoder and checkpoints.")],
+    settings: Settings = None,
+    config: Config = None,
+    preset: Preset = "published",
+    splits: Splits = "train",
+    split: SplitColumn = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, masks and order.", min=0)] = 0,
+    skip_bad: SkipBad = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the configuration and size, and stop.")
+    ] = False,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pretrain or distil an encoder on unlabelled speech.
+
+    The result loads at once as FAMILY:OUT. Run the same command again to go on after a kill: the
+    weights end as if nothing had happened. OUT receives the encoder, training.json, curve.jsonl,
+    TensorBoard's curves and checkpoints.
+
+    Examples:
+      auscult pretrain mockingjay -c demo --preset tiny --out models/mockingjay
+      auscult pretrain lighthubert -c ~/audio --preset tiny teacher=hubert:M --out models/stage1
+      torchrun --nproc_per_node 2 -m auscult pretrain hubert -c tsv:data/mine --out models/hubert
+    """
+    from auscult.pretraining import Run
+    from auscult.pretraining import pretrain as train
+    from auscult.process import Processes
+    from auscult.speech_pool import SpeechPool
+    from auscult.upstreams.pretraining import find_pretraining
+
+    processes = Processes.of_environment()
+    output = Output(json=json, quiet=quiet or not processes.leads)
+    row = find_pretraining(family)
+    training = row.configure(preset, [*_assignments(config), *(settings or [])])
+    where = processes.device(choose_device(device))
+    with processes.joined(where):
+        with processes.leader_first():
+            cuts = [cut for spec in corpus for cut in _read(spec, split, splits, skip_bad)]
+            objective = row.build(training, seed)
+        pool = SpeechPool.of(
+            cuts,
+            crop_seconds=training.crop_seconds,
+            batch_seconds=training.batch_seconds,
+            seed=seed,
+        )
+        shown = _describe(training, objective, cuts)
+        if dry_run:
+            return _show(output, family, shown)
+        about = {"family": family, "corpora": " ".join(corpus), "splits": splits}
+        steps = train(
+            Run(
+                objective=objective,
+                config=training,
+                pool=pool,
+                seed=seed,
+                folder=out,
+                about=about,
+                device=where,
+                processes=processes,
+            )
+        )
+    if processes.leads:
+        address = row.loads_as.format(out)
+        output.print(f"{steps} steps made; load it as {address}")
+        output.finish(upstream=address, steps=steps, **shown)
+
+
+def _assignments(path: Path | None) -> list[str]:
+    """Read KEY = VALUE lines; values become text again, which the configuration checks."""
+    import tomllib
+
+    if path is None:
+        return []
+    try:
+        found = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no TOML: {error}; expected lines such as dim = 192.") from error
+    for key, value in found.items():
+        if isinstance(value, dict | list):
+            raise UserError(f"{path}: {key} is a table or a list; expected one value.")
+    return [f"{key}={value}" for key, value in found.items()]
+
+
+def _read(spec: str, split: str | None, splits: str, skip_bad: bool) -> list[Any]:
+    """Return the utterances of a corpus' splits, or of all audio below a folder."""
+    import auscult
+    from auscult.corpora import READERS, read_files
+
+    folder = Path(spec).expanduser()
+    if spec.partition(":")[0] not in READERS and folder.is_dir():
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO)
+        if not files:
+            raise UserError(f"{folder} holds no audio ({', '.join(AUDIO)}).")
+        found = read_files(files, skip_bad=skip_bad)
+        names = list(found.splits)
+    else:
+        found = auscult.corpus(spec, split=split, skip_bad=skip_bad)
+        names = list(found.splits) if splits == "all" else splits.split(",")
+    return [cut for name in names for cut in found.split(name)]
+
+
+def _describe(training: "Training", objective: "Objective", cuts: list[Any]) -> dict[str, Any]:
+    trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    hours = sum(cut.duration for cut in cuts) / 3600
+    epochs = training.total_steps * training.batch_seconds / 3600 / hours
+    return {
+        **asdict(training),
+        "trained_parameters": trained,
+        "utterances": len(cuts),
+        "hours": round(hours, 3),
+        "epochs_at_most": round(epochs, 2),
+    }
+
+
+def _show(output: Output, family: str, shown: dict[str, Any]) -> None:
+    output.table(f"pretraining {family}", ["key", "value"], [[k, v] for k, v in shown.items()])
+    output.finish(**shown)
