@@ -163,15 +163,21 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 def subject_names(curves: Iterable[Curve], joint: str = " on ") -> dict[Subject, str]:
     """Name what curves are scores on: ``phone39 on tsv:timit, test``.
 
-    Versions of a task and states of a corpus are told apart where both occur.
+    Split columns such as folds are told apart where several occur; failing these, versions of a
+    task and states of a corpus.
     """
-    subjects = sorted({curve.subject for curve in curves})
+    columns: dict[Subject, set[str]] = defaultdict(set)
+    for curve in curves:
+        columns[curve.subject].add(str(curve.first.config.get("split_column", "split")))
+    subjects = sorted(columns)
     corpora = short_names(subject[0] for subject in subjects)
     names = {s: f"{s[1]}{joint}{corpus_label(corpora[s[0]])}, {s[2]}" for s in subjects}
-    taken = list(names.values())
+    told = {s: f"{names[s]} of {' and '.join(sorted(columns[s]))}" for s in subjects}
+    taken = [*names.values(), *told.values()]
+    unique = ([name for name in (names[s], told[s]) if taken.count(name) == 1] for s in subjects)
     return {
-        s: name if taken.count(name) == 1 else f"{name} (version {s[3]}, {s[4][:8]})"
-        for s, name in names.items()
+        s: name[0] if name else f"{names[s]} (version {s[3]}, {s[4][:8]})"
+        for s, name in zip(subjects, unique, strict=True)
     }
 
 

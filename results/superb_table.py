@@ -6,19 +6,17 @@ published protocol; SUPERB leaves only the learning rate to choose. Anything els
 reason, but has no difference to a published result and no part in a score.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import hypot
-from statistics import fmean
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from auscult.record import Record
 
-from .curve import Choice, Curve, choose, gather, held_out, short_names
+from .curve import Choice, Curve, Point, choose, gather, held_out, short_names
+from .fold import FoldMean, fold_means, fold_of
 from .superb import (
     COLUMNS,
     TASKS,
@@ -53,19 +51,20 @@ class Official:
     split_column: str = "split"
 
 
+FIVE_FOLDS = "five folds"
 OFFICIAL = {
     "phoneme_recognition": Official("librispeech", 2620),
     "keyword_spotting": Official("speech_commands", 3081),
     "intent_classification": Official("fluent_speech_commands", 3793),
     "speaker_identification": Official("voxceleb1", 8251),
-    "emotion_recognition": Official("iemocap", 5531, "five folds"),
+    "emotion_recognition": Official("iemocap", 5531, FIVE_FOLDS),
     "speech_recognition": Official("librispeech", 2620),
     "query_by_example": Official("quesst14", None),
     "slot_filling": Official("snips", None),
     "speaker_verification": Official("voxceleb1", 37_720, "veri_split"),
     "speaker_diarization": Official("librimix", 3000),
 }
-FOLDS = ("1", "2", "3", "4", "5")
+FOLDS = (1, 2, 3, 4, 5)
 LANGUAGE_MODEL = "4-gram.arpa"  # of LibriSpeech, which SUPERB decodes with
 
 
@@ -218,19 +217,11 @@ def _candidates(
     protocol: Mapping[str, Any],
 ) -> list[_Found]:
     """Return the results of one encoder's runs; five folds of equal setting are one result."""
-    chosen: list[Choice] = []
-    folds: dict[str, dict[str, Choice]] = defaultdict(dict)
-    for curve in mine:
-        if (curve.first.task, curve.first.metric) == (task, metric):
-            choice = choose(curve, curves)
-            if choice is not None:
-                chosen.append(choice)
-                fold = _fold(curve.first)
-                if fold:
-                    folds[_but_fold(curve.first)][fold] = choice
-    found = [_found(choice, protocol) for choice in chosen]
-    whole = [parts for parts in folds.values() if set(parts) == set(FOLDS)]
-    return found + [_mean(list(parts.values()), protocol) for parts in whole]
+    about = (curve for curve in mine if (curve.first.task, curve.first.metric) == (task, metric))
+    chosen = [choice for curve in about if (choice := choose(curve, curves)) is not None]
+    folds = fold_means(choice for choice in chosen if _fold(choice.curve.first))
+    whole = [_mean(mean, protocol) for mean in folds if mean.folds == FOLDS]
+    return [_found(choice, protocol) for choice in chosen] + whole
 
 
 def _newest(found: Sequence[_Found]) -> Cell:
@@ -239,46 +230,32 @@ def _newest(found: Sequence[_Found]) -> Cell:
 
 
 def _found(choice: Choice, protocol: Mapping[str, Any]) -> _Found:
-    first, point = choice.curve.first, choice.point
+    first = choice.curve.first
     official = OFFICIAL[first.task]
     remarks = _remarks(choice, protocol)
     if not remarks and first.num_items != official.num_items is not None:
         remarks.append(f"{first.num_items:,} test items, not {official.num_items:,}")
-    cell = Cell(
-        100 * point.value,
-        None if point.low is None else 100 * point.low,
-        None if point.high is None else 100 * point.high,
-        first.num_items,
-        first.corpus,
-        f"fold {_fold(first)}" if _fold(first) else "",
-        tuple(remarks),
-    )
+    setting = f"fold {_fold(first)}" if _fold(first) else ""
+    cell = _cell(choice.point, first.num_items, first.corpus, setting, remarks)
     return _Found(cell, first.provenance.created)
 
 
-def _mean(choices: Sequence[Choice], protocol: Mapping[str, Any]) -> _Found:
-    """Return the mean over folds; no test speaker is in two, so half-widths add in quadrature."""
-    parts = [_found(choice, protocol) for choice in choices]
-    cells = [part.cell for part in parts]
-    value = fmean(cell.value for cell in cells)
-    below = [cell.value - cell.low for cell in cells if cell.low is not None]
-    above = [cell.high - cell.value for cell in cells if cell.high is not None]
-    whole = len(below) == len(above) == len(cells)
-    num_items = sum(cell.num_items or 0 for cell in cells)
-    remarks = list(dict.fromkeys(r for choice in choices for r in _remarks(choice, protocol, True)))
-    official = OFFICIAL[choices[0].curve.first.task]
-    if not remarks and num_items != official.num_items:
-        remarks.append(f"{num_items:,} test items, not {official.num_items:,}")
-    cell = replace(
-        cells[0],
-        value=value,
-        low=value - hypot(*below) / len(cells) if whole else None,
-        high=value + hypot(*above) / len(cells) if whole else None,
-        num_items=num_items,
-        setting="",
-        remarks=tuple(remarks),
-    )
-    return _Found(cell, max(part.created for part in parts))
+def _mean(mean: FoldMean, protocol: Mapping[str, Any]) -> _Found:
+    """Return the mean over all folds as one result."""
+    firsts = [choice.curve.first for choice in mean.choices]
+    found = (_remarks(choice, protocol, whole=True) for choice in mean.choices)
+    remarks = list(dict.fromkeys(remark for remarks in found for remark in remarks))
+    official = OFFICIAL[firsts[0].task]
+    if not remarks and mean.num_items != official.num_items:
+        remarks.append(f"{mean.num_items:,} test items, not {official.num_items:,}")
+    cell = _cell(mean.point, mean.num_items, firsts[0].corpus, "", remarks)
+    return _Found(cell, max(first.provenance.created for first in firsts))
+
+
+def _cell(point: Point, num_items: int, corpus: str, setting: str, remarks: Sequence[str]) -> Cell:
+    """Return a score between 0 and 1 in percent."""
+    low, high = (None if end is None else 100 * end for end in (point.low, point.high))
+    return Cell(100 * point.value, low, high, num_items, corpus, setting, tuple(remarks))
 
 
 def _remarks(choice: Choice, protocol: Mapping[str, Any], whole: bool = False) -> list[str]:
@@ -331,17 +308,9 @@ def _batch(config: Mapping[str, Any]) -> Any:
     return config.get(BATCH[0], 0) * config.get(BATCH[1], 1)
 
 
-def _fold(record: Record) -> str:
-    """Return the number of the fold that a record is about, "" where there are none."""
-    found = re.search(r"fold\D?([1-5])$", str(record.config.get("split_column", "")))
-    return found[1] if found and record.task == "emotion_recognition" else ""
-
-
-def _but_fold(record: Record) -> str:
-    """Return what the folds of one run share."""
-    varies = {"split_column", "dev_scores", "num_classes", *FREE}
-    settings = {k: v for k, v in record.config.items() if k not in varies}
-    return repr((record.corpus, record.task_version, record.probe, sorted(settings.items())))
+def _fold(record: Record) -> int:
+    """Return the number of the fold that a record is about, 0 where SUPERB has none."""
+    return fold_of(record) if OFFICIAL[record.task].split_column == FIVE_FOLDS else 0
 
 
 def _results(row: Row) -> tuple[str, ...]:

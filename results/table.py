@@ -21,11 +21,14 @@ from .curve import (
     metric_order,
     subject_names,
 )
+from .fold import FoldMean
 
 BEST_COLUMNS = (  # of best_rows
     *("task", "upstream", "probe", "layer"),
     *("accuracy", "95 %", "macro", "majority", "n", "spk"),
 )
+
+FOLD_COLUMNS = ("task", "corpus", "upstream", "probe", "metric", "mean [95 %]", "folds", "items")
 
 LATEX = str.maketrans(
     {
@@ -87,6 +90,17 @@ def best_rows(records: Iterable[Record]) -> list[list[object]]:
         choice = choose(curve, curves) if curve.first.metric == "accuracy" else None
         if choice:
             rows.append(_best_row(choice, macros.get(_identity(curve))))
+    return rows
+
+
+def fold_rows(means: Iterable[FoldMean]) -> list[list[object]]:
+    """Return one row of :data:`FOLD_COLUMNS` for each mean over folds."""
+    rows = []
+    for mean in means:
+        first = mean.choices[0].curve.first
+        folds = ", ".join(map(str, mean.folds))
+        measured = [first.task, first.corpus, first.upstream, first.probe, first.metric]
+        rows.append([*measured, cell(mean.point, first.unit), folds, mean.num_items])
     return rows
 
 

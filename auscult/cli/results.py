@@ -1,6 +1,6 @@
 """`auscult results`: what a store holds, as tables on the screen and in files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,10 +38,8 @@ def ls(store: StoreAt = ".", json: Json = False, quiet: Quiet = False) -> None:
     """
     from auscult.results import open_store
     from auscult.results.curve import (
-        corpus_label,
         gather,
         held_out,
-        metric_order,
         short_names,
     )
     from auscult.results.store import without_password
@@ -50,16 +48,17 @@ def ls(store: StoreAt = ".", json: Json = False, quiet: Quiet = False) -> None:
     records = open_store(store).records()
     curves = gather(records)
     shown = gather(held_out(records))
-    shown.sort(key=lambda c: (c.first.corpus, c.first.task, metric_order(c.first.metric)))
+    shown.sort(key=_order)
     corpora = short_names(record.corpus for record in records)
     groups = [_group(curve, curves) for curve in shown]
     rows = [
-        [curve.label, corpus_label(corpora[curve.first.corpus]), *list(group.values())[2:]]
+        [curve.label, _shown_corpus(curve, corpora), *list(group.values())[2:]]
         for curve, group in zip(shown, groups, strict=True)
     ]
     title = f"{len(records):,} records in {without_password(store)}"
     output.table(title, list(groups[0]) if groups else [], rows)
-    output.finish(groups=groups)
+    columns = [{"split_column": curve.first.config.get("split_column")} for curve in shown]
+    output.finish(groups=[group | column for group, column in zip(groups, columns, strict=True)])
 
 
 def show(
@@ -75,12 +74,17 @@ def show(
 ) -> None:
     """Show scores with their 95 % intervals, layers down, encoders across.
 
+    Where one encoder was scored on several folds of a corpus (split columns such as fold1), a last
+    table shows their mean.
+
     Examples:
       auscult results show out --task phone39 --metric accuracy
+      auscult results show out --task emotion_recognition
     """
     from auscult.results import open_store
     from auscult.results.curve import held_out
-    from auscult.results.table import layer_tables
+    from auscult.results.fold import fold_means_of
+    from auscult.results.table import FOLD_COLUMNS, fold_rows, layer_tables
 
     output = Output(json=json, quiet=quiet)
     found = open_store(store).records(
@@ -91,7 +95,10 @@ def show(
         columns = [str(table.cells.index.name), *table.cells.columns]
         output.table(table.title, columns, table.cells.itertuples())
         output.print(f"{table.caption}\n")
-    output.finish(records)
+    means = fold_rows(fold_means_of(found))
+    if means:
+        output.table("Means over folds, each of which counts the same", FOLD_COLUMNS, means)
+    output.finish(records, fold_means=[dict(zip(FOLD_COLUMNS, row, strict=True)) for row in means])
 
 
 def export(
@@ -145,6 +152,24 @@ def _some(records: "Sequence[Record]", store: str) -> "Sequence[Record]":
             f"No record in {shown} fits; `auscult results ls {shown}` lists what there is."
         )
     return records
+
+
+def _order(curve: "Curve") -> tuple[object, ...]:
+    """Sort key of the rows of ``ls``: folds stand together."""
+    from auscult.results.curve import metric_order
+
+    first = curve.first
+    column = str(first.config.get("split_column", ""))
+    return (first.corpus, first.task, metric_order(first.metric), column)
+
+
+def _shown_corpus(curve: "Curve", corpora: "Mapping[str, str]") -> str:
+    """Return the corpus of a row of ``ls``, with its split column where that is not the usual."""
+    from auscult.results.curve import corpus_label
+
+    column = curve.first.config.get("split_column", "split")
+    name = corpus_label(corpora[curve.first.corpus])
+    return name if column == "split" else f"{name}, {column}"
 
 
 def _group(curve: "Curve", curves: "Sequence[Curve]") -> dict[str, object]:
