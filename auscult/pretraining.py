@@ -56,7 +56,7 @@ def pretrain(run: Run) -> int:
     """
     check_settings(run)
     with seeded(run.seed):
-        states = newest_snapshot(run.folder / CHECKPOINTS)
+        _, states = newest_snapshot(run.folder / CHECKPOINTS) or (None, None)
         step = 0 if states is None else int(states["step"])
         if step >= run.config.total_steps:
             logger.info(f"{run.folder} is trained to its end, step {step}.")

@@ -30,8 +30,8 @@ def write_snapshot(states: Mapping[str, Any], folder: Path, step: int, keep: int
     return path
 
 
-def newest_snapshot(folder: Path) -> dict[str, Any] | None:
-    """Return the newest states that can be read; unreadable files are named in a warning."""
+def newest_snapshot(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest file that can be read, with its states; the others are warned about."""
     for path in reversed(_by_step(folder)):
         try:
             states: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -39,7 +39,7 @@ def newest_snapshot(folder: Path) -> dict[str, Any] | None:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else "empty"
             logger.warning(f"{path} cannot be read and is passed over: {reason}")
         else:
-            return states
+            return path, states
     return None
 
 

@@ -6,10 +6,7 @@ s3prl reads them too, and those that it lacks: ``Batch``, ``Random`` (of each pr
 ``Curve``, ``Losses`` and ``Scaler``.
 """
 
-import os
-import pickle
 import random
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,45 +16,19 @@ import numpy as np
 import torch
 
 from auscult import bridge
-from auscult.progress import logger
+from auscult.snapshot import newest_snapshot, write_snapshot
 
 
-def write_checkpoint(states: Mapping[str, Any], folder: Path, step: int, keep: int = 1) -> Path:
-    """Write ``states-STEP.ckpt`` to ``folder``, then remove all but the ``keep`` newest.
-
-    The file appears under its name when all of it is on the disk.
-    """
-    path = folder / f"states-{step}.ckpt"
-    temporary = folder / f".{path.name}.{os.getpid()}"
-    with temporary.open("wb") as file:
-        torch.save(dict(states), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    for old in _by_step(folder)[:-keep]:
-        old.unlink(missing_ok=True)
-    return path
+def write_checkpoint(states: Mapping[str, Any], folder: Path, step: int) -> Path:
+    """Write ``states-STEP.ckpt`` to ``folder``, whole or not at all, in the place of older ones."""
+    return write_snapshot(states, folder, step)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that can be read; unreadable ones are named in a warning."""
     bridge.repair()  # lets torch.load accept the argparse.Namespace in Args
-    for path in reversed(_by_step(folder)):
-        try:
-            torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else "empty"
-            logger.warning(f"{path} cannot be read and is passed over: {reason}")
-        else:
-            return path
-    return None
-
-
-def _by_step(folder: Path) -> list[Path]:
-    """Return the checkpoints of ``folder``, oldest first."""
-    found = {path: re.fullmatch(r"states-(\d+)\.ckpt", path.name) for path in folder.glob("*.ckpt")}
-    steps = {path: int(match[1]) for path, match in found.items() if match}
-    return sorted(steps, key=lambda path: steps[path])
+    found = newest_snapshot(folder)
+    return None if found is None else found[0]
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:

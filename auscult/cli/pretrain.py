@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from auscult.cli.output import Device, Json, Output, Quiet, SkipBad, SplitColumn, choose_device
+from auscult.cli.output import Device, Json, Output, Quiet, SkipBad, choose_device
 from auscult.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +21,13 @@ Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Changes to the preset.")
 ]
 Corpora = Annotated[
-    list[str], typer.Option("-c", "--corpus", help="Corpus, or a folder of audio; repeatable.")
+    list[str],
+    typer.Option(
+        "-c",
+        "--corpus",
+        help="Corpus (reader:folder, or reader:folder#split_column), or a folder of audio; "
+        "repeatable.",
+    ),
 ]
 Config = Annotated[
     Path | None, typer.Option("--config", help="TOML file of KEY = VALUE, before the others.")
@@ -42,7 +48,6 @@ def pretrain(
     config: Config = None,
     preset: Preset = "published",
     splits: Splits = "train",
-    split: SplitColumn = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, masks and order.", min=0)] = 0,
     skip_bad: SkipBad = False,
     dry_run: Annotated[
@@ -76,7 +81,7 @@ def pretrain(
     where = processes.device(choose_device(device))
     with processes.joined(where):
         with processes.leader_first():
-            cuts = [cut for spec in corpus for cut in _read(spec, split, splits, skip_bad)]
+            cuts = [cut for spec in corpus for cut in _read(spec, splits, skip_bad)]
             objective = row.build(training, seed)
         pool = SpeechPool.of(
             cuts,
@@ -122,7 +127,7 @@ def _assignments(path: Path | None) -> list[str]:
     return [f"{key}={value}" for key, value in found.items()]
 
 
-def _read(spec: str, split: str | None, splits: str, skip_bad: bool) -> list[Any]:
+def _read(spec: str, splits: str, skip_bad: bool) -> list[Any]:
     """Return the utterances of a corpus' splits, or of all audio below a folder."""
     import auscult
     from auscult.corpora import READERS, read_files
@@ -135,7 +140,8 @@ def _read(spec: str, split: str | None, splits: str, skip_bad: bool) -> list[Any
         found = read_files(files, skip_bad=skip_bad)
         names = list(found.splits)
     else:
-        found = auscult.corpus(spec, split=split, skip_bad=skip_bad)
+        address, _, column = spec.partition("#")
+        found = auscult.corpus(address, split=column or None, skip_bad=skip_bad)
         names = list(found.splits) if splits == "all" else splits.split(",")
     return [cut for name in names for cut in found.split(name)]
 

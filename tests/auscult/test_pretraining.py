@@ -103,9 +103,9 @@ def _run(cuts: list[Any], folder: Path, config: Config, processes: Processes = A
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    states = newest_snapshot(folder / "checkpoints")
-    assert states is not None
-    found: dict[str, Tensor] = states["objective"]
+    snapshot = newest_snapshot(folder / "checkpoints")
+    assert snapshot is not None
+    found: dict[str, Tensor] = snapshot[1]["objective"]
     return found
 
 
