@@ -8,8 +8,8 @@ import base64
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from .curve import (
     short_names,
 )
 from .store import Store
+from .superb import BESIDE, TASKS, find_published, published, superb_s
+from .superb_table import Protocols, Table, own_rows, tables
 from .table import LayerTable, caption, cell, layer_tables, place
 
 HERE = Path(__file__).parent
@@ -80,8 +82,16 @@ class _Finding:
         return [choice.curve for _, found in self.rows for choice in found if choice]
 
 
-def write_report(stores: Store | Sequence[Store], path: Path) -> None:
+def write_report(
+    stores: Store | Sequence[Store], path: Path, protocols: Callable[[], Protocols] | None = None
+) -> None:
     """Write all that one or several stores hold as one self-contained HTML page.
+
+    Args:
+        stores: What the records and artifacts are read from.
+        path: Of the page.
+        protocols: Gives the published configuration of each task, asked for where there are
+            results on SUPERB's tasks; without it these do not stand beside published ones.
 
     Raises:
         UserError: The stores hold nothing, or cannot be read.
@@ -92,14 +102,15 @@ def write_report(stores: Store | Sequence[Store], path: Path) -> None:
     if not records and not artifacts:
         names = " and ".join(str(store) for store in several) or "No store"
         raise UserError(f"{names} holds no results to report; measure something first.")
-    page = _page(list(records.values()), list(artifacts.values()))
+    superb = _superb(list(records.values()), protocols) if protocols else []
+    page = _page(list(records.values()), list(artifacts.values()), superb)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
 
 
-def _page(records: Sequence[Record], artifacts: Sequence[Artifact]) -> str:
+def _page(records: Sequence[Record], artifacts: Sequence[Artifact], superb: Sequence[Table]) -> str:
     runs = _runs([*records, *artifacts])
-    tables = layer_tables(held_out(records))
+    found = layer_tables(held_out(records))
     scripts = [get_plotlyjs(), (HERE / "report.js").read_text(encoding="utf-8")]
     labelled = list(zip(_artifact_labels(artifacts), artifacts, strict=True))
     environment = jinja2.Environment(
@@ -114,11 +125,12 @@ def _page(records: Sequence[Record], artifacts: Sequence[Artifact]) -> str:
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],  # ours, and plotly's own file
         encoders=_encoders(records, artifacts),
-        measured=_measured(tables),
-        findings=_findings(tables, gather(records)),
-        measures=[(t, c) for t in tables for c in t.curves if c.first.unit and len(c.points) == 1],
+        measured=_measured(found),
+        findings=_findings(found, gather(records)),
+        superb=superb,
+        measures=[(t, c) for t in found for c in t.curves if c.first.unit and len(c.points) == 1],
         caption=caption,
-        tables=tables,
+        tables=found,
         runs=runs,
         environments=_environments(runs),
         runs_of=lambda found: _runs_of(found, runs),
@@ -126,12 +138,28 @@ def _page(records: Sequence[Record], artifacts: Sequence[Artifact]) -> str:
         place=place,
         corpus_label=corpus_label,
         figures={
-            "labels": label_order(c for table in tables for c in table.curves),
-            "panels": _panels(tables),
+            "labels": label_order(c for table in found for c in table.curves),
+            "panels": _panels(found),
             "maps": [_map(*x) for x in labelled if x[1].kind == "attention_divergence"],
             "weights": [_weights(*x) for x in labelled if x[1].kind == "layer_weights"],
         },
     )
+
+
+def _superb(records: Sequence[Record], protocols: Callable[[], Protocols]) -> list[Table]:
+    """Return own results on SUPERB's tasks above published ones, and why some may not be compared.
+
+    Scores of the whole benchmark are there where a model of ours has one.
+    """
+    if not any(record.task in TASKS for record in records):
+        return []
+    own = own_rows(records, protocols())
+    if not own:
+        return []
+    results, scores, particulars = tables(own, published(), find_published(BESIDE))
+    rows = tuple(sorted(results.rows, key=lambda row: row[1] == "published"))
+    scored = any(superb_s(row.values) is not None for row in own)
+    return [replace(results, rows=rows), *([scores] if scored else []), particulars]
 
 
 def _policy(scripts: Iterable[str]) -> str:

@@ -18,15 +18,17 @@ def report(
 ) -> None:
     """Write one page with every number, figure and command of one or more runs.
 
-    The page needs no network and no other file.
+    The page needs no network and no other file. Results on SUPERB's tasks stand beside published
+    ones, those that may not be compared marked *.
 
     Examples:
       auscult report phones heads --out report.html
     """
+    from auscult.cli.superb import protocols
     from auscult.results import open_store
     from auscult.results.report import write_report
 
     output = Output(json=json, quiet=quiet)
-    write_report([open_store(store) for store in stores], out)
+    write_report([open_store(store) for store in stores], out, protocols)
     output.print(f"Report: {out.resolve()}")
     output.finish(report=str(out))

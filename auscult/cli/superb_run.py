@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from auscult.record import Provenance, Record
     from auscult.upstream import Upstream
 
-BESIDE = "HuBERT Base"  # the published model that results are shown beside
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
@@ -270,7 +268,7 @@ def _run_all(
 def _show_records(output: Output, records: "Sequence[Record]", shared: Shared) -> None:
     """Print what was run: SUPERB's tasks as `auscult superb table` does, then any others."""
     from auscult.cli.superb import protocols
-    from auscult.results.superb import TASKS, find_published
+    from auscult.results.superb import BESIDE, TASKS, find_published
     from auscult.results.superb_table import own_rows, tables
 
     own = own_rows(records, protocols())

@@ -177,3 +177,42 @@ def test_maps_alone_make_a_report(make_divergence: Callable[..., Artifact], tmp_
     open_store(tmp_path).add([], [make_divergence(heads=2, layers=2)])
     write_report(open_store(tmp_path), tmp_path / "report.html")
     assert "No scores, only maps" in Page(tmp_path / "report.html").text
+
+
+def test_superb_stands_beside_published_results(records: list[Record], tmp_path: Path) -> None:
+    first = next(r for r in records if r.task == "keyword" and r.metric == "accuracy")
+    official = replace(
+        first,
+        task="keyword_spotting",
+        corpus="speech_commands:/data/sc",
+        layer="weighted",
+        num_items=3081,
+        value=0.9412,
+        config={"batch_size": 32, "total_steps": 9},
+    )
+    mine = replace(official, upstream="<mine>", upstream_sha256="1" * 64, corpus="tsv:/data/words")
+    store = open_store(tmp_path)
+    store.add([official, mine, *records[:4]])
+    protocols = {"keyword_spotting": {"batch_size": 32, "total_steps": 9}}
+    write_report(store, tmp_path / "report.html", lambda: protocols)
+    page = Page(tmp_path / "report.html")
+    text = page.text[page.text.index("SUPERB results, %") :]
+    for words in (
+        f"{first.upstream} own 0.0 94.12 ",
+        "<mine> own 0.0 94.12* ",
+        "HuBERT Base published 94.7 5.41 96.30",
+        "KS 94.12 ",
+        "-2.18 3,081",  # from HuBERT Base
+        "not on SUPERB's corpus (speech_commands)",
+    ):
+        assert words in text, words
+    assert text.index("<mine> own") < text.index("FBANK published")
+    assert "superb_s" not in text  # a single task gives no score
+    write_report(store, tmp_path / "plain.html")
+    assert 'id="superb"' not in Page(tmp_path / "plain.html").source
+
+    def unasked() -> dict[str, Any]:
+        raise AssertionError("nothing here is about SUPERB")
+
+    open_store(tmp_path / "probes").add(records[:4])
+    write_report(open_store(tmp_path / "probes"), tmp_path / "plain.html", unasked)
