@@ -1,10 +1,12 @@
 """w2v-BERT on disk: tensors in safetensors, dimensions in a config.json beside them."""
 
 import json
+import os
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError, unknown
@@ -18,13 +20,28 @@ MODEL_TYPE = "w2v_bert"
 
 
 def save_w2v_bert(model: W2vBert, folder: Path) -> None:
-    """Write weights, pretraining parts included, and dimensions into ``folder``."""
-    from safetensors.torch import save_file
+    """Write weights, pretraining parts included, and dimensions into ``folder``.
 
+    Each of the two files appears under its name when all of it is written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model_type": MODEL_TYPE} | asdict(model.dimensions)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    save_file(model.state_dict(), folder / WEIGHTS)
+    write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_whole(folder / WEIGHTS, pack(model))
+
+
+def pack(module: nn.Module) -> bytes:
+    """Return a module's tensors as a safetensors file holds them."""
+    from safetensors.torch import save
+
+    return save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that a kill leaves as it was, or new, but never half written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
 
 
 def load_w2v_bert(path: Path) -> W2vBert:

@@ -3,7 +3,8 @@
 Parameter names are those of transformers' Wav2Vec2ConformerEncoderLayer.
 
 Source: Gulati et al., Interspeech 2020, arXiv 2005.08100; without relative positions, as the table
-of w2v-BERT says.
+of w2v-BERT says. Dropout, where a builder asks for it, is where Gulati et al. have it: inside each
+feed-forward part, on the attention weights, and on what each part adds.
 """
 
 import torch
@@ -16,23 +17,26 @@ from ..attention import WeightVisitor, attend
 class FeedForward(nn.Module):
     """Two linear maps with swish between them."""
 
-    def __init__(self, dim: int, inner: int) -> None:
+    def __init__(self, dim: int, inner: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.intermediate_dense = nn.Linear(dim, inner)
         self.output_dense = nn.Linear(inner, dim)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map (batch, frame, dim) to the same shape."""
-        output: Tensor = self.output_dense(functional.silu(self.intermediate_dense(hidden)))
+        inner = self.dropout(functional.silu(self.intermediate_dense(hidden)))
+        output: Tensor = self.dropout(self.output_dense(inner))
         return output
 
 
 class SelfAttention(nn.Module):
     """Scaled dot-product attention of several heads, without positions."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
+        self.dropout = nn.Dropout(dropout)
         self.linear_q = nn.Linear(dim, dim)
         self.linear_k = nn.Linear(dim, dim)
         self.linear_v = nn.Linear(dim, dim)
@@ -53,8 +57,9 @@ class SelfAttention(nn.Module):
             heads=self.heads,
             keys=None if padded is None else ~padded[:, None, None],
             visit=visit,
+            dropout=self.dropout.p if self.training else 0.0,
         )
-        output: Tensor = self.linear_out(mixed)
+        output: Tensor = self.dropout(self.linear_out(mixed))
         return output
 
 
@@ -74,8 +79,9 @@ class MaskedBatchNorm(nn.BatchNorm1d):
 class ConvolutionModule(nn.Module):
     """Pointwise map and gate, depthwise convolution, batch norm, swish, pointwise map."""
 
-    def __init__(self, dim: int, kernel: int) -> None:
+    def __init__(self, dim: int, kernel: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.layer_norm = nn.LayerNorm(dim)
         self.pointwise_conv1 = nn.Conv1d(dim, 2 * dim, 1)
         self.depthwise_conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
@@ -90,7 +96,7 @@ class ConvolutionModule(nn.Module):
             steps = steps.masked_fill(padded[:, None], 0.0)  # as the convolution pads its edges
         steps = self.depthwise_conv(steps).transpose(1, 2)
         steps = functional.silu(self.batch_norm(steps, padded)).transpose(1, 2)
-        output: Tensor = self.pointwise_conv2(steps).transpose(1, 2)
+        output: Tensor = self.dropout(self.pointwise_conv2(steps).transpose(1, 2))
         return output
 
 

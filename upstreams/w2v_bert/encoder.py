@@ -36,7 +36,7 @@ class W2vBertUpstream(PaddedUpstream):
         super().__init__()
         self.encoder = encoder
         self.size = size
-        self.recipe = Recipe("w2v_bert", "fbank", size.filters, delta_order=0, cmvn=True)
+        self.recipe = input_recipe(size)
         self.spec = UpstreamSpec(
             name=name,
             family="w2v_bert",
@@ -61,8 +61,7 @@ class W2vBertUpstream(PaddedUpstream):
         self, audio: Waveforms, frames: Tensor, visit: AttentionVisitor | None
     ) -> tuple[Tensor, ...]:
         """Return the states of one batch, each (batch, frame, dim), padding kept out of them."""
-        rows = [self.recipe.features(row) for row in audio.rows()]
-        filterbanks = pad_sequence(rows, batch_first=True).to(self.device)
+        filterbanks = compute_filterbanks(audio, self.recipe).to(self.device)
         with single_precision():
             features = self.encoder.feature_encoder(filterbanks)
             states: tuple[Tensor, ...] = self.encoder(features, frames, visit=visit)
@@ -82,6 +81,16 @@ class W2vBertUpstream(PaddedUpstream):
         feed_forward = feed_forward_macs(steps, size.dim, size.feed_forward)
         attention = attention_macs(steps, size.dim, size.heads, size.dim)
         return Macs(products) + (feed_forward * 2 + attention + convolution) * size.num_layers
+
+
+def input_recipe(size: Dimensions) -> Recipe:
+    """Return how the filterbanks that the encoder reads are computed."""
+    return Recipe("w2v_bert", "fbank", size.filters, delta_order=0, cmvn=True)
+
+
+def compute_filterbanks(audio: Waveforms, recipe: Recipe) -> Tensor:
+    """Return the filterbanks (batch, step, filter) of each row, padded with zeros."""
+    return pad_sequence([recipe.features(row) for row in audio.rows()], batch_first=True)
 
 
 def load(address: Address, seed: int) -> Upstream:

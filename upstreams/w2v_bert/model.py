@@ -178,32 +178,32 @@ class W2vBert(nn.Module):
         )
 
 
-def build_encoder(size: Dimensions) -> Encoder:
-    """Build the encoder of these dimensions, with random weights."""
+def build_encoder(size: Dimensions, dropout: float = 0.0) -> Encoder:
+    """Build the encoder of these dimensions, with random weights and dropout in its blocks."""
     return Encoder(
         FeatureEncoder(size.channels),
         nn.Linear(size.feature_dim, size.dim),
-        [build_block(size) for _ in range(size.contrastive_blocks)],
-        [build_block(size) for _ in range(size.masked_prediction_blocks)],
+        [build_block(size, dropout) for _ in range(size.contrastive_blocks)],
+        [build_block(size, dropout) for _ in range(size.masked_prediction_blocks)],
     )
 
 
-def build_block(size: Dimensions) -> ConformerBlock:
+def build_block(size: Dimensions, dropout: float = 0.0) -> ConformerBlock:
     """Build one conformer block."""
     return ConformerBlock(
         size.dim,
-        ffn1=FeedForward(size.dim, size.feed_forward),
-        self_attn=SelfAttention(size.dim, size.heads),
-        conv_module=ConvolutionModule(size.dim, size.conv_kernel),
-        ffn2=FeedForward(size.dim, size.feed_forward),
+        ffn1=FeedForward(size.dim, size.feed_forward, dropout),
+        self_attn=SelfAttention(size.dim, size.heads, dropout),
+        conv_module=ConvolutionModule(size.dim, size.conv_kernel, dropout),
+        ffn2=FeedForward(size.dim, size.feed_forward, dropout),
     )
 
 
-def build_w2v_bert(size: Dimensions) -> W2vBert:
-    """Build a w2v-BERT of these dimensions, with random weights."""
+def build_w2v_bert(size: Dimensions, dropout: float = 0.0) -> W2vBert:
+    """Build a w2v-BERT of these dimensions, with random weights and dropout in its blocks."""
     return W2vBert(
         size,
-        build_encoder(size),
+        build_encoder(size, dropout),
         build_quantizer(size),
         build_heads(size),
     )
