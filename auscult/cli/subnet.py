@@ -61,18 +61,18 @@ def show(
       auscult subnet show "lighthubert_small@params<=20M" --json > subnet.json
       auscult subnet show lighthubert_small@subnet.json
     """
-    from auscult.upstreams.lighthubert.space import HEAD_DIM, kept_layers
+    from auscult.upstreams.lighthubert.space import kept_layers
 
     output = Output(json=json, quiet=quiet)
     encoder = _load(upstream)
     space, subnet = encoder.space, encoder.network.subnet
-    stored = kept_layers(subnet.depth)
+    stored, head_dim = kept_layers(subnet.depth, subnet.stored), subnet.stored.head_dim
     layers = zip(subnet.heads, subnet.ffn_dims, subnet.ratios, strict=True)
     output.table(
         f"{encoder.spec.name}: {subnet.depth} layers of {subnet.embed_dim}, {space.name} space",
         ("layer", "stored as, from 0", "heads", "attention dim", "ffn dim", "ffn ratio"),
         [
-            (i, stored[i - 1], heads, HEAD_DIM * heads, inner, f"{ratio:g}")
+            (i, stored[i - 1], heads, head_dim * heads, inner, f"{ratio:g}")
             for i, (heads, inner, ratio) in enumerate(layers, start=1)
         ],
     )
@@ -166,11 +166,12 @@ def _supernet(spec: str) -> "LightHubertUpstream":
         UserError: ``spec`` is not a supernet, or a single subnet of one.
     """
     from auscult.address import parse_address
+    from auscult.upstreams.lighthubert.checkpoint import find_file
 
     address = parse_address(spec)
     if address.subnet:
         raise UserError(f"{spec} is one subnet; drop @{address.subnet} to ask about all.")
-    if address.checkpoint and Path(address.checkpoint).expanduser().is_dir():
+    if address.checkpoint and find_file(Path(address.checkpoint).expanduser()) is None:
         raise UserError(f"{spec} is one subnet, cut out; name the supernet it came from.")
     return _load(spec)
 

@@ -15,17 +15,16 @@ from auscult.testing import check_row_independence, run_checks, upstream_checks
 from auscult.upstreams import SHAPES, outline_upstream
 from auscult.upstreams.lighthubert import LightHubertUpstream, network
 from auscult.upstreams.lighthubert.network import LightHubert
-from auscult.upstreams.lighthubert.space import BASE, SMALL, ExtractorMode, Subnet
+from auscult.upstreams.lighthubert.space import BASE, SMALL, Dimensions, ExtractorMode, Subnet
 from auscult.upstreams.lighthubert.supernet import Supernet, draw_supernet
 
-TINY = Subnet(64, (1, 3), (96, 64))
+TINY = Subnet(64, (1, 3), (96, 64), Dimensions(channels=16))
 MODES: tuple[ExtractorMode, ...] = ("layer_norm", "group_norm")
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LightHubertUpstream]:
+def tiny() -> Callable[..., LightHubertUpstream]:
     """Return a function that builds an encoder of 16 channels and two unequal blocks."""
-    monkeypatch.setattr(network, "CHANNELS", 16)
 
     def build(mode: ExtractorMode, padding: Any = None) -> LightHubertUpstream:
         with torch.random.fork_rng(devices=[]):

@@ -20,6 +20,7 @@ from auscult.upstreams.lighthubert.network import LightHubert
 from auscult.upstreams.lighthubert.space import (
     BASE,
     SMALL,
+    Dimensions,
     ExtractorMode,
     SearchSpace,
     Subnet,
@@ -199,11 +200,11 @@ def test_odd_frames_and_padding(supernets: Mapping[ExtractorMode, Supernet]) -> 
                 assert distance(together[1, :37], contaminated) > 0.01
 
 
-def contiguous_rows(embed_dim: int, width: int) -> list[tuple[int, int]]:
+def contiguous_rows(embed_dim: int, width: int, stored: Dimensions) -> list[tuple[int, int]]:
     return [(0, width)]
 
 
-def last_layers_dropped(depth: int) -> tuple[int, ...]:
+def last_layers_dropped(depth: int, stored: Dimensions) -> tuple[int, ...]:
     return tuple(range(depth))
 
 

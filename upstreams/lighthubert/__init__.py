@@ -7,7 +7,7 @@ from auscult.errors import UserError
 from auscult.upstream import Upstream
 
 from ..shape import SHAPES
-from .checkpoint import read_published
+from .checkpoint import find_file, read_published
 from .export import read_exported
 from .space import SPACES, ExtractorMode, SearchSpace, Subnet
 from .subnet import parse_subnet
@@ -18,7 +18,7 @@ __all__ = ["LightHubertUpstream", "load", "load_shape"]
 
 
 def load(address: Address, seed: int) -> Upstream:
-    """Read a subnet of a published checkpoint, or one that was exported.
+    """Read a subnet of a checkpoint, published or pretrained, or one that was exported.
 
     Inside ``random(...)`` the file only says which space, extractor and subnet there are.
 
@@ -31,18 +31,21 @@ def load(address: Address, seed: int) -> Upstream:
             "lighthubert:lighthubert_small.pt@a_small."
         )
     path = Path(address.checkpoint).expanduser()
-    if path.is_dir():
+    file = find_file(path)
+    if file is None:
         if address.subnet:
             raise UserError(f"{address}: {path} is one subnet already; drop @{address.subnet}.")
         exported = read_exported(path)
         network, space = exported.network, exported.space
         if address.random:
-            network = draw_supernet(network.mode, seed).cut(network.subnet)
+            network = draw_supernet(network.mode, seed, space.stored).cut(network.subnet)
     else:
-        published = read_published(path)
+        published = read_published(file)
         supernet, space = published.supernet, published.space
         subnet = _choose(address, space, supernet.mode, published.default)
-        network = (draw_supernet(supernet.mode, seed) if address.random else supernet).cut(subnet)
+        if address.random:
+            supernet = draw_supernet(supernet.mode, seed, space.stored)
+        network = supernet.cut(subnet)
     return LightHubertUpstream(network, space, name=str(address), source=str(path))
 
 

@@ -23,17 +23,21 @@ def largest_within(space: SearchSpace, budget: int, count: Callable[[Subnet], in
     best_rank: tuple[int, ...] = (0,)
     for embed_dim in space.embed_dims:
         widths = [ffn_dim(embed_dim, ratio) for ratio in space.ratios]
-        without = count(Subnet(embed_dim, (), ()))
-        layer = count(Subnet(embed_dim, (0,), (0,)))
-        attention = {h: count(Subnet(embed_dim, (h,), (0,))) - without for h in space.heads}
-        feed_forward = {w: count(Subnet(embed_dim, (0,), (w,))) - layer for w in widths}
+        without = count(Subnet(embed_dim, (), (), space.stored))
+        layer = count(Subnet(embed_dim, (0,), (0,), space.stored))
+        attention = {
+            h: count(Subnet(embed_dim, (h,), (0,), space.stored)) - without for h in space.heads
+        }
+        feed_forward = {
+            w: count(Subnet(embed_dim, (0,), (w,), space.stored)) - layer for w in widths
+        }
         for depth in space.depths:
             pairs = product(_sums(attention, depth).items(), _sums(feed_forward, depth).items())
             for (heads_cost, heads), (ffn_cost, ffn_dims) in pairs:
                 cost = without + heads_cost + ffn_cost
                 rank = (cost, embed_dim, depth, sum(heads))
                 if cost <= budget and rank > best_rank:
-                    best, best_rank = Subnet(embed_dim, heads, ffn_dims), rank
+                    best, best_rank = Subnet(embed_dim, heads, ffn_dims, space.stored), rank
     return best
 
 

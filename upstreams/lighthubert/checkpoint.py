@@ -1,5 +1,6 @@
 """The published checkpoints: which space, which extractor, and every weight accounted for."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +14,18 @@ from auscult.progress import logger
 
 from ..conversion import parse_convolutions
 from ..weight import fill
-from .network import CHANNELS, KERNELS, STRIDES
-from .space import BASE, SPACES, ExtractorMode, SearchSpace, Subnet
+from .network import KERNELS, STRIDES
+from .scaled import describe_space, read_space
+from .space import BASE, SPACES, ExtractorMode, SearchSpace, Subnet, whole
 from .supernet import Supernet
 
 # HuBERT's heads over clusters, which the authors' training script left in the files.
 _LEFT_OVER = frozenset({"label_embs_concat", "final_proj.weight", "final_proj.bias"})
 # Options that change the numbers but no shape, with the only value that is implemented.
-_OPTIONS: Mapping[str, object] = {
-    "layer_norm_first": False,
-    "activation_fn": "gelu",
-    "encoder_attention_heads": BASE.largest.heads[0],
-}
+_OPTIONS: Mapping[str, object] = {"layer_norm_first": False, "activation_fn": "gelu"}
 _MODE_NAMES: Mapping[ExtractorMode, str] = {"layer_norm": "layer_norm", "group_norm": "default"}
+_STAGES = {1: "student_hubert", 2: "hubert_pruner"}
+_FILE = "lighthubert.pt"
 _LAYER_NORM_KEY = "feature_extractor.conv_layers.0.2.1.weight"
 _GROUP_NORM_KEY = "feature_extractor.conv_layers.0.2.weight"
 
@@ -39,6 +39,44 @@ class Published:
     default: Subnet  # what the encoder is used as where nothing else is asked for
 
 
+def find_file(path: Path) -> Path | None:
+    """Return the checkpoint that ``path`` is, or that pretraining left in it; None without one."""
+    if not path.is_dir():
+        return path
+    file = path / _FILE
+    return file if file.is_file() else None
+
+
+def write_supernet(supernet: Supernet, space: SearchSpace, stage: int, folder: Path) -> None:
+    """Write ``supernet`` in the authors' layout, replacing an older one.
+
+    Sizes other than the published ones stand beside it, as plain data.
+
+    Args:
+        supernet: What was trained.
+        space: Its subnets.
+        stage: 1 where the largest was trained alone, 2 where any of ``space`` was.
+        folder: Receives ``lighthubert.pt``.
+    """
+    model: dict[str, Any] = {
+        "_name": _STAGES[stage],
+        "extractor_mode": _MODE_NAMES[supernet.mode],
+        **_OPTIONS,
+    }
+    if space in SPACES.values():
+        model["pruner_supernet"] = f"{space.name}.yaml"
+    else:
+        model["space"] = describe_space(space)
+    content = {
+        "model": {name: tensor.detach().cpu() for name, tensor in supernet.state_dict().items()},
+        "cfg": {"model": model, "task": {"normalize": supernet.mode == "layer_norm"}},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{_FILE}.{os.getpid()}"
+    torch.save(content, temporary)
+    os.replace(temporary, folder / _FILE)
+
+
 def read_published(path: Path) -> Published:
     """Read a supernet in the authors' layout.
 
@@ -49,14 +87,15 @@ def read_published(path: Path) -> Published:
     model = configuration["model"]
     space, default = _find_space(path, model)
     mode = _find_mode(path, configuration, state)
-    for option, value in _OPTIONS.items():
+    options = {**_OPTIONS, "encoder_attention_heads": space.stored.heads}
+    for option, value in options.items():
         if model.get(option, value) != value:
             raise _not_read(path, option, model[option], value)
-    layers = [(CHANNELS, *sizes) for sizes in zip(KERNELS, STRIDES, strict=True)]
+    layers = [(space.stored.channels, *sizes) for sizes in zip(KERNELS, STRIDES, strict=True)]
     if parse_convolutions(path, model.get("conv_feature_layers", layers)) != layers:
         raise _not_read(path, "conv_feature_layers", model["conv_feature_layers"], layers)
     with torch.device("meta"):
-        supernet = Supernet(mode)
+        supernet = Supernet(mode, space.stored)
     fill(path, supernet, state, _LEFT_OVER)
     if found := sorted(_LEFT_OVER & set(state)):
         logger.info(f"{path}: left over, not of the encoder: {', '.join(found)}.")
@@ -86,17 +125,24 @@ def _some(names: Mapping[str, Any]) -> str:
 
 def _find_space(path: Path, configuration: Mapping[str, Any]) -> tuple[SearchSpace, Subnet]:
     kind = configuration.get("_name")
-    if kind == "student_hubert":  # the first stage trains the largest network alone
-        return BASE, BASE.largest
-    if kind != "hubert_pruner":
+    if kind not in _STAGES.values():
         raise UserError(
             f"{path} is a model of kind {kind!r}; a LightHuBERT checkpoint is 'hubert_pruner' or "
             "'student_hubert'."
         )
+    stage_1 = kind == _STAGES[1]  # which trains all that is stored, and nothing else
+    if "space" in configuration:  # of sizes other than the published
+        space = read_space(configuration["space"], path)
+    else:
+        space = BASE if stage_1 else _published_space(path, configuration)
+    return space, whole(space.stored) if stage_1 else space.default
+
+
+def _published_space(path: Path, configuration: Mapping[str, Any]) -> SearchSpace:
     table = str(configuration.get("pruner_supernet"))
     for space in SPACES.values():
         if table.lower().endswith(f"{space.name}.yaml"):
-            return space, space.default
+            return space
     raise UserError(
         f"{path}: the search space pruner_supernet = {table!r} is not known; it ends in small.yaml "
         "or base.yaml."

@@ -13,8 +13,8 @@ from auscult.cost import (
 )
 from auscult.frame import conv_geometry
 
-from .network import CHANNELS, KERNELS, POSITION_GROUPS, POSITION_KERNEL, STRIDES
-from .space import HEAD_DIM, STORED_WIDTH, ExtractorMode, Subnet
+from .network import KERNELS, STRIDES
+from .space import ExtractorMode, Subnet
 
 
 def count_parameters(subnet: Subnet, extractor_mode: ExtractorMode) -> int:
@@ -23,19 +23,19 @@ def count_parameters(subnet: Subnet, extractor_mode: ExtractorMode) -> int:
     The vector of masked frames counts in full, the norms of the positional convolution and the
     pretraining head do not.
     """
-    dim = subnet.embed_dim
-    channels = (1, *[CHANNELS] * len(KERNELS))
+    dim, stored = subnet.embed_dim, subnet.stored
+    channels = (1, *[stored.channels] * len(KERNELS))
     extractor = sum(
         kernel * wide * channel
         for kernel, (wide, channel) in zip(KERNELS, pairwise(channels), strict=True)
     )
     norms = len(KERNELS) if extractor_mode == "layer_norm" else 1
-    extractor += 2 * CHANNELS * norms + 2 * CHANNELS
-    projection = CHANNELS * dim + dim
-    position = dim * (dim // POSITION_GROUPS) * POSITION_KERNEL + dim + 2 * dim
-    total = STORED_WIDTH + extractor + projection + position
+    extractor += 2 * stored.channels * norms + 2 * stored.channels
+    projection = stored.channels * dim + dim
+    position = dim * (dim // stored.position_groups) * stored.position_kernel + dim + 2 * dim
+    total = stored.width + extractor + projection + position
     for heads, inner in zip(subnet.heads, subnet.ffn_dims, strict=True):
-        attention = HEAD_DIM * heads
+        attention = stored.head_dim * heads
         total += 4 * dim * attention + 3 * attention + dim
         total += 2 * dim * inner + inner + dim
         total += 4 * dim  # two norms
@@ -44,13 +44,13 @@ def count_parameters(subnet: Subnet, extractor_mode: ExtractorMode) -> int:
 
 def count_macs(subnet: Subnet, samples: int) -> Macs:
     """Count multiply-accumulates of encoding one utterance of ``samples``."""
-    dim = subnet.embed_dim
+    dim, stored = subnet.embed_dim, subnet.stored
     frames = conv_geometry(KERNELS, STRIDES).unpadded_frames(samples)
-    macs = extractor_macs(samples, [CHANNELS] * len(KERNELS), KERNELS, STRIDES)
-    macs += Macs(frames * CHANNELS * dim)
-    macs += positional_macs(frames, dim, POSITION_KERNEL, POSITION_GROUPS)
+    macs = extractor_macs(samples, [stored.channels] * len(KERNELS), KERNELS, STRIDES)
+    macs += Macs(frames * stored.channels * dim)
+    macs += positional_macs(frames, dim, stored.position_kernel, stored.position_groups)
     for heads, inner in zip(subnet.heads, subnet.ffn_dims, strict=True):
-        macs += attention_macs(frames, dim, heads, HEAD_DIM * heads)
+        macs += attention_macs(frames, dim, heads, stored.head_dim * heads)
         macs += feed_forward_macs(frames, dim, inner)
     return macs
 

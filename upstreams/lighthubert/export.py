@@ -16,9 +16,10 @@ from auscult.errors import UserError
 
 from ..conversion import FAIRSEQ, sort_weights
 from ..weight import fill
-from .network import CHANNELS, KERNELS, POSITION_GROUPS, POSITION_KERNEL, STRIDES, LightHubert
+from .network import KERNELS, STRIDES, LightHubert
+from .scaled import describe_space, read_space
 from .slicing import POSITION
-from .space import HEAD_DIM, SPACES, ExtractorMode, SearchSpace
+from .space import SPACES, ExtractorMode, SearchSpace
 from .subnet import read_subnet
 from .upstream import LightHubertUpstream
 
@@ -42,10 +43,10 @@ def export_subnet(upstream: LightHubertUpstream, folder: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    network, spec = upstream.network, upstream.spec
+    network, space, spec = upstream.network, upstream.space, upstream.spec
     configuration = {
         "family": spec.family,
-        "space": upstream.space.name,
+        "space": space.name if space in SPACES.values() else describe_space(space),
         "subnet": network.subnet.to_dict(),
         "extractor_mode": network.mode,
         "normalize": spec.normalize,
@@ -65,7 +66,7 @@ def read_exported(folder: Path) -> Exported:
     """
     path = folder / _CONFIG
     configuration = _read_configuration(path)
-    space, mode = SPACES.get(str(configuration.get("space"))), configuration.get("extractor_mode")
+    space, mode = _find_space(configuration, path), configuration.get("extractor_mode")
     if configuration.get("family") != "lighthubert" or space is None or mode not in _MODES:
         raise UserError(
             f"{path} does not describe a LightHuBERT subnet; lighthubert reads a published "
@@ -81,6 +82,11 @@ def read_exported(folder: Path) -> Exported:
         network = LightHubert(subnet, mode)
     fill(folder / _WEIGHTS, network, read_checkpoint(folder / _WEIGHTS))
     return Exported(network, space)
+
+
+def _find_space(configuration: Mapping[str, Any], path: Path) -> SearchSpace | None:
+    found = configuration.get("space")
+    return read_space(found, path) if isinstance(found, Mapping) else SPACES.get(str(found))
 
 
 def export_transformers(upstream: LightHubertUpstream, folder: Path) -> None:
@@ -108,7 +114,7 @@ def export_transformers(upstream: LightHubertUpstream, folder: Path) -> None:
 def _hubert_config(network: LightHubert) -> Any:
     from transformers import HubertConfig
 
-    subnet = network.subnet
+    subnet, stored = network.subnet, network.subnet.stored
     for what, sizes in (("heads", subnet.heads), ("ffn", subnet.ffn_dims)):
         other = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
         if other is not None:
@@ -117,11 +123,11 @@ def _hubert_config(network: LightHubert) -> Any:
                 f"{what}[0] is {sizes[0]} and {what}[{other}] is {sizes[other]}. Export it with "
                 "--format auscult."
             )
-    if subnet.heads[0] * HEAD_DIM != subnet.embed_dim:
+    if subnet.heads[0] * stored.head_dim != subnet.embed_dim:
         raise UserError(
             "transformers' HuBERT has heads that together are as wide as the embedding; here "
-            f"{subnet.heads[0]} heads of {HEAD_DIM} stand beside embed_dim {subnet.embed_dim}. "
-            "Export it with --format auscult."
+            f"{subnet.heads[0]} heads of {stored.head_dim} stand beside embed_dim "
+            f"{subnet.embed_dim}. Export it with --format auscult."
         )
     return HubertConfig(
         architectures=["HubertModel"],
@@ -130,12 +136,12 @@ def _hubert_config(network: LightHubert) -> Any:
         num_attention_heads=subnet.heads[0],
         intermediate_size=subnet.ffn_dims[0],
         attention_dropout=0.0,
-        conv_dim=[CHANNELS] * len(KERNELS),
+        conv_dim=[stored.channels] * len(KERNELS),
         conv_kernel=list(KERNELS),
         conv_stride=list(STRIDES),
         feat_extract_norm="layer" if network.mode == "layer_norm" else "group",
-        num_conv_pos_embeddings=POSITION_KERNEL,
-        num_conv_pos_embedding_groups=POSITION_GROUPS,
+        num_conv_pos_embeddings=stored.position_kernel,
+        num_conv_pos_embedding_groups=stored.position_groups,
     )
 
 

@@ -15,12 +15,10 @@ from auscult.frame import conv_lengths
 from auscult.upstream import AttentionVisitor
 
 from ..attention import WeightVisitor, attend
-from .space import HEAD_DIM, STORED_WIDTH, ExtractorMode, Subnet
+from .space import ExtractorMode, Subnet
 
-CHANNELS = 512
 KERNELS = (10, 3, 3, 3, 3, 2, 2)
 STRIDES = (5, 2, 2, 2, 2, 2, 2)
-POSITION_KERNEL, POSITION_GROUPS = 128, 16
 DROPOUT = 0.1
 
 
@@ -35,10 +33,11 @@ class LightHubert(nn.Module):
         super().__init__()
         self.subnet = subnet
         self.mode: ExtractorMode = mode
-        self.mask_emb = nn.Parameter(torch.empty(STORED_WIDTH))
-        self.feature_extractor = Extractor(mode)
-        self.layer_norm = nn.LayerNorm(CHANNELS)
-        self.post_extract_proj = nn.Linear(CHANNELS, subnet.embed_dim)
+        channels = subnet.stored.channels
+        self.mask_emb = nn.Parameter(torch.empty(subnet.stored.width))
+        self.feature_extractor = Extractor(channels, mode)
+        self.layer_norm = nn.LayerNorm(channels)
+        self.post_extract_proj = nn.Linear(channels, subnet.embed_dim)
         self.encoder = Encoder(subnet)
 
     def forward(
@@ -78,14 +77,14 @@ class Extractor(nn.Module):
     Channels stay the last axis throughout, so that norms and windows find them side by side.
     """
 
-    def __init__(self, mode: ExtractorMode) -> None:
+    def __init__(self, channels: int, mode: ExtractorMode) -> None:
         super().__init__()
         self.conv_layers = nn.ModuleList()
         for depth, (kernel, stride) in enumerate(zip(KERNELS, STRIDES, strict=True)):
-            convolution = nn.Conv1d(CHANNELS if depth else 1, CHANNELS, kernel, stride, bias=False)
-            norm: nn.Module | None = _ChannelNorm()
+            convolution = nn.Conv1d(channels if depth else 1, channels, kernel, stride, bias=False)
+            norm: nn.Module | None = _ChannelNorm(channels)
             if mode == "group_norm":
-                norm = None if depth else _TimeNorm()
+                norm = None if depth else _TimeNorm(channels)
             self.conv_layers.append(_ConvLayer(convolution, norm))
 
     def forward(self, samples: Tensor, lengths: Tensor) -> Tensor:
@@ -117,8 +116,8 @@ class _ConvLayer(nn.ModuleDict):
 class _ChannelNorm(nn.ModuleDict):
     """Layer norm over the channels of each step, which fairseq has between two transposes."""
 
-    def __init__(self) -> None:
-        super().__init__({"1": nn.LayerNorm(CHANNELS)})
+    def __init__(self, channels: int) -> None:
+        super().__init__({"1": nn.LayerNorm(channels)})
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         normed: Tensor = self["1"](x)
@@ -128,8 +127,8 @@ class _ChannelNorm(nn.ModuleDict):
 class _TimeNorm(nn.GroupNorm):
     """Norm of each channel over the valid steps of each row, so that padding does not count."""
 
-    def __init__(self) -> None:
-        super().__init__(CHANNELS, CHANNELS)
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
         steps = x.shape[1]
@@ -147,15 +146,14 @@ class Encoder(nn.Module):
 
     def __init__(self, subnet: Subnet) -> None:
         super().__init__()
-        dim = subnet.embed_dim
-        position = nn.Conv1d(
-            dim, dim, POSITION_KERNEL, padding=POSITION_KERNEL // 2, groups=POSITION_GROUPS
-        )
+        dim, kernel = subnet.embed_dim, subnet.stored.position_kernel
+        groups = subnet.stored.position_groups
+        position = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
         self.pos_conv = nn.ModuleList([position])
         self.layer_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(DROPOUT)
         self.layers = nn.ModuleList(
-            Block(dim, heads, inner)
+            Block(dim, heads, subnet.stored.head_dim, inner)
             for heads, inner in zip(subnet.heads, subnet.ffn_dims, strict=True)
         )
 
@@ -187,9 +185,9 @@ def _hand_over(block: int, frames: Tensor, visit: AttentionVisitor | None) -> We
 class Block(nn.Module):
     """Self-attention and a feed-forward part, each followed by its residual and layer norm."""
 
-    def __init__(self, dim: int, heads: int, inner: int) -> None:
+    def __init__(self, dim: int, heads: int, head_dim: int, inner: int) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(dim, heads)
+        self.self_attn = SelfAttention(dim, heads, head_dim)
         self.self_attn_layer_norm = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, inner)
         self.fc2 = nn.Linear(inner, dim)
@@ -204,12 +202,12 @@ class Block(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Heads of 64, together as wide as they are many: narrower or wider than the blocks."""
+    """Heads of one width, together as wide as they are many: narrower or wider than the blocks."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, head_dim: int) -> None:
         super().__init__()
         self.heads = heads
-        inner = heads * HEAD_DIM
+        inner = heads * head_dim
         self.q_proj = nn.Linear(dim, inner)
         self.k_proj = nn.Linear(dim, inner)
         self.v_proj = nn.Linear(dim, inner)

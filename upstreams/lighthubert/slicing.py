@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .network import POSITION_GROUPS
-from .space import HEAD_DIM, Subnet, ffn_rows, kept_layers
+from .space import Subnet, ffn_rows, kept_layers
 
 POSITION = "encoder.pos_conv.0"
 _LAYER = "encoder.layers."
@@ -34,11 +33,12 @@ def slice_state(state: Mapping[str, Tensor], subnet: Subnet) -> dict[str, Tensor
         state: Every tensor of the supernet, named as in the published checkpoints.
         subnet: What to cut out.
     """
-    dim = subnet.embed_dim
-    number_of = {str(stored): number for number, stored in enumerate(kept_layers(subnet.depth))}
+    dim, groups = subnet.embed_dim, subnet.stored.position_groups
+    kept = kept_layers(subnet.depth, subnet.stored)
+    number_of = {str(stored): number for number, stored in enumerate(kept)}
     # The whole weight is formed before it is cut: its norms run over all channels.
     position = position_weight(state[f"{POSITION}.weight_g"], state[f"{POSITION}.weight_v"])
-    sliced = {f"{POSITION}.weight": position[:dim, : dim // POSITION_GROUPS]}
+    sliced = {f"{POSITION}.weight": position[:dim, : dim // groups]}
     for name, tensor in state.items():
         if name.startswith(_SHARED):
             sliced[name] = tensor
@@ -65,10 +65,11 @@ def position_weight(norm: Tensor, direction: Tensor) -> Tensor:
 
 def _slice_part(part: str, tensor: Tensor, subnet: Subnet, number: int) -> Tensor:
     """Cut one tensor of the layer that is ``number`` in the subnet, counted from zero."""
-    width = {"stream": subnet.embed_dim, "heads": HEAD_DIM * subnet.heads[number]}
+    stored = subnet.stored
+    width = {"stream": subnet.embed_dim, "heads": stored.head_dim * subnet.heads[number]}
     for axis, kind in enumerate(_AXES[part.rpartition(".")[0]][: tensor.ndim]):
         if kind == "ffn":
-            rows = ffn_rows(subnet.embed_dim, subnet.ffn_dims[number])
+            rows = ffn_rows(subnet.embed_dim, subnet.ffn_dims[number], stored)
             tensor = torch.cat([tensor.narrow(axis, a, b - a) for a, b in rows], axis)
         else:
             tensor = tensor.narrow(axis, 0, width[kind])

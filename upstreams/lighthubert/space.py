@@ -12,20 +12,24 @@ from auscult.errors import UserError
 
 ExtractorMode = Literal["layer_norm", "group_norm"]
 
-HEAD_DIM = 64
-STORED_WIDTH = 768
-STORED_FFN = 3072
-STORED_LAYERS = 12
 
-_DROPPED: Mapping[int, set[int]] = {
-    12: set(),
-    11: {11},
-    10: {7, 11},
-    9: {3, 7, 11},
-    8: {3, 7, 10, 11},
-    7: {3, 6, 7, 10, 11},
-    6: {2, 3, 6, 7, 10, 11},
-}
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """What a supernet stores, of which every subnet is a slice; as published unless given."""
+
+    width: int = 768  # of the embedding
+    ffn: int = 3072
+    heads: int = 12
+    head_dim: int = 64
+    layers: int = 12
+    channels: int = 512  # of the convolutional extractor
+    position_kernel: int = 128
+    position_groups: int = 16
+    target_dim: int = 768  # what the pretraining head predicts: the teacher's width
+
+
+PUBLISHED = Dimensions()
+_LEAST_DEPTH = 6  # of the 12 published layers, below which the authors define nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class Subnet:
     embed_dim: int
     heads: tuple[int, ...]
     ffn_dims: tuple[int, ...]
+    stored: Dimensions = PUBLISHED  # of the supernet that it is cut from
 
     def __post_init__(self) -> None:
         if len(self.heads) != len(self.ffn_dims):
@@ -61,7 +66,7 @@ class Subnet:
     def to_dict(self) -> dict[str, Any]:
         """Return the dict that the reference implementation reads."""
         return {
-            "atten_dim": [HEAD_DIM * heads for heads in self.heads],
+            "atten_dim": [self.stored.head_dim * heads for heads in self.heads],
             "embed_dim": self.embed_dim,
             "ffn_embed": list(self.ffn_dims),
             "heads_num": list(self.heads),
@@ -80,6 +85,7 @@ class SearchSpace:
     ratios: tuple[float, ...]
     depths: tuple[int, ...]
     default: Subnet
+    stored: Dimensions = PUBLISHED
 
     @property
     def num_subnets(self) -> int:
@@ -91,12 +97,14 @@ class SearchSpace:
     @property
     def smallest(self) -> Subnet:
         """The least of every dimension."""
-        return uniform(min(self.embed_dims), min(self.depths), min(self.heads), min(self.ratios))
+        sizes = (self.embed_dims, self.depths, self.heads, self.ratios)
+        return uniform(*map(min, sizes), self.stored)
 
     @property
     def largest(self) -> Subnet:
         """The most of every dimension."""
-        return uniform(max(self.embed_dims), max(self.depths), max(self.heads), max(self.ratios))
+        sizes = (self.embed_dims, self.depths, self.heads, self.ratios)
+        return uniform(*map(max, sizes), self.stored)
 
     def check(self, subnet: Subnet) -> None:
         """Pass if ``subnet`` lies in this space.
@@ -146,12 +154,20 @@ class SearchSpace:
         embed_dim = generator.choice(self.embed_dims)
         widths = [ffn_dim(embed_dim, generator.choice(self.ratios)) for _ in range(depth)]
         heads = [generator.choice(self.heads) for _ in range(depth)]
-        return Subnet(embed_dim, tuple(heads), tuple(widths))
+        return Subnet(embed_dim, tuple(heads), tuple(widths), self.stored)
 
 
-def uniform(embed_dim: int, depth: int, heads: int, ratio: float) -> Subnet:
+def uniform(
+    embed_dim: int, depth: int, heads: int, ratio: float, stored: Dimensions = PUBLISHED
+) -> Subnet:
     """Return the subnet whose layers are all alike."""
-    return Subnet(embed_dim, (heads,) * depth, (ffn_dim(embed_dim, ratio),) * depth)
+    return Subnet(embed_dim, (heads,) * depth, (ffn_dim(embed_dim, ratio),) * depth, stored)
+
+
+def whole(stored: Dimensions) -> Subnet:
+    """Return the network that uses all of what is stored, which the first stage trains."""
+    layers = stored.layers
+    return Subnet(stored.width, (stored.heads,) * layers, (stored.ffn,) * layers, stored)
 
 
 def ffn_dim(embed_dim: int, ratio: float) -> int:
@@ -178,26 +194,32 @@ BASE = SearchSpace(
 SPACES: Mapping[str, SearchSpace] = {space.name: space for space in (SMALL, BASE)}
 
 
-def kept_layers(depth: int) -> tuple[int, ...]:
-    """Return which of the 12 stored layers a subnet of ``depth`` layers runs, counted from 0.
+def kept_layers(depth: int, stored: Dimensions = PUBLISHED) -> tuple[int, ...]:
+    """Return which of the stored layers a subnet of ``depth`` layers runs, counted from 0.
+
+    As published for 12 layers, and by the same rule for others: the layers are cut into thirds (the
+    last may be short), and of each third the last layer goes first, beginning with the last third;
+    then the one before it, and so on.
 
     Raises:
         UserError: A depth for which nothing is defined.
     """
-    if depth not in _DROPPED:
-        raise UserError(f"depth is {depth}; LightHuBERT defines {_one_of(sorted(_DROPPED))}.")
-    return tuple(i for i in range(STORED_LAYERS) if i not in _DROPPED[depth])
+    legal = range(_LEAST_DEPTH if stored.layers == PUBLISHED.layers else 1, stored.layers + 1)
+    if depth not in legal:
+        raise UserError(f"depth is {depth}; LightHuBERT defines {_one_of(legal)}.")
+    third = -(-stored.layers // 3)
+    return tuple(sorted(sorted(range(stored.layers), key=lambda i: (i % third, i))[:depth]))
 
 
-def ffn_rows(embed_dim: int, ffn_dim: int) -> list[tuple[int, int]]:
-    """Return the ranges of the 3072 stored feed-forward rows that a layer uses, in order.
+def ffn_rows(embed_dim: int, ffn_dim: int, stored: Dimensions = PUBLISHED) -> list[tuple[int, int]]:
+    """Return the ranges of the stored feed-forward rows that a layer uses, in order.
 
-    They are stored as four blocks of 768. From one block after the other come its first
-    ``embed_dim`` rows, until there are ``ffn_dim`` in all.
+    They are stored in blocks as wide as the stored embedding: 3072 rows as four blocks of 768. From
+    one block after the other come its first ``embed_dim`` rows, until there are ``ffn_dim`` in all.
     """
-    if embed_dim == STORED_WIDTH:
+    if embed_dim == stored.width:
         return [(0, ffn_dim)]
-    starts = range(0, STORED_FFN, STORED_WIDTH)
+    starts = range(0, stored.ffn, stored.width)
     return [
         (start, start + min(embed_dim, ffn_dim - i * embed_dim))
         for i, start in enumerate(starts)

@@ -14,10 +14,10 @@ from auscult.progress import logger
 
 from .budget import largest_within
 from .cost import count_parameters, count_superb_macs
-from .space import BASE, HEAD_DIM, SMALL, ExtractorMode, SearchSpace, Subnet, ffn_dim
+from .space import BASE, SMALL, Dimensions, ExtractorMode, SearchSpace, Subnet, ffn_dim
 
 NAMED: Mapping[str, SearchSpace] = {"a_small": SMALL, "a_base": BASE}
-_FORMS = ("smallest", "largest", "random(0)", "params<=40M", "macs<=800G", "FILE.json")
+_FORMS = ("default", "smallest", "largest", "random(0)", "params<=40M", "macs<=800G", "FILE.json")
 _INLINE = "embed=384,depth=12,heads=6,ffn=4"
 _INLINE_KEYS = ("embed", "depth", "heads", "ffn")
 _DICT_KEYS = ("atten_dim", "embed_dim", "ffn_embed", "heads_num", "layer_num", "slide_wsz")
@@ -31,9 +31,10 @@ def parse_subnet(text: str, space: SearchSpace, extractor_mode: ExtractorMode) -
     """Read what stands behind @; nothing there means the default of ``space``.
 
     Args:
-        text: ``a_small``, ``a_base``, ``smallest``, ``largest``, ``random(SEED)``, ``params<=40M``,
-            ``macs<=800G``, a ``.json`` file, or ``embed=512,depth=11,heads=8,ffn=3.5`` with one
-            value for all layers or, joined with -, one for each.
+        text: ``a_small``, ``a_base``, ``default``, ``smallest``, ``largest``, ``random(SEED)``,
+            ``params<=40M``, ``macs<=800G``, a ``.json`` file, or
+            ``embed=512,depth=11,heads=8,ffn=3.5`` with one value for all layers or, joined with -,
+            one for each.
         space: Where the subnet must lie.
         extractor_mode: Norm of the convolutional extractor, which counts as parameters.
 
@@ -56,7 +57,7 @@ def read_subnet(found: Any, space: SearchSpace, source: str) -> Subnet:
         UserError: Not such a dict, or a subnet outside ``space``.
     """
     with _named(source):
-        subnet = _from_dict(found)
+        subnet = _from_dict(found, space.stored)
         space.check(subnet)
     return subnet
 
@@ -70,7 +71,7 @@ def _named(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {error}") from None
 
 
-def _from_dict(found: Any) -> Subnet:
+def _from_dict(found: Any, stored: Dimensions) -> Subnet:
     if isinstance(found, Mapping) and isinstance(found.get("subnet"), Mapping):
         found = found["subnet"]  # as `auscult subnet show --json` and export write it
     if not isinstance(found, Mapping):
@@ -86,22 +87,23 @@ def _from_dict(found: Any) -> Subnet:
     lists = {key: _entries(key, found[key], depth) for key in found if key not in _SCALARS}
     heads = [_whole(f"heads_num[{i}]", value) for i, value in enumerate(lists["heads_num"])]
     widths = [_whole(f"ffn_embed[{i}]", value) for i, value in enumerate(lists["ffn_embed"])]
+    times = f"{stored.head_dim} * heads_num"
     for i in range(depth):
-        _same(f"atten_dim[{i}]", lists["atten_dim"][i], HEAD_DIM * heads[i], "64 * heads_num")
+        _same(f"atten_dim[{i}]", lists["atten_dim"][i], stored.head_dim * heads[i], times)
         _same(f"slide_wsz[{i}]", lists["slide_wsz"][i], "global", "attention over all frames")
         if "ffn_ratio" in lists:
             ratio = widths[i] / embed_dim
             _same(f"ffn_ratio[{i}]", lists["ffn_ratio"][i], ratio, "ffn_embed / embed_dim")
-    return Subnet(embed_dim, tuple(heads), tuple(widths))
+    return Subnet(embed_dim, tuple(heads), tuple(widths), stored)
 
 
 def _read(text: str, space: SearchSpace, extractor_mode: ExtractorMode) -> Subnet:
-    if text in NAMED:
-        if NAMED[text].name != space.name:
-            raise UserError(
-                f"this is a subnet of the {NAMED[text].name} space, not of the {space.name} one."
-            )
-        return NAMED[text].default
+    if text in NAMED and NAMED[text].name != space.name:
+        raise UserError(
+            f"this is a subnet of the {NAMED[text].name} space, not of the {space.name} one."
+        )
+    if text in NAMED or text == "default":
+        return space.default
     if text == "smallest":
         return space.smallest
     if text == "largest":
@@ -113,7 +115,7 @@ def _read(text: str, space: SearchSpace, extractor_mode: ExtractorMode) -> Subne
     if budget:
         return _within(budget[1], budget[2], budget[3].strip(), space, extractor_mode)
     if text.endswith(".json"):
-        return _from_file(Path(text).expanduser())
+        return _from_file(Path(text).expanduser(), space.stored)
     if "=" in text:
         return _inline(text, space)
     raise unknown("form", text, (*NAMED, *_FORMS, _INLINE))
@@ -145,9 +147,9 @@ def _within(
     return subnet
 
 
-def _from_file(path: Path) -> Subnet:
+def _from_file(path: Path, stored: Dimensions) -> Subnet:
     try:
-        return _from_dict(json.loads(path.read_text()))
+        return _from_dict(json.loads(path.read_text()), stored)
     except OSError as error:
         raise UserError(f"the file cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
@@ -172,7 +174,8 @@ def _inline(text: str, space: SearchSpace) -> Subnet:
     ratios = _per_layer("ffn", fields["ffn"], depth, float)
     for i, ratio in enumerate(ratios):
         space.check_ratio(f"ffn[{i}]", ratio)
-    return Subnet(embed_dim, heads, tuple(ffn_dim(embed_dim, ratio) for ratio in ratios))
+    widths = tuple(ffn_dim(embed_dim, ratio) for ratio in ratios)
+    return Subnet(embed_dim, heads, widths, space.stored)
 
 
 def _per_layer(

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from auscult.seed import seeded
 from auscult.upstream import AttentionVisitor
 
-from .network import POSITION_GROUPS, POSITION_KERNEL, Encoder, LightHubert
+from .network import Encoder, LightHubert
 from .slicing import slice_state
-from .space import BASE, STORED_LAYERS, STORED_WIDTH, ExtractorMode, Subnet
+from .space import PUBLISHED, Dimensions, ExtractorMode, Subnet, whole
 
 
 class Supernet(nn.Module):
@@ -21,18 +21,19 @@ class Supernet(nn.Module):
     Subnets share what they slice: a gradient of one reaches the weights of all.
     """
 
-    def __init__(self, mode: ExtractorMode = "layer_norm") -> None:
+    def __init__(self, mode: ExtractorMode = "layer_norm", stored: Dimensions = PUBLISHED) -> None:
         super().__init__()
         self.mode: ExtractorMode = mode
-        whole = LightHubert(BASE.largest, mode)  # which uses all of what either space stores
-        self.mask_emb = whole.mask_emb
-        self.feature_extractor = whole.feature_extractor
-        self.layer_norm = whole.layer_norm
-        self.post_extract_proj = whole.post_extract_proj
-        self.encoder = whole.encoder
-        self.encoder.pos_conv[0] = _NormedWeight(STORED_WIDTH)
-        head = nn.Linear(STORED_WIDTH, STORED_WIDTH, bias=False)
-        self.layer_pred_heads = nn.ModuleDict({str(STORED_LAYERS - 1): head})
+        self.stored = stored
+        network = LightHubert(whole(stored), mode)
+        self.mask_emb = network.mask_emb
+        self.feature_extractor = network.feature_extractor
+        self.layer_norm = network.layer_norm
+        self.post_extract_proj = network.post_extract_proj
+        self.encoder = network.encoder
+        self.encoder.pos_conv[0] = _NormedWeight(stored)
+        head = nn.Linear(stored.width, stored.target_dim, bias=False)
+        self.layer_pred_heads = nn.ModuleDict({str(stored.layers - 1): head})
 
     def forward(
         self,
@@ -57,7 +58,7 @@ class Supernet(nn.Module):
     @property
     def head(self) -> nn.Linear:
         """The pretraining head, which reads the last layer."""
-        head = self.layer_pred_heads[str(STORED_LAYERS - 1)]
+        head = self.layer_pred_heads[str(self.stored.layers - 1)]
         assert isinstance(head, nn.Linear)
         return head
 
@@ -74,6 +75,10 @@ class Supernet(nn.Module):
         return network
 
     def _skeleton(self, subnet: Subnet) -> LightHubert:
+        if subnet.stored != self.stored:
+            raise ValueError(
+                f"Supernet: {subnet} is cut from {subnet.stored}; this one stores {self.stored}."
+            )
         with torch.device("meta"):
             network = LightHubert(subnet, self.mode)
         return network.train(self.training)
@@ -82,17 +87,18 @@ class Supernet(nn.Module):
 class _NormedWeight(nn.Module):
     """A convolution's weight as norm and direction of each tap, which slicing makes one of."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, stored: Dimensions) -> None:
         super().__init__()
+        dim, kernel = stored.width, stored.position_kernel
         self.bias = nn.Parameter(torch.empty(dim))
-        self.weight_g = nn.Parameter(torch.empty(1, 1, POSITION_KERNEL))
-        self.weight_v = nn.Parameter(torch.empty(dim, dim // POSITION_GROUPS, POSITION_KERNEL))
+        self.weight_g = nn.Parameter(torch.empty(1, 1, kernel))
+        self.weight_v = nn.Parameter(torch.empty(dim, dim // stored.position_groups, kernel))
 
 
-def draw_supernet(mode: ExtractorMode, seed: int) -> Supernet:
+def draw_supernet(mode: ExtractorMode, seed: int, stored: Dimensions = PUBLISHED) -> Supernet:
     """Return a supernet as LightHuBERT's pretraining begins, its weights a function of ``seed``."""
     with torch.device("meta"):
-        supernet = Supernet(mode)
+        supernet = Supernet(mode, stored)
     supernet.to_empty(device=torch.get_default_device())
     with seeded(seed), torch.no_grad():
         nn.init.uniform_(supernet.mask_emb)

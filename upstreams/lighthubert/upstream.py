@@ -13,7 +13,7 @@ from ..hook import single_precision
 from ..padded import PaddedUpstream, Padding
 from .cost import count_macs
 from .network import KERNELS, STRIDES, LightHubert, num_frames
-from .space import STORED_WIDTH, SearchSpace
+from .space import SearchSpace
 
 
 class LightHubertUpstream(PaddedUpstream):
@@ -49,7 +49,7 @@ class LightHubertUpstream(PaddedUpstream):
             convention="projected_convolution",
             subnet=str(subnet),
             num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-            head_parameters=subnet.embed_dim * STORED_WIDTH,
+            head_parameters=subnet.embed_dim * subnet.stored.target_dim,
             source=source,
             sha256=fingerprint_weights(
                 network.state_dict(), [f"lighthubert, {network.mode} extractor"]
