@@ -17,6 +17,7 @@ def attend(
     heads: int,
     keys: Tensor | None,
     visit: WeightVisitor | None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Return what each head mixes of the values, heads side by side, (batch, frame, dim).
 
@@ -27,13 +28,14 @@ def attend(
         heads: How many there are.
         keys: (batch, 1, 1, frame), the valid frames, which alone are mixed; None where all are.
         visit: Takes the weights, softmax in float32; None for the fused kernel.
+        dropout: Share of the weights that are zeroed in training; none of those handed out.
     """
     query, key, value = (
         side_by_side.unflatten(-1, (heads, -1)).transpose(1, 2)  # (batch, head, frame, dim)
         for side_by_side in (query, key, value)
     )
     if visit is None:
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keys)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keys, dropout_p=dropout)
     else:
         scores = (query * query.shape[-1] ** -0.5) @ key.mT
         if keys is not None:

@@ -2,10 +2,12 @@
 
 s3prl's have ``Transformer`` beside a configuration: older ones in ``Config``, newer ones in
 ``Upstream_Config``. Those of its branch AlbertNew have ``Mockingjay`` beside ``Settings``.
+The newer of s3prl's and AlbertNew's are also written.
 """
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from auscult.errors import UserError
 from ..spectral import DELTA_REACH, STRIDE, WINDOW, Recipe
 from ..weight import fill
 from .front_end import NUM_BINS, AlbertFrontEnd, FrontEnd, OnlineFrontEnd
-from .network import Dimensions, Mockingjay, SpecHead
+from .network import INITIAL_STD, Dimensions, Mockingjay, SpecHead
 
+FILE = "encoder.ckpt"  # in a folder of a pretraining
 _LAYER = "encoder.layer."
 _MS = 16  # samples
 
@@ -309,3 +312,106 @@ def _count_head(path: Path, head: object) -> int:
             spec_head = SpecHead(len(output), len(dense))
         fill(f"{path} does not fit its configuration: its SpecHead", spec_head, tensors)
     return sum(tensor.numel() for tensor in tensors.values())
+
+
+def write_mockingjay(
+    path: Path,
+    network: Mockingjay,
+    head: SpecHead,
+    front_end: OnlineFrontEnd | AlbertFrontEnd,
+    *,
+    target: str,
+    sequence_length: int,
+    settings: Mapping[str, int | float | str],
+    step: int,
+) -> None:
+    """Write what `read_mockingjay` and s3prl's own loader read, whole or not at all.
+
+    Args:
+        path: Of the file.
+        network: The encoder.
+        head: That pretraining predicted with.
+        front_end: Its features; the papers' are written in the layout of AlbertNew.
+        target: What was predicted: ``input`` or ``linear``.
+        sequence_length: Frames above which s3prl's layout wants chunks.
+        settings: Of the pretraining, for the record.
+        step: Updates made.
+    """
+    sizes = _sizes(network.dimensions)
+    if isinstance(front_end, AlbertFrontEnd):
+        own: dict[str, Any] = {
+            "Mockingjay": _unfold(network, [""]),
+            "Settings": {
+                "Config": {"mockingjay": sizes | {"downsample_rate": front_end.stack}},
+                "Paras": dict(settings),
+            },
+            "Global_step": step,
+        }
+    else:
+        numbers = [f"{number}." for number in range(network.dimensions.num_layers)]
+        own = {
+            "Transformer": _unfold(network, numbers),
+            "Upstream_Config": {
+                "transformer": sizes,
+                "task": {"loss": "L1", "sequence_length": sequence_length},
+                "audio": _describe(front_end, target),
+            },
+            "Config": {"runner": dict(settings)},
+            "Step": step,
+        }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save({"SpecHead": dict(head.state_dict()), **own}, temporary)
+    os.replace(temporary, path)
+
+
+def _sizes(dimensions: Dimensions) -> dict[str, Any]:
+    """Return the sizes of an encoder as s3prl's configuration names them."""
+    return {
+        "input_dim": dimensions.input_dim,
+        "hidden_size": dimensions.dim,
+        "num_hidden_layers": dimensions.num_layers,
+        "num_attention_heads": dimensions.heads,
+        "intermediate_size": dimensions.inner,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": dimensions.dropout,
+        "attention_probs_dropout_prob": dimensions.dropout,
+        "initializer_range": INITIAL_STD,
+        "layer_norm_eps": dimensions.eps,
+        "share_layer": dimensions.share,
+        "pre_layer_norm": False,
+    }
+
+
+def _describe(front_end: OnlineFrontEnd, target: str) -> dict[str, Any]:
+    """Return features and what was predicted as s3prl's configuration names them."""
+    features = {
+        "feat_type": front_end.kind,
+        "channel": 0,
+        "log": front_end.log,
+        "delta": front_end.delta_order,
+        "cmvn": front_end.cmvn,
+    }
+    linear = {"feat_type": "linear", "delta": 0} if target == "linear" else {}
+    return {
+        "target_level": front_end.target_level,
+        "win_ms": WINDOW // _MS,
+        "hop_ms": STRIDE // _MS,
+        "n_freq": NUM_BINS,
+        "n_mels": front_end.num_mels,
+        "input": features,
+        "target": features | linear,
+    }
+
+
+def _unfold(network: Mockingjay, numbers: Sequence[str]) -> dict[str, Tensor]:
+    """Return the weights by their names, a shared layer's under each of ``numbers``."""
+    weights: dict[str, Tensor] = network.state_dict()
+    if not network.dimensions.share:
+        return dict(weights)
+    shared = f"{_LAYER}0."
+    return {
+        name.replace(shared, f"{_LAYER}{number}"): tensor
+        for name, tensor in weights.items()
+        for number in (numbers if name.startswith(shared) else numbers[:1])
+    }

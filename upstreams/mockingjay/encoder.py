@@ -17,9 +17,9 @@ from auscult.upstream import AttentionVisitor, Upstream, fingerprint_weights
 
 from ..padded import PaddedUpstream
 from ..shape import SHAPES
-from .checkpoint import read_mockingjay
+from .checkpoint import FILE, read_mockingjay
 from .front_end import AlbertFrontEnd, FrontEnd, OnlineFrontEnd
-from .network import Dimensions, Mockingjay, draw_mockingjay
+from .network import Dimensions, Mockingjay, draw_mockingjay, valid_keys
 
 _FAMILY = {False: "mockingjay", True: "audio_albert"}  # whether layers share their weights
 
@@ -132,11 +132,7 @@ class Chunks:
 
     def keys(self, device: torch.device) -> Tensor | None:
         """Return the valid frames of each chunk, (chunk, 1, 1, frame); None where all are."""
-        lengths = torch.tensor([size for sizes in self.sizes for size in sizes], device=device)
-        longest = int(lengths.max())
-        if bool((lengths == longest).all()):
-            return None
-        return (torch.arange(longest, device=device) < lengths[:, None])[:, None, None]
+        return valid_keys(torch.tensor([n for sizes in self.sizes for n in sizes], device=device))
 
     def join(self, state: Tensor) -> Tensor:
         """Return a state (chunk, frame, dim) as (batch, frame, dim)."""
@@ -169,7 +165,9 @@ class Chunks:
 
 
 def load(address: Address, seed: int) -> Upstream:
-    """Read the encoder in a checkpoint file; inside ``random(...)`` keep only its shape.
+    """Read the encoder in a checkpoint file, or in the folder of one pretrained here.
+
+    Inside ``random(...)`` keep only its shape.
 
     Raises:
         UserError: No file, an unreadable one, or one of the other family.
@@ -181,6 +179,8 @@ def load(address: Address, seed: int) -> Upstream:
             f"random({family}_3l) has weights from a seed."
         )
     path = Path(address.checkpoint).expanduser()
+    if path.is_dir():
+        path /= FILE
     checkpoint = read_mockingjay(path)
     dimensions = checkpoint.network.dimensions
     found = _FAMILY[dimensions.share]

@@ -6,7 +6,7 @@ Means, deviations and levels are those of the whole utterance, taken before any 
 not counted in receptive fields. The first and last frames of deltas see only the frames there are.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -82,6 +82,15 @@ class OnlineFrontEnd:
         found = torch.cat(parts).T
         return normalize(found) if self.cmvn else found
 
+    @property
+    def linear_dim(self) -> int:
+        """Width of a frame of :meth:`linear`."""
+        return NUM_BINS
+
+    def linear(self, samples: Tensor) -> Tensor:
+        """Return what may be predicted instead of the features: all bins, (frame, linear dim)."""
+        return replace(self, kind="linear", delta_order=0).features(samples)
+
     def num_frames(self, lengths: Tensor) -> Tensor:
         """Return the frames (batch,), none where reflection would reach beyond the utterance."""
         frames = lengths.div(STRIDE, rounding_mode="floor") + 1
@@ -105,6 +114,9 @@ class AlbertFrontEnd:
     stride = 200
     num_mels = 80
     slope_window = 9  # frames that a slope is fitted to
+    preemphasis = 0.97  # of the linear spectrum
+    reference_level = 20.0  # dB, of the linear spectrum, which is one there
+    floor_level = -100.0  # dB below it, where the linear spectrum is zero
 
     @property
     def dim(self) -> int:
@@ -123,9 +135,25 @@ class AlbertFrontEnd:
         spectrum = _power(samples, size=self.size, window=self.window, stride=self.stride)
         static = (_mel(spectrum, self.num_mels, scale="slaney", norm="slaney") + 1e-6).log()
         found = torch.cat([static, _slopes(static, self.slope_window)]).T
-        found = normalize(found, correction=0, floor=1e-16)
-        whole = len(found) // self.stack * self.stack
-        return found[:whole].reshape(-1, self.dim)
+        return self._stacked(normalize(found, correction=0, floor=1e-16))
+
+    @property
+    def linear_dim(self) -> int:
+        """Width of a stacked frame of :meth:`linear`."""
+        return self.stack * (self.size // 2 + 1)
+
+    def linear(self, samples: Tensor) -> Tensor:
+        """Return what the papers predict: all bins, in decibels, (frame, linear dim)."""
+        sharpened = torchaudio.functional.preemphasis(samples, self.preemphasis)
+        spectrum = _power(sharpened, size=self.size, window=self.window, stride=self.stride)
+        decibels = 10 * spectrum.clamp(min=1e-10).log10() - self.reference_level
+        found = (1 - decibels / self.floor_level).clamp(0, 1).T
+        return self._stacked(normalize(found, correction=0, floor=1e-16))
+
+    def _stacked(self, frames: Tensor) -> Tensor:
+        """Return whole stacks of frames (frame, dim) side by side."""
+        whole = len(frames) // self.stack * self.stack
+        return frames[:whole].reshape(whole // self.stack, -1)
 
     def num_frames(self, lengths: Tensor) -> Tensor:
         """Return the stacked frames (batch,), none where there are too few to fit a slope."""

@@ -1,14 +1,13 @@
 """The one encoder of both families: BERT's blocks, which Audio ALBERT shares among its layers.
 
-Names of weights are those of the published checkpoints. There is no dropout: weights are read
-here, not pretrained.
+Names of weights are those of the published checkpoints.
 
 Source: Liu et al., ICASSP 2020, arXiv 1910.12638; Chi et al., SLT 2021, arXiv 2005.08575.
 Reference: s3prl 0.4.18, upstream/mockingjay/model.py.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -34,6 +33,7 @@ class Dimensions:
     heads: int = 12
     inner: int = 3072
     eps: float = 1e-12  # of layer norms
+    dropout: float = field(default=0.0, repr=False, compare=False)  # in training; of no encoder
 
 
 class Mockingjay(nn.Module):
@@ -69,13 +69,14 @@ class InputRepresentations(nn.Module):
         super().__init__()
         self.spec_transform = nn.Linear(dimensions.input_dim, dimensions.dim)
         self.LayerNorm = nn.LayerNorm(dimensions.dim, dimensions.eps)
+        self.dropout = nn.Dropout(dimensions.dropout)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (batch, frame, input dim) to (batch, frame, dim)."""
         projected = self.spec_transform(features)
         num_frames, dim = projected.shape[-2:]
         table = _kept_sinusoids(1 << num_frames.bit_length(), dim, projected.device)[:num_frames]
-        embedded: Tensor = self.LayerNorm(projected + table.to(projected))
+        embedded: Tensor = self.dropout(self.LayerNorm(projected + table.to(projected)))
         return embedded
 
 
@@ -124,7 +125,7 @@ class Block(nn.Module):
         dim, inner = dimensions.dim, dimensions.inner
         self.attention = Attention(dimensions)
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(dim, inner)})
-        self.output = Residual(inner, dim, dimensions.eps)
+        self.output = Residual(inner, dimensions)
 
     def forward(self, x: Tensor, keys: Tensor | None, visit: WeightVisitor | None) -> Tensor:
         """Return ``x`` (batch, frame, dim) after the block."""
@@ -138,8 +139,8 @@ class Attention(nn.Module):
 
     def __init__(self, dimensions: Dimensions) -> None:
         super().__init__()
-        self.self = SelfAttention(dimensions.dim, dimensions.heads)
-        self.output = Residual(dimensions.dim, dimensions.dim, dimensions.eps)
+        self.self = SelfAttention(dimensions)
+        self.output = Residual(dimensions.dim, dimensions)
 
     def forward(self, x: Tensor, keys: Tensor | None, visit: WeightVisitor | None) -> Tensor:
         """Return ``x`` (batch, frame, dim) after attention."""
@@ -150,23 +151,26 @@ class Attention(nn.Module):
 class Residual(nn.Module):
     """A linear map, added to what went around it, then layer norm."""
 
-    def __init__(self, inner: int, dim: int, eps: float) -> None:
+    def __init__(self, inner: int, dimensions: Dimensions) -> None:
         super().__init__()
-        self.dense = nn.Linear(inner, dim)
-        self.LayerNorm = nn.LayerNorm(dim, eps)
+        self.dense = nn.Linear(inner, dimensions.dim)
+        self.dropout = nn.Dropout(dimensions.dropout)
+        self.LayerNorm = nn.LayerNorm(dimensions.dim, dimensions.eps)
 
     def forward(self, mapped: Tensor, around: Tensor) -> Tensor:
         """Return (batch, frame, dim) of ``mapped`` (batch, frame, inner) and ``around``."""
-        output: Tensor = self.LayerNorm(self.dense(mapped) + around)
+        output: Tensor = self.LayerNorm(self.dropout(self.dense(mapped)) + around)
         return output
 
 
 class SelfAttention(nn.Module):
     """Scaled dot-product attention of several heads, before their outputs are mixed."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dimensions: Dimensions) -> None:
         super().__init__()
-        self.heads = heads
+        dim = dimensions.dim
+        self.heads = dimensions.heads
+        self.dropout = dimensions.dropout
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
@@ -180,8 +184,22 @@ class SelfAttention(nn.Module):
             visit: Takes the weights (batch, head, frame, frame); None for torch's fused kernel.
         """
         return attend(
-            self.query(x), self.key(x), self.value(x), heads=self.heads, keys=keys, visit=visit
+            self.query(x),
+            self.key(x),
+            self.value(x),
+            heads=self.heads,
+            keys=keys,
+            visit=visit,
+            dropout=self.dropout if self.training else 0.0,
         )
+
+
+def valid_keys(lengths: Tensor) -> Tensor | None:
+    """Return the valid frames (batch, 1, 1, frame) of rows of ``lengths``; None where all are."""
+    longest = int(lengths.max())
+    if bool((lengths == longest).all()):
+        return None
+    return (torch.arange(longest, device=lengths.device) < lengths[:, None])[:, None, None]
 
 
 class SpecHead(nn.Module):
@@ -201,15 +219,28 @@ class SpecHead(nn.Module):
 
 def draw_mockingjay(dimensions: Dimensions, seed: int) -> Mockingjay:
     """Return an encoder as pretraining begins, its weights a function of shape and ``seed``."""
+    return draw_with_head(dimensions, seed, target_dim=1)[0]
+
+
+def draw_with_head(
+    dimensions: Dimensions, seed: int, target_dim: int
+) -> tuple[Mockingjay, SpecHead]:
+    """Return the encoder that `draw_mockingjay` does, and a head, drawn after it."""
     with torch.device("meta"):
         network = Mockingjay(dimensions)
-    network.to_empty(device=torch.get_default_device())
+        head = SpecHead(target_dim, dimensions.dim, dimensions.eps)
     with seeded(seed), torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=INITIAL_STD)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
-                nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
-    return network
+        for part in (network, head):
+            part.to_empty(device=torch.get_default_device())
+            for module in part.modules():
+                _initialize(module)
+    return network, head
+
+
+def _initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=INITIAL_STD)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
