@@ -120,13 +120,13 @@ def _normalize_alone(
     """Return a hook that normalises each row's valid steps by themselves and zeroes the rest."""
 
     def hook(norm: nn.GroupNorm, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        alone = torch.zeros_like(output)  # (batch, dim, frame)
-        for row, valid in enumerate(lengths.tolist()):
-            steps = args[0][row : row + 1, :, :valid]
-            alone[row : row + 1, :, :valid] = nn.functional.group_norm(
-                steps, norm.num_groups, norm.weight, norm.bias, norm.eps
+        rows = []  # each (1, dim, frame); cut apart at once, so that gradients are not padded each
+        for row, valid in zip(args[0].split(1), lengths.tolist(), strict=True):
+            alone = nn.functional.group_norm(
+                row[:, :, :valid], norm.num_groups, norm.weight, norm.bias, norm.eps
             )
-        return alone
+            rows.append(nn.functional.pad(alone, (0, row.shape[-1] - valid)))
+        return torch.cat(rows)
 
     return hook
 
