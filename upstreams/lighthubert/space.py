@@ -97,14 +97,14 @@ class SearchSpace:
     @property
     def smallest(self) -> Subnet:
         """The least of every dimension."""
-        sizes = (self.embed_dims, self.depths, self.heads, self.ratios)
-        return uniform(*map(min, sizes), self.stored)
+        embed_dim, depth, heads = min(self.embed_dims), min(self.depths), min(self.heads)
+        return uniform(embed_dim, depth, heads, min(self.ratios), self.stored)
 
     @property
     def largest(self) -> Subnet:
         """The most of every dimension."""
-        sizes = (self.embed_dims, self.depths, self.heads, self.ratios)
-        return uniform(*map(max, sizes), self.stored)
+        embed_dim, depth, heads = max(self.embed_dims), max(self.depths), max(self.heads)
+        return uniform(embed_dim, depth, heads, max(self.ratios), self.stored)
 
     def check(self, subnet: Subnet) -> None:
         """Pass if ``subnet`` lies in this space.

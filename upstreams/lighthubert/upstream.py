@@ -13,7 +13,15 @@ from ..hook import single_precision
 from ..padded import PaddedUpstream, Padding
 from .cost import count_macs
 from .network import KERNELS, STRIDES, LightHubert, num_frames
-from .space import SearchSpace
+from .space import ExtractorMode, SearchSpace
+
+
+def prepare(audio: Waveforms, mode: ExtractorMode) -> Tensor:
+    """Return the samples (batch, time), each row normalised where the extractor has layer norm."""
+    rows = audio.rows()
+    if mode == "layer_norm":
+        rows = [F.layer_norm(row, row.shape) for row in rows]
+    return pad_sequence(rows, batch_first=True)
 
 
 class LightHubertUpstream(PaddedUpstream):
@@ -64,10 +72,7 @@ class LightHubertUpstream(PaddedUpstream):
         self, audio: Waveforms, frames: Tensor, visit: AttentionVisitor | None
     ) -> tuple[Tensor, ...]:
         """Return the states of one batch, each (batch, frame, dim)."""
-        rows = audio.rows()
-        if self.spec.normalize:
-            rows = [F.layer_norm(row, row.shape) for row in rows]
-        samples = pad_sequence(rows, batch_first=True).to(self.device)
+        samples = prepare(audio, self.network.mode).to(self.device)
         with single_precision():
             states: tuple[Tensor, ...] = self.network(
                 samples, audio.lengths.to(self.device), visit=visit
