@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from auscult.upstream import Upstream
 
 NOISE_SECONDS = 10  # that the speed of encoding is guessed from
+BOTH_WAYS = 3  # encoding with its gradients, in encodings; a rule of thumb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +90,7 @@ class Choice:
     tasks: tuple[str, ...]  # empty: all of SUPERB and those that have a corpus
     corpora: Mapping[str, str]  # by task, instead of what is below the folder
     columns: Mapping[str, tuple[str, ...]]  # split columns by task
+    tests: Mapping[str, str]  # split that is scored on, by task, instead of test
     settings: Mapping[str, Sequence[str]]  # KEY=VALUE by task
     steps: int | None
     limit: int | None
@@ -141,7 +143,8 @@ class Cost:
     job: Job
     upstream: str
     num_bytes: int  # of all features
-    kept: bool  # they fit the budget, else every batch is encoded anew
+    kept: bool  # they fit the budget and stay the same, else every batch is encoded anew
+    finetuned: bool  # the encoder is trained too
     seconds: float  # of encoding; a rough guess
 
 
@@ -171,7 +174,8 @@ def read_jobs(choice: Choice) -> Iterator[Job | Missing | Failure]:
             try:
                 if (spec, column) not in read:
                     read[spec, column] = _read(spec, column, choice)
-                corpus = read[spec, column]
+                corpus = read[spec, column].tested_on(choice.tests.get(name, "test"))
+                corpus = limited(corpus, choice.limit)
                 check_speakers(corpus, choice.allow_shared_speakers or task.about_speakers)
                 labelled = task.prepare(corpus, config, skip_unlabelled=choice.skip_bad)
             except Exception as error:  # the other tasks go on; Ctrl-C is no Exception
@@ -270,7 +274,15 @@ def real_time_factor(encoder: "Upstream", device: str) -> float:
         encoder.cpu()
 
 
-def cost(job: Job, encoder: "Upstream", factor: float, *, budget: int, num_rates: int) -> Cost:
+def cost(
+    job: Job,
+    encoder: "Upstream",
+    factor: float,
+    *,
+    budget: int,
+    num_rates: int,
+    finetune: bool = False,
+) -> Cost:
     """Return what a job takes for one encoder.
 
     Args:
@@ -279,20 +291,25 @@ def cost(job: Job, encoder: "Upstream", factor: float, *, budget: int, num_rates
         factor: Seconds of encoding for each of audio.
         budget: Largest size of features that are kept, in bytes.
         num_rates: Heads that are trained, one for each learning rate.
+        finetune: Whether encoders are to be trained too.
     """
     from auscult.feature import frame_bytes
 
     splits = job.labelled.splits
     size = sum(frame_bytes(encoder, split.cuts) for split in splits.values())
-    kept = size <= budget
+    trains = job.task.trains
+    finetuned = finetune and trains and any(p.requires_grad for p in encoder.parameters())
+    kept = size <= budget and not finetuned
     heard = sum(job.seconds(name) for name in splits)
-    if job.task.trains and not kept:
+    if trains and not kept:
         config = job.config
         utterances = config.total_steps * config.batch_size * config.gradient_accumulate_steps
         mean = job.seconds("train") / len(splits["train"].cuts)
         looks = -(-config.total_steps // config.eval_step)
-        heard = num_rates * (utterances * mean + looks * job.seconds("dev")) + job.seconds("test")
-    return Cost(job, encoder.spec.name, size, kept, heard * factor)
+        passes = BOTH_WAYS if finetuned else 1
+        trained = passes * utterances * mean + looks * job.seconds("dev")
+        heard = num_rates * trained + job.seconds("test")
+    return Cost(job, encoder.spec.name, size, kept, finetuned, heard * factor)
 
 
 def show(
@@ -323,7 +340,7 @@ def show(
                 line.job.name,
                 line.upstream,
                 f"{line.num_bytes / 1e9:.3f} GB",
-                "kept" if line.kept else "encoded for every batch (over --budget)",
+                _handling(line),
                 duration(line.seconds),
             ]
             for line in costs
@@ -343,6 +360,12 @@ def show(
         )
 
 
+def _handling(line: Cost) -> str:
+    if line.finetuned:
+        return "encoded for every batch (the encoder is trained)"
+    return "kept" if line.kept else "encoded for every batch (over --budget)"
+
+
 def duration(seconds: float) -> str:
     """Return a length of time in the unit that suits it."""
     for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
@@ -354,7 +377,7 @@ def duration(seconds: float) -> str:
 def _refuse_unused(choice: Choice, tasks: Sequence[str]) -> None:
     """Raise where something was said of a task that is not run."""
     settings = [name for name, found in choice.settings.items() if found]
-    for name in (*choice.corpora, *choice.columns, *settings):
+    for name in (*choice.corpora, *choice.columns, *choice.tests, *settings):
         if name not in tasks:
             raise UserError(
                 f"{name} was given a corpus, split or setting, but is not run; add it to --tasks."
@@ -375,8 +398,7 @@ def _read(spec: str, column: str | None, choice: Choice) -> "Corpus":
     import auscult
 
     logger.info(f"Reading {spec}{f', {column}' if column else ''} ...")
-    corpus = auscult.corpus(spec, split=column, skip_bad=choice.skip_bad)
-    return limited(corpus, choice.limit)
+    return auscult.corpus(spec, split=column, skip_bad=choice.skip_bad)
 
 
 def _files(task: str, spec: str, choice: Choice) -> Iterator[str]:

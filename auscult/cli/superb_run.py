@@ -25,7 +25,15 @@ from auscult.cli.output import (
     parse_bytes,
     prepare,
 )
-from auscult.cli.run import LearningRates, Limit, Steps, provenance_here, read_rates, train_and_save
+from auscult.cli.run import (
+    Finetune,
+    LearningRates,
+    Limit,
+    Steps,
+    provenance_here,
+    read_rates,
+    train_and_save,
+)
 from auscult.cli.superb_plan import (
     Choice,
     Cost,
@@ -54,6 +62,7 @@ class Shared:
     """What all heads of one command share."""
 
     learning_rates: Mapping[str, tuple[float, ...]]  # by task; empty: the configuration's
+    finetune: bool
     limit: int | None
     budget: int  # bytes
     precision: "Precision"
@@ -76,7 +85,7 @@ class Shared:
             task=job.task,
             config=job.config,
             learning_rates=self.rates(job),
-            finetune=False,
+            finetune=self.finetune and job.task.trains,
             limit=self.limit,
             budget=self.budget,
             precision=self.precision,
@@ -108,10 +117,19 @@ def run_(
         list[str] | None,
         typer.Option(metavar="TASK=COLUMN,...", help="Split columns, a run each. Repeatable."),
     ] = None,
+    test_split: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--test-split",
+            metavar="TASK=SPLIT",
+            help="Score on this split, such as test-other. Repeatable.",
+        ),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show the plan and stop.")] = False,
     out: OutDir = Path("auscult-out"),
     steps: Steps = None,
     learning_rates: LearningRates = None,
+    finetune: Finetune = False,
     limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Seed of the heads and of the data order.", min=0)] = 0,
     baselines: Baselines = True,
@@ -137,6 +155,7 @@ def run_(
       auscult superb run -u fbank --data /data --tasks keyword_spotting,emotion_recognition
       auscult superb run -u fbank --data . --corpus keyword_spotting=tsv:words --steps 300
     """
+    from auscult.address import parse_address
     from auscult.precision import check_precision
     from auscult.process import ALONE
 
@@ -148,6 +167,7 @@ def run_(
         tasks=tuple(dict.fromkeys(tasks.split(","))) if tasks else (),
         corpora=by_task(corpus or [], "--corpus"),
         columns={k: tuple(v.split(",")) for k, v in by_task(split or [], "--split").items()},
+        tests=by_task(test_split or [], "--test-split"),
         settings=changes,
         steps=steps,
         limit=limit,
@@ -157,6 +177,7 @@ def run_(
     where = choose_device(device)
     shared = Shared(
         learning_rates={task: read_rates(learning_rates, found) for task, found in changes.items()},
+        finetune=finetune,
         limit=limit,
         budget=parse_bytes(budget),
         precision=check_precision(precision, where),
@@ -167,12 +188,19 @@ def run_(
         device=where,
         provenance=provenance_here(ALONE, where),
     )
-    specs = list(dict.fromkeys(with_baselines(upstream) if baselines else upstream))
-    _carry_out(output, choice, shared, specs, plan_only=plan)
+    asked = list(dict.fromkeys(str(parse_address(spec)) for spec in upstream))
+    specs = with_baselines(asked) if baselines else asked
+    _carry_out(output, choice, shared, asked, specs, plan_only=plan)
 
 
 def _carry_out(
-    output: Output, choice: Choice, shared: Shared, specs: Sequence[str], *, plan_only: bool
+    output: Output,
+    choice: Choice,
+    shared: Shared,
+    asked: Sequence[str],
+    specs: Sequence[str],
+    *,
+    plan_only: bool,
 ) -> None:
     """Show the plan, train the heads, and say what came of them.
 
@@ -184,7 +212,7 @@ def _carry_out(
         prepare(shared.out, shared.store)
     failures: list[Failure] = []
     encoders = dict(_encoders(specs, failures))
-    if not encoders:
+    if encoders.keys().isdisjoint(asked):  # baselines alone are no run
         raise UserError(f"There is no encoder to run. {failures[0].upstream}: {failures[0].reason}")
     found = list(read_jobs(choice))
     jobs = [job for job in found if isinstance(job, Job)]
@@ -242,7 +270,14 @@ def _costs(
             continue
         for job in jobs:
             rates = max(len(shared.rates(job)), 1)
-            yield cost(job, encoders[spec], factor, budget=shared.budget, num_rates=rates)
+            yield cost(
+                job,
+                encoders[spec],
+                factor,
+                budget=shared.budget,
+                num_rates=rates,
+                finetune=shared.finetune,
+            )
 
 
 def _run_all(
@@ -305,6 +340,7 @@ def _flat(line: Cost) -> dict[str, Any]:
         "upstream": line.upstream,
         "feature_bytes": line.num_bytes,
         "kept": line.kept,
+        "finetuned": line.finetuned,
         "encoding_seconds_guessed": line.seconds,
     }
 

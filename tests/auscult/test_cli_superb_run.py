@@ -1,7 +1,7 @@
 """`auscult superb run` as a user types it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,18 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
+def _write_words(folder: Path, root: Path, parts: Sequence[str]) -> None:
+    """A table of two words a split, with a label of its own name."""
+    folder.mkdir()
+    lines = ["path\tspeaker\tmood\tsplit"]
+    for part in parts:
+        for number, name in enumerate(("yes", "no")):
+            source = root / "speech_commands_v0.01" / name / "00000000_nohash_0.wav"
+            (folder / f"{part}{number}.wav").write_bytes(source.read_bytes())
+            lines.append(f"{part}{number}.wav\t{part}\t{name}\t{part}")
+    (folder / "MANIFEST.tsv").write_text("\n".join(lines) + "\n")
+
+
 def _command(root: Path, *others: object) -> tuple[object, ...]:
     return ("superb", "run", "-u", "log_mel", "--no-baselines", "--data", root, *others)
 
@@ -121,6 +133,7 @@ def test_time_is_what_has_to_be_encoded(root: Path) -> None:
         tasks=("keyword_spotting",),
         corpora={},
         columns={},
+        tests={},
         settings={"keyword_spotting": []},
         steps=None,
         limit=None,
@@ -136,6 +149,13 @@ def test_time_is_what_has_to_be_encoded(root: Path) -> None:
     anew = cost(job, encoder, 0.5, budget=kept.num_bytes - 1, num_rates=3)
     # three times 200 000 steps of 32 utterances and 40 looks at dev; test once
     assert anew.seconds == pytest.approx(0.5 * 0.4 * (3 * (200_000 * 32 + 40 * 6) + 6))
+    # an encoder that is trained is never kept, and heard three times a step
+    hubert = auscult.load("random(hubert_tiny)")
+    both = cost(job, hubert, 0.5, budget=10**9, num_rates=1, finetune=True)
+    assert both.finetuned and not both.kept
+    assert both.seconds == pytest.approx(0.5 * 0.4 * (3 * 200_000 * 32 + 40 * 6 + 6))
+    none = cost(job, encoder, 0.5, budget=10**6, num_rates=1, finetune=True)
+    assert none.kept and not none.finetuned  # log_mel has nothing to train
     assert [duration(s) for s in (90, 600, 8000, 10**6)] == [
         "90 s",
         "10.0 min",
@@ -169,6 +189,26 @@ def test_all_that_is_found_is_run_and_goes_on(run: Run, root: Path, tmp_path: Pa
     assert len(list(open_store(out).records())) == len(records)
 
 
+def test_encoders_are_trained_and_another_split_is_scored(
+    run: Run, root: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "words"
+    _write_words(folder, root, ("train", "dev", "test", "late"))
+    command = _command(root, "-u", "random(hubert_tiny)", "--finetune", "--json")
+    command += ("--tasks", "keyword_spotting", "--corpus", f"keyword_spotting=tsv:{folder}")
+    command += ("--steps", 2, "keyword_spotting.batch_size=2", "keyword_spotting.label=mood")
+    command += ("--test-split", "keyword_spotting=late", "--out", tmp_path / "out")
+    status, stdout, stderr = run(*command)
+    assert status == 0, stderr
+    answer = json.loads(stdout)
+    records = [Record.from_dict(record) for record in answer["records"]]
+    probes = {record.upstream: record.probe for record in records}
+    assert "fine-tuned" in probes["random(hubert_tiny)"] and "fine" not in probes["log_mel"]
+    assert {record.split for record in records} == {"late"}
+    assert [line["finetuned"] for line in answer["plan"]] == [False, True]
+    assert "the encoder is trained" in " ".join(stderr.split())
+
+
 def test_a_failure_is_told_at_the_end_and_stops_nothing(
     run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,14 +222,7 @@ def test_a_failure_is_told_at_the_end_and_stops_nothing(
     monkeypatch.setattr(superb_run, "train_and_save", broken)
     next((root / "IEMOCAP" / "Session1" / "sentences").rglob("*.wav")).write_bytes(b"no audio")
     words = tmp_path / "words"
-    words.mkdir()
-    lines = ["path\tspeaker\tmood\tsplit"]
-    for part in ("train", "dev", "test"):
-        for number, name in enumerate(("yes", "no")):
-            source = root / "speech_commands_v0.01" / name / "00000000_nohash_0.wav"
-            (words / f"{part}{number}.wav").write_bytes(source.read_bytes())
-            lines.append(f"{part}{number}.wav\t{part}\t{name}\t{part}")
-    (words / "MANIFEST.tsv").write_text("\n".join(lines) + "\n")
+    _write_words(words, root, ("train", "dev", "test"))
     command = _command(root, "-u", "hf:/nowhere", "--steps", 2, "--out", tmp_path / "out")
     more = ("--tasks", "keyword_spotting,emotion_recognition,slot_filling,speaker_utterance")
     more += ("--split", "emotion_recognition=fold1")
@@ -233,6 +266,8 @@ def test_mistakes_end_with_status_2_and_a_sentence(
         (_command(empty), "No corpus of SUPERB was found"),
         (_command(tmp_path / "nowhere"), "is no folder"),
         (("superb", "run", "-u", "fbnk", "--data", root, "--no-baselines"), "Did you mean fbank"),
+        (("superb", "run", "-u", "fbnk", "--data", root), "no encoder to run. fbnk: Unknown"),
+        (_command(root, "--test-split", "keyword_spotting"), "expected --test-split TASK=VALUE"),
         (_command(root, "--tasks", "keyword"), "Did you mean keyword_spotting"),
         (_command(root, "--corpus", "keyword=tsv:x"), "Did you mean keyword_spotting"),
         (_command(root, "--corpus", "keyword_spotting"), "expected --corpus TASK=VALUE"),
