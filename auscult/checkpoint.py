@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from auscult.compact import KEY, nested
 from auscult.constructor import Reference, Refused, Storage, Stub
 from auscult.errors import UserError
 from auscult.unpickler import settle, unpickle
@@ -41,6 +42,8 @@ _DAMAGE = (  # what damaged files end in
 
 def read_checkpoint(path: Path) -> Any:
     """Return what ``torch.save``, ``pickle`` or safetensors wrote, running no code from it.
+
+    Safetensors give a table of tensors, or nested tables where `auscult.compact` wrote them.
 
     Tensors lie on the CPU, without gradients, parameters among them. Beside tensors there are
     builtin containers (``defaultdict`` and ``Counter`` as dict, ``deque`` as list), paths as str,
@@ -95,12 +98,14 @@ def _read(path: Path, file: IO[bytes]) -> Any:
     )
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return dict[str, Tensor](load_file(path))
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
+        return nested(tensors, metadata) if KEY in metadata else dict[str, Any](tensors)
     except SafetensorError as error:
         raise Refused(f"cannot be read as safetensors: {error}") from error
 
