@@ -38,7 +38,11 @@ class Config(pretraining.Config):
     share: ClassVar[bool] = True
 
 
+# at the width, depth and task of Mockingjay's presets, so that sharing is the only difference
+_AS_MOCKINGJAY = tuple(
+    f"{name}={getattr(pretraining.Config(), name)}"
+    for name in ("front_end", "stack", "num_layers", "span", "overlap", "target", "warmup", "eps")
+)
 PRESETS: Mapping[str, tuple[str, ...]] = {
-    name: ("front_end=online", "stack=1", "target=input", "overlap=yes", *assignments)
-    for name, assignments in pretraining.PRESETS.items()
+    name: (*_AS_MOCKINGJAY, *assignments) for name, assignments in pretraining.PRESETS.items()
 }

@@ -78,7 +78,19 @@ class Config(Training):
                 raise UserError(f"{name}={getattr(self, name)}: expected less than 1.")
 
 
-PRESETS: Mapping[str, tuple[str, ...]] = {}
+_CPU = ("dropout=0", "crop_seconds=3", "learning_rate=1e-3", "beta2=0.98", "gradient_clipping=1")
+PRESETS: Mapping[str, tuple[str, ...]] = {
+    "tiny": (
+        *_CPU,
+        *("dim=128", "heads=4", "inner=512"),
+        *("batch_seconds=24", "total_steps=2500", "save_step=500"),
+    ),
+    "small": (
+        *_CPU,
+        *("dim=256", "heads=4", "inner=1024"),
+        *("batch_seconds=48", "total_steps=4000", "save_step=500"),
+    ),
+}
 
 
 def build(config: Training, seed: int) -> Objective:
