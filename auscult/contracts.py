@@ -8,7 +8,7 @@ computes its own frame counts; the geometry in its spec restates them and a cont
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -91,6 +91,16 @@ class AttentionMap:
         _expect("AttentionMap.weights", self.weights, (None, None, None, self.weights.shape[2]))
 
 
+class UpstreamFields(TypedDict):
+    """What a record says of the encoder that its number is about."""
+
+    upstream: str
+    upstream_sha256: str
+    num_parameters: int
+    convention: str
+    subnet: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSpec:
     """What a reader of a results table needs to know about an encoder."""
@@ -118,6 +128,16 @@ class UpstreamSpec:
                 f"UpstreamSpec.heads: expected one number for each of {self.num_layers} blocks, "
                 f"got {len(self.heads)}."
             )
+
+    def record_fields(self) -> UpstreamFields:
+        """Return a record's fields about this encoder."""
+        return UpstreamFields(
+            upstream=self.name,
+            upstream_sha256=self.sha256,
+            num_parameters=self.num_parameters,
+            convention=self.convention,
+            subnet=self.subnet,
+        )
 
 
 Output = Literal["utterance", "frame", "sequence", "pair", "segments"]

@@ -149,8 +149,7 @@ def _records(encoder: "Upstream", maps: "DivergenceMaps", run: _Run) -> "list[Re
         low, high = quantiles(weights @ values / weights.sum(-1))
         records.append(
             Record(
-                upstream=encoder.spec.name,
-                upstream_sha256=encoder.spec.sha256,
+                **encoder.spec.record_fields(),
                 corpus=run.corpus.spec,
                 corpus_sha256=run.corpus.sha256[run.split],
                 task=TASK,
@@ -167,9 +166,6 @@ def _records(encoder: "Upstream", maps: "DivergenceMaps", run: _Run) -> "list[Re
                 num_speakers=len(set(speakers) - {None}) or None,
                 num_skipped=len(run.corpus.skipped) + len(maps.skipped),
                 seed=0,
-                num_parameters=encoder.spec.num_parameters,
-                convention=encoder.spec.convention,
-                subnet=encoder.spec.subnet,
                 config=run.config,
                 provenance=run.provenance,
             )

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NOT_IN_IDENTITY = ("save_step", "log_step")  # change no number, so a run goes on without them
 
+MADE_WITH = ("train", "dev", "documents")  # splits that a score on test depends on
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadRun:
@@ -60,12 +62,18 @@ class TrainedHead:
         """What a record says of the hidden states: the one that dev chose, or a learned sum."""
         return "weighted" if self.run.task.trains else int(self.result.layer_weights.argmax())
 
+    def _made_with(self) -> dict[str, str]:
+        """Return the fingerprints of other splits than test, whose own stands in the record."""
+        found = self.corpus.sha256
+        return {f"{name}_sha256": found[name] for name in MADE_WITH if name in found}
+
     def settings(self) -> dict[str, Any]:
         """Return the configuration as a record has it."""
         found = {
             **_settings(self.run, self.encoder, self.config, self.finetuned),
             "limit": self.run.limit,
             "split_column": self.corpus.split_column,
+            **self._made_with(),
             "num_classes": len(self.labelled.classes),
             "head_parameters": self.result.num_parameters,
         }
@@ -271,8 +279,7 @@ def _records(head: TrainedHead) -> "list[Record]":
     trained = run.task.head
     return [
         Record(
-            upstream=encoder.name,
-            upstream_sha256=encoder.sha256,
+            **encoder.record_fields(),
             corpus=head.corpus.spec,
             corpus_sha256=head.corpus.sha256["test"],
             task=spec.name,
@@ -290,9 +297,6 @@ def _records(head: TrainedHead) -> "list[Record]":
             num_speakers=score.num_speakers,
             num_skipped=len(head.corpus.skipped) + len(head.labelled.skipped),
             seed=run.seed,
-            num_parameters=encoder.num_parameters,
-            convention=encoder.convention,
-            subnet=encoder.subnet,
             config=head.settings(),
             provenance=run.provenance,
         )

@@ -249,8 +249,7 @@ def _records(
                 low, high = quantiles(accuracies(right[1], sums, macro=macro))
                 records.append(
                     Record(
-                        upstream=encoder.spec.name,
-                        upstream_sha256=encoder.spec.sha256,
+                        **encoder.spec.record_fields(),
                         corpus=sweep.corpus.spec,
                         corpus_sha256=sweep.corpus.sha256[split],
                         task=task.spec.name,
@@ -268,9 +267,6 @@ def _records(
                         num_speakers=len(set(speakers) - {None}) or None,
                         num_skipped=skipped[split] + targets[split].num_unlabelled,
                         seed=score.key.seed,
-                        num_parameters=encoder.spec.num_parameters,
-                        convention=encoder.spec.convention,
-                        subnet=encoder.spec.subnet,
                         config=config | {"learning_rate": score.key.learning_rate},
                         provenance=sweep.provenance,
                     )

@@ -205,6 +205,8 @@ def test_encoders_are_trained_and_another_split_is_scored(
     probes = {record.upstream: record.probe for record in records}
     assert "fine-tuned" in probes["random(hubert_tiny)"] and "fine" not in probes["log_mel"]
     assert {record.split for record in records} == {"late"}
+    made_with = {"train_sha256", "dev_sha256"}  # else other training data would replace this
+    assert all(made_with <= record.config.keys() for record in records)
     assert [line["finetuned"] for line in answer["plan"]] == [False, True]
     assert "the encoder is trained" in " ".join(stderr.split())
 
