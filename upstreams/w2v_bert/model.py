@@ -2,7 +2,9 @@
 
 No code or weights were published; what the paper leaves open is said where it is decided: the
 convolutions of the feature encoder (3 x 3, unpadded, ReLU, as conformers have them), the random
-vectors at masked frames (standard normal) and `Dimensions`.
+vectors at masked frames (standard normal), what the quantiser reads (features after a layer norm
+without weights: wav2vec 2.0's has weights, and without any the features shrink under the diversity
+loss until all codes are equally likely) and `Dimensions`.
 
 Source: Chung et al., ASRU 2021, arXiv 2108.06209.
 """
@@ -174,7 +176,7 @@ class W2vBert(nn.Module):
             lengths,
             self.heads.contrastive(states[self.dimensions.contrastive_blocks]),
             self.heads.masked_prediction(states[-1]),
-            self.quantizer(features, temperature),
+            self.quantizer(functional.layer_norm(features, features.shape[-1:]), temperature),
         )
 
 
