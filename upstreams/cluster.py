@@ -50,7 +50,8 @@ class Labelled:
         index = torch.from_numpy(nearest).to(layer.device).clamp(min=0)
         last = states.lengths.to(layer.device)[:, None] - 1
         index = torch.minimum(index[None], last)  # (batch, frame)
-        return layer.gather(1, index[..., None].expand(-1, -1, layer.shape[2]))
+        read: Tensor = layer.gather(1, index[..., None].expand(-1, -1, layer.shape[2]))
+        return read
 
     def collect(self, pool: Pool, seconds: float, seed: int) -> Tensor:
         """Return the features of about ``seconds`` of audio, (frame, dim)."""

@@ -134,8 +134,9 @@ class DistilHubertObjective(Objective):
         self.network = HubertNetwork(config, seed, projects_normalized=False)
         with seeded(seed):
             self.heads = PredictionHeads(config.width, config.width, spec.dim, self.layers)
-            apart = self.heads.output_layer[2]
-            nn.init.uniform_(apart.weight, -(config.width**-0.5), config.width**-0.5)
+            for name in ("weight", "bias"):  # as a linear map begins
+                parameter = self.heads.get_parameter(f"output_layer.2.{name}")
+                nn.init.uniform_(parameter, -(config.width**-0.5), config.width**-0.5)
         if config.initialize:
             copy_teacher(self.network, teacher)
 

@@ -68,7 +68,7 @@ def _rename(name: str) -> str:
 
 def _describe(config: Any, heads: PredictionHeads) -> dict[str, Any]:
     """Return the options that s3prl and Auscult read the shape from."""
-    predictions, inner, predicted = heads.output_layer[2].weight.shape
+    predictions, inner, predicted = heads.get_parameter("output_layer.2.weight").shape
     convolutions = zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True)
     return {
         "extractor_mode": "default",

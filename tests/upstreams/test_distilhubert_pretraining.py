@@ -1,6 +1,7 @@
 """DistilHuBERT's distillation: both distances, the teacher's weights, files that load."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from auscult.errors import UserError
 from auscult.objective import Batch, Term
 from auscult.upstreams.distilhubert_pretraining import Config, DistilHubertObjective
 from auscult.upstreams.distiller import read_prediction_heads
+from auscult.upstreams.huggingface import HuggingFaceUpstream
 from auscult.upstreams.pretraining import PRETRAININGS
 
 TINY = "layers=2 width=32 inner=48 heads=4 channels=16".split()
@@ -40,6 +42,13 @@ def batch_of(*lengths: int) -> Batch:
     rows = [0.1 * torch.randn(length, generator=generator) for length in lengths]
     ids = tuple(f"row-{i}" for i in range(len(rows)))
     return Batch(Waveforms.of(rows), ids, tuple(range(len(rows))), 0, 0)
+
+
+def weights_of(address: str) -> Mapping[str, Tensor]:
+    upstream = auscult.load(address)
+    assert isinstance(upstream, HuggingFaceUpstream)
+    state: Mapping[str, Tensor] = upstream.model.state_dict()
+    return state
 
 
 def mean(term: Term) -> float:
@@ -94,7 +103,7 @@ def test_padding_changes_no_term(teacher: str) -> None:
 
 
 def test_begins_with_the_teacher(teacher: str) -> None:
-    model = auscult.load(teacher).model
+    model = weights_of(teacher)
     begun, drawn = objective(teacher), objective(teacher, "initialize=false")
     state, other = begun.network.model.state_dict(), drawn.network.model.state_dict()
     for name in (
@@ -103,15 +112,15 @@ def test_begins_with_the_teacher(teacher: str) -> None:
         "encoder.pos_conv_embed.conv.parametrizations.weight.original1",
         "encoder.layers.1.feed_forward.output_dense.weight",
     ):
-        assert torch.equal(state[name], model.state_dict()[name])
-        assert not torch.equal(other[name], model.state_dict()[name])
+        assert torch.equal(state[name], model[name])
+        assert not torch.equal(other[name], model[name])
     assert "feature_projection.layer_norm.weight" not in state
 
 
 def test_a_part_that_does_not_fit_begins_at_random(
     teacher: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = auscult.load(teacher).model.state_dict()
+    model = weights_of(teacher)
     state = objective(teacher, "inner=64").network.model.state_dict()
     same = [name for name in state if name in model and torch.equal(state[name], model[name])]
     assert "feature_projection.projection.weight" in same
