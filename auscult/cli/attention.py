@@ -81,8 +81,7 @@ def attention(
       auscult attention -u hf:models/hubert-base -u hf:models/wavlm-base -c demo --base e
     """
     import auscult
-    from auscult.analysis import BASES, check_attention, measure
-    from auscult.audio import read_samples
+    from auscult.analysis import BASES, check_attention
     from auscult.record import provenance
 
     output = Output(json=json, quiet=quiet)
@@ -100,13 +99,7 @@ def attention(
     groups: list[list[Record]] = []
     files: list[Path] = []
     for encoder in encoders:
-        maps = measure(
-            encoder.to(where),
-            [(cut.id, partial(read_samples, cut)) for cut in cuts],
-            base=base,
-            skip_bad=skip_bad,
-            file=_sum_file(encoder, run, out),
-        )
+        maps = _measure(encoder.to(where), run, out, skip_bad=skip_bad)
         encoder.cpu()
         found, artifact = _records(encoder, maps, run), _artifact(encoder, maps, run)
         save(found, [artifact], out, store)
@@ -115,6 +108,20 @@ def attention(
     _show(output, groups, files)
     output.finish(
         [record for found in groups for record in found], files=[str(path) for path in files]
+    )
+
+
+def _measure(encoder: "Upstream", run: _Run, out: Path, *, skip_bad: bool) -> "DivergenceMaps":
+    """Listen to all utterances of a run, going on where a killed one was."""
+    from auscult.analysis import measure
+    from auscult.audio import read_samples
+
+    return measure(
+        encoder,
+        [(cut.id, partial(read_samples, cut)) for cut in run.cuts],
+        base=run.config["base"],
+        skip_bad=skip_bad,
+        file=_sum_file(encoder, run, out),
     )
 
 
