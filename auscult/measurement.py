@@ -66,7 +66,7 @@ def measure(upstream: Upstream, runs: int = RUNS) -> Measurement:
     weights = _weight_bytes(upstream)
     return Measurement(
         device=str(device),
-        processor=torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        processor=processor_name(device),
         threads=torch.get_num_threads(),
         runs=runs,
         timings=tuple(
@@ -132,7 +132,10 @@ def _weight_bytes(upstream: Upstream) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _cpu_name() -> str:
+def processor_name(device: torch.device) -> str:
+    """Return what the GPU, or the CPU, is called."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     import platform
 
     try:

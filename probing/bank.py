@@ -77,7 +77,7 @@ def train_bank(
     """Train probes of ``layers`` on ``train``, stop and choose on ``dev``, score dev and test.
 
     Args:
-        examples: ``train``, ``dev`` and ``test``.
+        examples: ``train``, ``dev`` and, where it is to be scored, ``test``.
         num_classes: Size of the label set.
         layers: Hidden states to read; all of them are in memory a chunk at a time.
         plan: Depths, seeds, learning rates and when to stop.
@@ -85,7 +85,7 @@ def train_bank(
         on_epoch: Called after each epoch with the number of probes still learning.
 
     Returns:
-        For ``dev`` and ``test``, one score for each layer, depth and seed.
+        For ``dev`` and ``test``, where it is there, one score for each layer, depth and seed.
     """
     scale = {layer: examples["train"].scale(layer) for layer in layers}
     scale = {layer: (m.to(device), s.to(device)) for layer, (m, s) in scale.items()}
@@ -109,6 +109,7 @@ def train_bank(
     return {
         split: _score(reader, examples[split], chosen, num_classes, plan)
         for split in ("dev", "test")
+        if split in examples
     }
 
 

@@ -60,13 +60,18 @@ class _Sweep:
     max_epochs: int | None = None
 
     def plan_for(self, task: "ProbeTask") -> "TrainingPlan":
-        """Adapt the plan to utterance labels: small batches, more epochs, more patience."""
-        plan = self.plan
-        if not task.frames:
-            plan = replace(plan, batch_size=64, max_epochs=60, patience=8, min_steps=400)
+        """Adapt the plan to the task."""
+        plan = plan_for(task, self.plan)
         if self.max_epochs is None:
             return plan
         return replace(plan, max_epochs=self.max_epochs, min_steps=0)
+
+
+def plan_for(task: "ProbeTask", plan: "TrainingPlan") -> "TrainingPlan":
+    """Adapt a plan to utterance labels: small batches, more epochs, more patience."""
+    if task.frames:
+        return plan
+    return replace(plan, batch_size=64, max_epochs=60, patience=8, min_steps=400)
 
 
 def probe(

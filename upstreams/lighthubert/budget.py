@@ -1,9 +1,29 @@
-"""The subnet that makes the most of a budget, found among all of a space without listing them."""
+"""Budgets, and the subnet that makes the most of one, found without listing a whole space."""
 
+import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from itertools import combinations_with_replacement, product
 
+from auscult.errors import UserError
+
 from .space import SearchSpace, Subnet, ffn_dim
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def read_limit(what: str, sign: str, limit: str) -> Decimal:
+    """Return the number of a budget such as ``params<=40M``.
+
+    Raises:
+        UserError: Not an upper limit, or no number.
+    """
+    if sign != "<=":
+        raise UserError(f"a budget is an upper limit: write {what}<={limit}.")
+    number = re.fullmatch(r"(\d+(?:\.\d+)?(?:e[+-]?\d{1,2})?)\s*([KMGT]?)", limit, re.IGNORECASE)
+    if not number:
+        raise UserError(f"budget {limit!r} is no number; expected such as 40M, 800G or 1e9.")
+    return Decimal(number[1]) * _UNITS[number[2].upper()]
 
 
 def largest_within(space: SearchSpace, budget: int, count: Callable[[Subnet], int]) -> Subnet:

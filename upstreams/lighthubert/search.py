@@ -9,21 +9,24 @@ that goes on after it was killed replays its draws, which takes a loop with no s
 """
 
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Any, Literal
 
-from auscult.errors import UserError
+from auscult.errors import UserError, unknown
 
+from .budget import read_limit
 from .space import SearchSpace, Subnet, ffn_dim
 
+COSTS = ("params", "macs", "rtf")
 Strategy = Literal["random", "evolution"]
 STRATEGIES: tuple[Strategy, ...] = ("random", "evolution")
 
-_DRAWN = 0.2  # share of the evaluations that evolution begins with
-_PARENTS = 8
-_CROSSED = 0.5  # share of the offspring that has two parents
+_DRAWN = 0.1  # share of the evaluations that evolution begins with
+_PARENTS = 4
+_CROSSED = 0.7  # share of the offspring that has two parents
 _FULL = 0.5  # share of the offspring that may use the whole budget
 _ATTEMPTS = 8  # at a subnet that was not there yet
 
@@ -42,7 +45,7 @@ class LayerCost:
         return self.stem[dim] + sum(self.layer[dim, heads, inner] for heads, inner in layers)
 
 
-Costs = Mapping[str, LayerCost]  # by name: params, macs, rtf
+Costs = Mapping[str, LayerCost]  # by name, one of COSTS
 
 
 def tabulate(space: SearchSpace, count: Callable[[Subnet], float]) -> LayerCost:
@@ -55,6 +58,28 @@ def tabulate(space: SearchSpace, count: Callable[[Subnet], float]) -> LayerCost:
                 one = Subnet(dim, (heads,), (inner,), space.stored)
                 layer[dim, heads, inner] = count(one) - stem[dim]
     return LayerCost(stem, layer)
+
+
+def parse_limits(text: str) -> dict[str, float]:
+    """Read budgets such as ``params<=40M,macs<=800G,rtf<=0.05``; nothing means none.
+
+    Raises:
+        UserError: Not such budgets.
+    """
+    limits: dict[str, float] = {}
+    for part in text.split(",") if text.strip() else ():
+        words = re.fullmatch(r"\s*(\w*)\s*([<>=]*)\s*(.*?)\s*", part)
+        name, sign, limit = words.groups() if words else (part, "", "")
+        if name not in COSTS:
+            raise unknown("budget", name, COSTS)
+        if name in limits:
+            raise UserError(f"--budget {text}: {name} stands there twice.")
+        try:
+            number = read_limit(name, sign, limit)
+        except UserError as error:
+            raise UserError(f"--budget {text}: {error}") from None
+        limits[name] = float(number) if name == "rtf" else int(number)
+    return limits
 
 
 def check_limits(space: SearchSpace, costs: Costs, limits: Mapping[str, float]) -> None:
@@ -188,7 +213,7 @@ class Breeder:
 
         It is one of ``known`` only where a few attempts all ended in such a one.
         """
-        within = [c for c in candidates if self.fits(c.subnet, limits)]
+        within = [c for c in candidates if all(c.costs[k] <= limits[k] for k in limits)]
         parents = nsmallest(_PARENTS, within, key=lambda c: -c.value)
         for _ in range(_ATTEMPTS):
             genes = self._child([c.subnet for c in parents]) if parents else self._draw()

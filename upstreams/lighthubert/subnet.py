@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 from auscult.errors import UserError, unknown
 from auscult.progress import logger
 
-from .budget import largest_within
+from .budget import largest_within, read_limit
 from .cost import count_parameters, count_superb_macs
 from .space import BASE, SMALL, Dimensions, ExtractorMode, SearchSpace, Subnet, ffn_dim
 
@@ -22,7 +21,6 @@ _INLINE = "embed=384,depth=12,heads=6,ffn=4"
 _INLINE_KEYS = ("embed", "depth", "heads", "ffn")
 _DICT_KEYS = ("atten_dim", "embed_dim", "ffn_embed", "heads_num", "layer_num", "slide_wsz")
 _SCALARS = ("embed_dim", "layer_num")
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 Number = TypeVar("Number", int, float)
 
@@ -124,12 +122,7 @@ def _read(text: str, space: SearchSpace, extractor_mode: ExtractorMode) -> Subne
 def _within(
     what: str, sign: str, limit: str, space: SearchSpace, extractor_mode: ExtractorMode
 ) -> Subnet:
-    if sign != "<=":
-        raise UserError(f"a budget is an upper limit: write {what}<={limit}.")
-    number = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\+?\d{1,2})?)\s*([KMGT]?)", limit, re.IGNORECASE)
-    if not number:
-        raise UserError(f"budget {limit!r} is no number; expected such as 40M, 800G or 1e9.")
-    budget = int(Decimal(number[1]) * _UNITS[number[2].upper()])
+    budget = int(read_limit(what, sign, limit))
     parameters = partial(count_parameters, extractor_mode=extractor_mode)
     count = parameters if what == "params" else count_superb_macs
     unit = "parameters" if what == "params" else "MACs over SUPERB's utterances"
