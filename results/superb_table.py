@@ -116,7 +116,7 @@ def own_rows(records: Iterable[Record], protocols: Protocols) -> list[Row]:
     """
     curves = gather(r for r in records if r.task in TASKS and not r.unit)
     kept = {id(record) for record in held_out(r for c in curves for r in c.records)}
-    shown = [c for c in curves if c.first.split == "test" and id(c.first) in kept]
+    shown = [c for c in curves if c.first.split != c.first.selected_on and id(c.first) in kept]
     by_encoder: dict[tuple[str, str], list[Curve]] = defaultdict(list)
     for curve in shown:
         by_encoder[curve.first.upstream, curve.first.upstream_sha256].append(curve)
@@ -276,6 +276,8 @@ def _remarks(choice: Choice, protocol: Mapping[str, Any], whole: bool = False) -
         remarks.append("one fold of five")
     elif not _fold(first) and column != official.split_column:
         remarks.append(f"split column {column}, not {official.split_column}")
+    if first.split != "test":
+        remarks.append(f"scored on {first.split}, not test")
     if first.num_skipped:
         remarks.append(f"{first.num_skipped:,} items left out")
     if choice.optimistic:

@@ -229,6 +229,7 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("speech_recognition", {"config": {"batch_size": 2}}, "utterances a step=4, not 8"),
     ("speech_recognition", {"config": {"finetuned": True}}, "the encoder was trained too"),
     ("speech_recognition", {"config": {"limit": 10}}, "limit=10"),
+    ("speech_recognition", {"split": "test-other"}, "scored on test-other, not test"),
     (
         "speech_recognition",
         {"config": {"split_column": "all_train_split"}},
