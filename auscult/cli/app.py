@@ -19,6 +19,7 @@ from auscult.cli import (
     results,
     run,
     subnet,
+    subnet_search,
     superb,
     superb_run,
     tasks,
@@ -80,11 +81,12 @@ _verb("export", results.export, _results)
 
 _subnet = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(
-    _subnet, name="subnet", help="Count, show, draw and cut out the subnets of a supernet."
+    _subnet, name="subnet", help="Count, show, draw, search and cut out the subnets of a supernet."
 )
 _verb("count", subnet.count, _subnet)
 _verb("show", subnet.show, _subnet)
 _verb("sample", subnet.sample, _subnet)
+_verb("search", subnet_search.search, _subnet)
 _verb("export", subnet.export, _subnet)
 
 _superb = typer.Typer(no_args_is_help=True, rich_markup_mode=None)

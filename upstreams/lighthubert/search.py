@@ -22,7 +22,6 @@ from .space import SearchSpace, Subnet, ffn_dim
 
 COSTS = ("params", "macs", "rtf")
 Strategy = Literal["random", "evolution"]
-STRATEGIES: tuple[Strategy, ...] = ("random", "evolution")
 
 _DRAWN = 0.1  # share of the evaluations that evolution begins with
 _PARENTS = 4

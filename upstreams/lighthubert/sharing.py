@@ -18,7 +18,7 @@ from auscult.upstream import fingerprint_weights
 
 from ..shape import SHAPES
 from .checkpoint import find_file, read_published
-from .network import Extractor
+from .network import Extractor, LightHubert
 from .space import SPACES, SearchSpace, Subnet
 from .subnet import parse_subnet
 from .supernet import Supernet, draw_supernet
@@ -37,19 +37,23 @@ class Sharing:
     default: Subnet  # what the address stands for where no subnet is named
     extractor: "KeptExtractor"
 
-    def cut(self, subnet: Subnet) -> LightHubertUpstream:
-        """Return ``subnet`` as an encoder of its own."""
-        source = self.address.checkpoint or self.address.family
-        network = self.supernet.cut(subnet)
-        return LightHubertUpstream(
-            network, self.space, name=self.address_of(subnet), source=source
-        ).eval()
+    def network(self, subnet: Subnet) -> LightHubert:
+        """Return ``subnet`` with the extractor that all share, and what that has kept."""
+        network = self.supernet.cut(subnet).eval()
+        network.feature_extractor = self.extractor
+        return network
 
     def encoder(self, subnet: Subnet) -> LightHubertUpstream:
-        """Return ``subnet`` as an encoder that shares the extractor and what that has kept."""
+        """Return ``subnet`` behind the contract of an encoder, its extractor shared."""
         encoder = self.cut(subnet)
         encoder.network.feature_extractor = self.extractor
         return encoder
+
+    def cut(self, subnet: Subnet) -> LightHubertUpstream:
+        """Return ``subnet`` as an encoder of its own, as an address loads it."""
+        network, name = self.supernet.cut(subnet), self.address_of(subnet)
+        source = self.address.checkpoint or self.address.family
+        return LightHubertUpstream(network, self.space, name=name, source=source).eval()
 
     def address_of(self, subnet: Subnet) -> str:
         """Return what loads ``subnet``, and what `auscult subnet export` cuts."""

@@ -1,0 +1,322 @@
+"""What subnets are searched for: probe accuracy, or the loss of distillation, on held-out speech.
+
+Both look at every subnet on the supernet's own weights and compute once what all of them share.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from auscult.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from auscult.dataset import Corpus
+    from auscult.probing import Examples, ProbeTask
+    from auscult.upstreams.lighthubert.sharing import Sharing
+    from auscult.upstreams.lighthubert.space import Subnet
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A score with its 95 % interval: speakers, then utterances resampled."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Criterion(Protocol):
+    """A measure of subnets."""
+
+    label: str  # of the axis of a figure
+    lower_is_better: bool
+
+    @property
+    def identity(self) -> list[object]:
+        """What its scores depend on beside the subnet, as JSON values."""
+        ...
+
+    def score(self, subnet: "Subnet", split: str) -> Score:
+        """Return the score of a subnet on ``dev`` or ``test``."""
+        ...
+
+    def record_fields(self, subnet: "Subnet", split: str) -> dict[str, Any]:
+        """Return what a record says of the measurement beside its value."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """The utterances that subnets are measured on."""
+
+    corpus: "Corpus"
+    cuts: Mapping[str, list[Any]]  # by split
+    skipped: Mapping[str, int]
+    limit: int | None
+    device: str
+
+    @property
+    def identity(self) -> list[object]:
+        """What stands for them."""
+        named = {split: [cut.id for cut in cuts] for split, cuts in self.cuts.items()}
+        return [dict(self.corpus.sha256), self.corpus.split_column, named, self.device]
+
+    def speakers(self, split: str) -> list[str | None]:
+        """Return the speaker of each utterance."""
+        from auscult.dataset import supervision_of
+
+        return [supervision_of(cut).speaker or None for cut in self.cuts[split]]
+
+    def record_fields(self, split: str) -> dict[str, Any]:
+        """Return what a record says of them."""
+        return {
+            "corpus": self.corpus.spec,
+            "corpus_sha256": self.corpus.sha256[split],
+            "split": split,
+            "selected_on": "dev",
+            "num_speakers": len(set(self.speakers(split)) - {None}) or None,
+            "num_skipped": self.skipped[split],
+        }
+
+
+class ProbeCriterion:
+    """Accuracy of a linear probe on one layer, as `auscult probe` trains it."""
+
+    lower_is_better = False
+
+    def __init__(
+        self, sharing: "Sharing", speech: Speech, task: "ProbeTask", layer: int | None
+    ) -> None:
+        """Read the labels of all splits.
+
+        Args:
+            sharing: The supernet.
+            speech: What probes are trained, chosen and tested on.
+            task: What they read.
+            layer: The hidden state; None for the last of each subnet.
+        """
+        import torch
+
+        from auscult.cli.probe import plan_for
+        from auscult.contracts import SAMPLE_RATE
+        from auscult.probing import TrainingPlan, build_targets
+        from auscult.upstreams.lighthubert.network import num_frames
+
+        self._sharing, self._speech, self._task, self._layer = sharing, speech, task, layer
+        self._plan = plan_for(task, TrainingPlan(probes=("linear",)))
+        self._num_frames = {
+            split: num_frames(
+                torch.tensor([round(cut.duration * SAMPLE_RATE) for cut in cuts])
+            ).numpy()
+            for split, cuts in speech.cuts.items()
+        }
+        geometry = sharing.encoder(sharing.space.smallest).spec.geometry
+        self._classes, self._targets = build_targets(task, speech.cuts, self._num_frames, geometry)
+        self.label = f"dev accuracy, {task.spec.name}"
+
+    @property
+    def identity(self) -> list[object]:
+        """See :class:`Criterion`."""
+        sharing = self._sharing.fingerprint()
+        about = [self._task.spec.name, self._layer, asdict(self._plan)]
+        return [sharing, *about, *self._speech.identity]
+
+    def score(self, subnet: "Subnet", split: str) -> Score:
+        """See :class:`Criterion`."""
+        from auscult.interval import accuracies, quantiles
+        from auscult.probing import train_bank
+
+        splits = ("train", "dev") if split == "dev" else SPLITS
+        layer = subnet.depth if self._layer is None else self._layer
+        encoder = self._sharing.encoder(subnet)
+        examples = {name: self._examples(encoder, name, layer) for name in splits}
+        found = train_bank(
+            examples, len(self._classes), [layer], self._plan, device=self._speech.device
+        )
+        (score,) = found[split]
+        weights = _resamples(tuple(self._targets[split].speakers[i] for i in score.items))
+        value = accuracies(score.correct.sum(0), score.total.sum(0))
+        low, high = quantiles(accuracies(weights @ score.correct, weights @ score.total))
+        return Score(float(value), low, high)
+
+    def record_fields(self, subnet: "Subnet", split: str) -> dict[str, Any]:
+        """See :class:`Criterion`."""
+        import torch
+
+        from auscult.probing import majority_class
+        from auscult.probing.example import labels_of
+
+        targets, spec = self._targets[split], self._task.spec
+        labels = labels_of(targets, targets.items)
+        commonest = majority_class(self._targets["train"])
+        fields = self._speech.record_fields(split)
+        return fields | {
+            "task": spec.name,
+            "task_version": spec.version,
+            "layer": subnet.depth if self._layer is None else self._layer,
+            "probe": "linear",
+            "metric": "accuracy",
+            "majority": float((labels == commonest).to(torch.float64).mean()),
+            "num_items": len(labels),
+            "num_skipped": fields["num_skipped"] + targets.num_unlabelled,
+            "seed": self._plan.seeds[0],
+            "config": {**_plain(self._plan), "limit": self._speech.limit},
+        }
+
+    def _examples(self, encoder: Any, split: str, layer: int) -> "Examples":
+        """Encode a split and return one layer's examples, as `auscult probe` would have them."""
+        import torch
+
+        from auscult.extraction import encode
+        from auscult.feature import Pooled
+        from auscult.probing import FrameExamples, PooledExamples
+
+        cuts = self._speech.cuts[split]
+        rows: list[Tensor] = [torch.empty(0)] * len(cuts)
+        shape = (len(cuts), layer + 1, encoder.spec.dim)
+        mean, std = torch.zeros(shape), torch.zeros(shape)  # of one layer only
+        for row in encode(encoder, cuts, show=False):
+            frames = row.layers[layer]
+            rows[row.index] = frames.half()
+            mean[row.index, layer] = frames.mean(0)
+            std[row.index, layer] = frames.std(0, correction=0)
+        pooled = Pooled(mean, std, self._num_frames[split])
+        if self._task.frames:
+            return FrameExamples(_Frames(rows), pooled, self._targets[split])
+        return PooledExamples(pooled, self._targets[split])
+
+
+class _Frames:
+    """Frames of one layer in memory, float16 numbers as kept features are."""
+
+    kept = True
+
+    def __init__(self, rows: "Sequence[Tensor]") -> None:
+        self._rows = rows
+
+    def read(self, items: Sequence[int], layers: Sequence[int]) -> "list[Tensor]":
+        """See :class:`auscult.feature.FrameSource`."""
+        import torch
+
+        return [torch.cat([self._rows[i] for i in items]).float() for _ in layers]
+
+
+class DistillationCriterion:
+    """The distillation loss over frames that are hidden, the same for every subnet."""
+
+    label = "dev distillation loss (L1)"
+    lower_is_better = True
+
+    def __init__(
+        self, sharing: "Sharing", speech: Speech, teacher: str, top_layers: int | None
+    ) -> None:
+        """Load the teacher; its targets are computed where a split is first scored."""
+        from auscult.upstreams.lighthubert.validation import HeldOutLoss, read_settings
+
+        self._sharing, self._speech = sharing, speech
+        self._config = read_settings(sharing, teacher, top_layers)
+        self._losses = {"dev": HeldOutLoss(sharing, self._config, speech.cuts["dev"])}
+
+    @property
+    def identity(self) -> list[object]:
+        """See :class:`Criterion`."""
+        teacher = self._losses["dev"].teacher.spec.sha256
+        about = [self._sharing.fingerprint(), teacher, asdict(self._config)]
+        return [*about, *self._speech.identity]
+
+    def score(self, subnet: "Subnet", split: str) -> Score:
+        """See :class:`Criterion`."""
+        from auscult.interval import quantiles
+        from auscult.upstreams.lighthubert.validation import HeldOutLoss
+
+        if split not in self._losses:
+            cuts = self._speech.cuts[split]
+            self._losses[split] = HeldOutLoss(self._sharing, self._config, cuts)
+        losses, counts = (found.double().numpy() for found in self._losses[split](subnet))
+        weights = _resamples(tuple(self._speech.speakers(split)))
+        low, high = quantiles((weights @ losses) / (weights @ counts))
+        return Score(float(losses.sum() / counts.sum()), low, high)
+
+    def record_fields(self, subnet: "Subnet", split: str) -> dict[str, Any]:
+        """See :class:`Criterion`."""
+        names = ("teacher", "top_layers", "target_norm", "mask_probability", "mask_span")
+        config = {name: getattr(self._config, name) for name in names}
+        return self._speech.record_fields(split) | {
+            "task": "distillation",
+            "task_version": 1,
+            "layer": subnet.depth,
+            "probe": "pretraining head",
+            "metric": "loss",
+            "num_items": len(self._speech.cuts[split]),
+            "seed": 0,
+            "config": {**config, "limit": self._speech.limit},
+        }
+
+
+class ScoreLog:
+    """Scores on disk, a line each, so that a search goes on where it was killed."""
+
+    def __init__(self, path: Path, identity: str) -> None:
+        """Read the scores of ``identity``; a line that a kill cut short is dropped.
+
+        Raises:
+            UserError: A line is not a score.
+        """
+        self._path = path
+        self._identity = identity
+        self._found: dict[tuple[str, str], Score] = {}
+        if not path.exists():
+            return
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            os.truncate(path, len(whole))
+        for number, line in enumerate(whole.decode().splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                if row["identity"] == identity:
+                    score = Score(row["value"], row["low"], row["high"])
+                    self._found[row["split"], row["subnet"]] = score
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path}, line {number} is no score ({error}); delete the line, or choose "
+                    "another --out."
+                ) from None
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def score(self, criterion: Criterion, subnet: "Subnet", split: str) -> Score:
+        """Return a score that is there, or measure it and write it down."""
+        key = split, str(subnet)
+        if key not in self._found:
+            self._found[key] = score = criterion.score(subnet, split)
+            row = {"identity": self._identity, "split": split, "subnet": str(subnet)}
+            with self._path.open("a") as file:
+                file.write(json.dumps(row | asdict(score)) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        return self._found[key]
+
+
+@cache
+def _resamples(speakers: tuple[str | None, ...]) -> "NDArray[np.float64]":
+    from auscult.interval import cluster_weights
+
+    return cluster_weights(speakers, len(speakers))
+
+
+def _plain(plan: Any) -> dict[str, Any]:
+    names = ("learning_rates", "batch_size", "max_epochs", "patience", "min_steps")
+    found = {name: getattr(plan, name) for name in names}
+    return found | {"learning_rates": list(plan.learning_rates)}
