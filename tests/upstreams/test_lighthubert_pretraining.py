@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 import auscult
+from auscult import bridge
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
 from auscult.objective import Batch
 from auscult.upstreams import load_upstream
 from auscult.upstreams.huggingface import HuggingFaceUpstream
 from auscult.upstreams.lighthubert import LightHubertUpstream, target
+from auscult.upstreams.lighthubert.checkpoint import write_supernet
 from auscult.upstreams.lighthubert.network import num_frames
 from auscult.upstreams.lighthubert.pretraining import PRESETS, Config, Distillation, build
-from auscult.upstreams.lighthubert.space import BASE, SMALL, uniform, whole
+from auscult.upstreams.lighthubert.space import BASE, SMALL, SearchSpace, uniform, whole
+from auscult.upstreams.lighthubert.supernet import draw_supernet
 from auscult.upstreams.lighthubert.target import as_teacher, teacher_target
 from auscult.upstreams.lighthubert.upstream import prepare
 from auscult.upstreams.masking import span_mask
@@ -163,7 +166,7 @@ def test_padding_changes_nothing() -> None:
 
 def test_the_loss_falls_in_both_stages(tmp_path: Path) -> None:
     first = objective()
-    found = losses(first, 60)
+    found = losses(first, 30)
     assert found[-1] < 0.8 * found[0]
     first.save(tmp_path)
     second = objective(stage=2, start=str(tmp_path))
@@ -271,6 +274,25 @@ def test_published_spaces(name: str, tmp_path: Path) -> None:
     upstream = auscult.load(f"lighthubert:{tmp_path}@a_{name}")
     assert upstream.spec.subnet == str(space.default)
     assert upstream.spec.head_parameters == space.default.embed_dim * 128  # the teacher's width
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("space", "stage"), [(BASE, 1), (SMALL, 2)])
+def test_s3prl_reads_what_has_the_published_sizes(
+    space: SearchSpace, stage: int, tmp_path: Path
+) -> None:
+    bridge.repair()
+    from s3prl.upstream.lighthubert.expert import UpstreamExpert
+
+    write_supernet(draw_supernet("layer_norm", 0), space, stage, tmp_path)
+    ours = auscult.load(f"lighthubert:{tmp_path}")
+    theirs = UpstreamExpert(str(tmp_path / "lighthubert.pt")).eval()
+    row = torch.randn(8000, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for a, b in zip(
+            theirs([row])["hidden_states"], ours(Waveforms.of([row])).layers, strict=True
+        ):
+            torch.testing.assert_close(a, b, rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,9 @@ class LightHubert(nn.Module):
     published parameter counts include it in full.
     """
 
-    def __init__(self, subnet: Subnet, mode: ExtractorMode = "layer_norm") -> None:
+    def __init__(
+        self, subnet: Subnet, mode: ExtractorMode = "layer_norm", dropout: float = DROPOUT
+    ) -> None:
         super().__init__()
         self.subnet = subnet
         self.mode: ExtractorMode = mode
@@ -38,7 +40,7 @@ class LightHubert(nn.Module):
         self.feature_extractor = Extractor(channels, mode)
         self.layer_norm = nn.LayerNorm(channels)
         self.post_extract_proj = nn.Linear(channels, subnet.embed_dim)
-        self.encoder = Encoder(subnet)
+        self.encoder = Encoder(subnet, dropout)
 
     def forward(
         self,
@@ -144,16 +146,16 @@ class _TimeNorm(nn.GroupNorm):
 class Encoder(nn.Module):
     """Positions by a grouped convolution, then the blocks."""
 
-    def __init__(self, subnet: Subnet) -> None:
+    def __init__(self, subnet: Subnet, dropout: float = DROPOUT) -> None:
         super().__init__()
         dim, kernel = subnet.embed_dim, subnet.stored.position_kernel
         groups = subnet.stored.position_groups
         position = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
         self.pos_conv = nn.ModuleList([position])
         self.layer_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
-            Block(dim, heads, subnet.stored.head_dim, inner)
+            Block(dim, heads, subnet.stored.head_dim, inner, dropout)
             for heads, inner in zip(subnet.heads, subnet.ffn_dims, strict=True)
         )
 
@@ -185,14 +187,14 @@ def _hand_over(block: int, frames: Tensor, visit: AttentionVisitor | None) -> We
 class Block(nn.Module):
     """Self-attention and a feed-forward part, each followed by its residual and layer norm."""
 
-    def __init__(self, dim: int, heads: int, head_dim: int, inner: int) -> None:
+    def __init__(self, dim: int, heads: int, head_dim: int, inner: int, dropout: float) -> None:
         super().__init__()
         self.self_attn = SelfAttention(dim, heads, head_dim)
         self.self_attn_layer_norm = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, inner)
         self.fc2 = nn.Linear(inner, dim)
         self.final_layer_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, keys: Tensor | None, visit: WeightVisitor | None) -> Tensor:
         """Return ``x`` (batch, frame, dim) after the block."""

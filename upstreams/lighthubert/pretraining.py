@@ -9,7 +9,7 @@ Source: arXiv 2203.15610; what it leaves open is said at `Config`.
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch.nn import functional as F
@@ -22,7 +22,7 @@ from ..huggingface import HuggingFaceUpstream
 from ..masking import span_mask
 from ..pretraining import need_teacher
 from .checkpoint import find_file, read_published, write_supernet
-from .network import num_frames
+from .network import DROPOUT, num_frames
 from .scaled import build_space
 from .space import BASE, PUBLISHED, SPACES, Dimensions, SearchSpace, Subnet, ffn_dim, whole
 from .supernet import Supernet, draw_supernet
@@ -64,27 +64,34 @@ class Config(Training):
     mask_probability: float = 0.65
     mask_span: int = 10  # frames
     mask_spans: int = 2  # at least so many in a crop
+    dropout: float = DROPOUT
 
     total_steps: int = 400_000
     batch_seconds: float = 3_800.0
     crop_seconds: float = 20.0
     learning_rate: float = 5e-4
     warmup: float = 0.03
+    eps: float = 1e-8  # not data2vec's 1e-6: of a mean over dimensions gradients are smaller
+
+    may_be_zero: ClassVar[tuple[str, ...]] = (*Training.may_be_zero, "dropout")
 
 
-_CPU = ("space=numbers", "head_dim=32", "crop_seconds=3", "learning_rate=1e-3", "warmup=0.07")
+_CPU = (
+    *("space=numbers", "head_dim=32", "dropout=0"),
+    *("crop_seconds=3", "learning_rate=1e-3", "warmup=0.07"),
+)
 PRESETS: Mapping[str, tuple[str, ...]] = {
     "tiny": (
         *_CPU,
         *("embed_dims=64-96-128", "heads=2-3-4", "ratios=2-2.5-3", "depths=2-3-4"),
         *("conv_channels=64", "conv_pos=32", "top_layers=3"),
-        *("total_steps=2500", "batch_seconds=24"),
+        *("total_steps=2000", "batch_seconds=12"),
     ),
     "small": (
         *_CPU,
         *("embed_dims=128-192-256", "heads=4-6-8", "ratios=2-2.5-3", "depths=4-5-6"),
         *("conv_channels=128", "conv_pos=64", "top_layers=4"),
-        *("total_steps=5000", "batch_seconds=48"),
+        *("total_steps=2500", "batch_seconds=24"),
     ),
 }
 
@@ -167,6 +174,7 @@ def build(config: Config, seed: int) -> Objective:
         supernet = draw_supernet("layer_norm", seed, space.stored)
     else:
         supernet = _read_start(config.start, space)
+    supernet.dropout = config.dropout
     return Distillation(supernet.train(), space, teacher, config)
 
 

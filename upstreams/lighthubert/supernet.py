@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from auscult.seed import seeded
 from auscult.upstream import AttentionVisitor
 
-from .network import Encoder, LightHubert
+from .network import DROPOUT, Encoder, LightHubert
 from .slicing import slice_state
 from .space import PUBLISHED, Dimensions, ExtractorMode, Subnet, whole
 
@@ -25,6 +25,7 @@ class Supernet(nn.Module):
         super().__init__()
         self.mode: ExtractorMode = mode
         self.stored = stored
+        self.dropout = DROPOUT
         network = LightHubert(whole(stored), mode)
         self.mask_emb = network.mask_emb
         self.feature_extractor = network.feature_extractor
@@ -80,7 +81,7 @@ class Supernet(nn.Module):
                 f"Supernet: {subnet} is cut from {subnet.stored}; this one stores {self.stored}."
             )
         with torch.device("meta"):
-            network = LightHubert(subnet, self.mode)
+            network = LightHubert(subnet, self.mode, self.dropout)
         return network.train(self.training)
 
 
@@ -109,14 +110,15 @@ def draw_supernet(mode: ExtractorMode, seed: int, stored: Dimensions = PUBLISHED
             elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
                 module.reset_parameters()
         supernet.head.reset_parameters()
-        _draw_encoder(supernet.encoder)
+        _draw_encoder(supernet.encoder, stored.width)
     return supernet
 
 
-def _draw_encoder(encoder: Encoder) -> None:
+def _draw_encoder(encoder: Encoder, width: int) -> None:
+    std = 0.02 * math.sqrt(PUBLISHED.width / width)  # sums over a narrower input stay as large
     for module in encoder.layers.modules():
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=std)
             nn.init.zeros_(module.bias)
     position = encoder.pos_conv[0]
     assert isinstance(position, _NormedWeight)
