@@ -34,7 +34,8 @@ def pack(module: nn.Module) -> bytes:
     """Return a module's tensors as a safetensors file holds them."""
     from safetensors.torch import save
 
-    return save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
+    packed: bytes = save({name: x.contiguous() for name, x in module.state_dict().items()})
+    return packed
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -44,15 +45,19 @@ def write_whole(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def load_w2v_bert(path: Path) -> W2vBert:
+def load_w2v_bert(path: Path, dropout: float = 0.0) -> W2vBert:
     """Read what `save_w2v_bert` wrote, from its folder or its safetensors file, in float32.
+
+    Args:
+        path: Folder or file.
+        dropout: In the blocks, where it is trained on.
 
     Raises:
         UserError: Nothing there, unreadable, or tensors that are not those of the dimensions.
     """
     path = path.expanduser()
     with torch.device("meta"):  # every tensor comes from the file
-        model = build_w2v_bert(read_dimensions(path))
+        model = build_w2v_bert(read_dimensions(path), dropout)
     weights = path / WEIGHTS if path.is_dir() else path
     tensors = read_checkpoint(weights)
     if not isinstance(tensors, dict):
