@@ -214,7 +214,7 @@ class _Frames:
 class DistillationCriterion:
     """The distillation loss over frames that are hidden, the same for every subnet."""
 
-    label = "dev distillation loss (L1)"
+    label = "dev distillation loss (L1, lower is better)"
     lower_is_better = True
 
     def __init__(

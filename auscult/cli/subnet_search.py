@@ -1,7 +1,7 @@
 """`auscult subnet search`: which subnets of a supernet are worth what they cost."""
 
 import json as json_module
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from auscult.upstreams.lighthubert.space import Subnet
 
 Strategy = Literal["evolution", "random"]
-_CHECKED_DRAWS = 2  # subnets drawn to check the table of latencies with, beside the named ones
+_CHECKED_DRAWS = 1  # subnets drawn to check the table of latencies with, beside the named ones
 
 
 @dataclass(slots=True)
@@ -223,7 +223,10 @@ def _counted(sharing: "Sharing") -> "dict[str, LayerCost]":
     from auscult.upstreams.lighthubert.search import tabulate
 
     parameters = partial(count_parameters, extractor_mode=sharing.supernet.mode)
-    counts = {"params": parameters, "macs": count_superb_macs}
+    counts: dict[str, Callable[[Subnet], float]] = {
+        "params": parameters,
+        "macs": count_superb_macs,
+    }
     return {name: tabulate(sharing.space, count) for name, count in counts.items()}
 
 

@@ -19,13 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from auscult.contracts import SAMPLE_RATE, Waveforms
-from auscult.measurement import LENGTHS, RUNS, processor_name
+from auscult.measurement import LENGTHS, processor_name
 from auscult.progress import progress
 
-from .network import Encoder, LightHubert, num_frames
+from .network import LightHubert, num_frames
 from .search import LayerCost
 from .space import ExtractorMode, SearchSpace, Subnet, ffn_dim
 from .upstream import LightHubertUpstream, prepare
+
+RUNS = 3  # a round takes some 15 s for the published spaces
 
 Part = tuple[int, ...]  # (): the convolutions; embed_dim: positions; embed_dim, heads, ffn_dim
 
@@ -151,8 +153,8 @@ class _Modules:
             self._positions[dim] = bare.eval().to(device)
             for heads in space.heads:
                 for inner in (ffn_dim(dim, ratio) for ratio in space.ratios):
-                    one = Encoder(Subnet(dim, (heads,), (inner,), space.stored))
-                    self._blocks[dim, heads, inner] = one.layers[0].eval().to(device)
+                    one = LightHubert(Subnet(dim, (heads,), (inner,), space.stored), mode)
+                    self._blocks[dim, heads, inner] = one.encoder.layers[0].eval().to(device)
 
     def passes(
         self, samples: int, whole: Sequence[LightHubertUpstream]

@@ -40,13 +40,13 @@ class Sharing:
     def network(self, subnet: Subnet) -> LightHubert:
         """Return ``subnet`` with the extractor that all share, and what that has kept."""
         network = self.supernet.cut(subnet).eval()
-        network.feature_extractor = self.extractor
+        network.add_module("feature_extractor", self.extractor)
         return network
 
     def encoder(self, subnet: Subnet) -> LightHubertUpstream:
         """Return ``subnet`` behind the contract of an encoder, its extractor shared."""
         encoder = self.cut(subnet)
-        encoder.network.feature_extractor = self.extractor
+        encoder.network.add_module("feature_extractor", self.extractor)
         return encoder
 
     def cut(self, subnet: Subnet) -> LightHubertUpstream:

@@ -1,0 +1,224 @@
+"""`auscult subnet search`: the same front after a kill, scores that `auscult probe` confirms."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from auscult.cli.subnet_criterion import ProbeCriterion, Score, ScoreLog
+from auscult.errors import UserError
+from auscult.results import open_store
+from auscult.upstreams.lighthubert.checkpoint import write_supernet
+from auscult.upstreams.lighthubert.scaled import build_space
+from auscult.upstreams.lighthubert.space import Dimensions, Subnet
+from auscult.upstreams.lighthubert.supernet import draw_supernet
+
+Run = Callable[..., tuple[int, str, str]]
+STORED = Dimensions(
+    width=32,
+    ffn=64,
+    heads=2,
+    head_dim=16,
+    layers=3,
+    channels=16,
+    position_kernel=16,
+    target_dim=128,
+)
+SPACE = build_space(
+    "custom", STORED, embed_dims=(16, 32), heads=(1, 2), ratios=(1.0, 2.0), depths=(2, 3)
+)
+
+
+@pytest.fixture
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A supernet with few and small subnets, and a machine that is measured in no time."""
+    latency = "auscult.upstreams.lighthubert.latency"
+    monkeypatch.setattr(f"{latency}.LENGTHS", (4000,))
+    monkeypatch.setattr(f"{latency}.RUNS", 2)
+    write_supernet(draw_supernet("layer_norm", 3, STORED), SPACE, 2, tmp_path / "net")
+    return f"lighthubert:{tmp_path / 'net'}"
+
+
+@pytest.fixture
+def words(net: str, tone_corpus: Callable[..., Path], tmp_path: Path) -> list[object]:
+    folder = tone_corpus()
+    budget = ("--budget", "params<=26K,macs<=8G", "--seed", "1", "-n", "8")
+    return [net, "-c", f"tsv:{folder}", "--objective", "probe:phone", *budget]
+
+
+def front(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "front.json").read_text())
+    del found["provenance"]
+    return found
+
+
+def test_what_is_found(run: Run, words: list[object], net: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    status, stdout, stderr = run("subnet", "search", *words, "--out", out)
+    assert status == 0 and "Real-time factors on" in stdout and "Searching: " in stderr
+    found = front(out)
+    assert found["budget"] == {"params": 26_000, "macs": 8_000_000_000}
+    assert found["cost"] == "params" and found["evaluated"] <= 8
+    costs = [entry["params"] for entry in found["front"]]
+    scores = [entry["score"] for entry in found["front"]]
+    assert costs == sorted(costs) and scores == sorted(set(scores)) and max(costs) <= 26_000
+    assert found["best"] == found["front"][-1]
+    assert set(found["named"]) == {"smallest", "default", "largest"}
+    assert found["named"]["largest"]["params"] > 26_000  # marked, though it breaks the budget
+    assert found["named"]["largest"]["test"] is None
+    for entry in found["front"]:
+        assert 0 < entry["rtf"] and entry["macs"] <= 8_000_000_000
+        assert entry["low"] <= entry["score"] <= entry["high"]
+        shown = json.loads(run("subnet", "show", entry["address"], "--json", "--quiet")[1])
+        assert shown["subnet"] == entry["subnet"] and shown["text"] == entry["text"]
+        assert shown["parameters"] == entry["params"] and shown["macs"] == entry["macs"]
+    assert (out / "front.png").read_bytes().startswith(b"\x89PNG")
+    records = open_store(out).records()
+    assert {r.subnet: (r.split, r.selected_on, r.value) for r in records} == {
+        entry["text"]: ("test", "dev", entry["test"]["value"]) for entry in found["front"]
+    }
+
+
+@pytest.mark.parametrize("task", ["phone", "keyword"])
+def test_a_probe_of_the_exported_best_scores_the_same(
+    task: str, run: Run, words: list[object], net: str, tmp_path: Path
+) -> None:
+    out, cut = tmp_path / "out", tmp_path / "cut"
+    words[words.index("probe:phone")] = f"probe:{task}"
+    assert run("subnet", "search", *words, "-n", 4, "--out", out)[0] == 0
+    best = front(out)["best"]
+    assert run("subnet", "export", f"{net}@{out / 'best.json'}", "--out", cut)[0] == 0
+    layer = best["subnet"]["layer_num"]
+    probe = ("-t", task, "--probe", "linear", "--layers", layer, "--no-baselines")
+    status, stdout, _ = run(
+        *("probe", "-u", f"lighthubert:{cut}", *words[1:3], *probe, "--out", tmp_path / "probe"),
+        *("--json", "--quiet"),
+    )
+    records = [r for r in json.loads(stdout)["records"] if r["metric"] == "accuracy"]
+    scores = {r["split"]: {key: r[key] for key in ("value", "low", "high")} for r in records}
+    dev = {"value": best["score"], "low": best["low"], "high": best["high"]}
+    assert status == 0 and scores == {"dev": dev, "test": best["test"]}
+    (stored,) = [r for r in open_store(out).records() if r.subnet == best["text"]]
+    same = ("majority", "num_items", "num_speakers", "num_skipped", "layer", "upstream_sha256")
+    (probed,) = [r for r in records if r["split"] == "test"]
+    assert [getattr(stored, name) for name in same] == [probed[name] for name in same]
+
+
+def test_a_killed_search_ends_as_if_it_had_not_been(
+    run: Run, words: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run("subnet", "search", *words, "--out", whole)[0] == 0
+    killed.mkdir()
+    shutil.copy(whole / "latency.json", killed)  # whose times no second measurement repeats
+    measured: list[tuple[str, str]] = []
+    score = ProbeCriterion.score
+
+    def interrupted(self: ProbeCriterion, subnet: Subnet, split: str) -> Score:
+        if len(measured) == 5:
+            raise KeyboardInterrupt
+        measured.append((split, str(subnet)))
+        return score(self, subnet, split)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProbeCriterion, "score", interrupted)
+        assert run("subnet", "search", *words, "--out", killed)[0] == 130
+    assert not (killed / "front.json").exists()
+    with (killed / "scores.jsonl").open("a") as file:
+        file.write('{"identity": "cut sho')  # as a kill between two writes would leave it
+
+    def counted(self: ProbeCriterion, subnet: Subnet, split: str) -> Score:
+        measured.append((split, str(subnet)))
+        return score(self, subnet, split)
+
+    monkeypatch.setattr(ProbeCriterion, "score", counted)
+    status, _, stderr = run("subnet", "search", *words, "--out", killed)
+    assert status == 0 and "5 scores are there already" in stderr
+    assert front(killed) == front(whole)
+    assert (killed / "front.png").read_bytes() == (whole / "front.png").read_bytes()
+    assert len(measured) == len(set(measured)) == len((whole / "scores.jsonl").open().readlines())
+
+
+def test_another_seed_uses_the_scores_that_are_there(
+    run: Run, words: list[object], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert run("subnet", "search", *words, "--out", out)[0] == 0
+    table = (out / "latency.json").read_bytes()
+    before = len((out / "scores.jsonl").open().readlines())
+    again = ("--seed", "2", "--strategy", "random", "--cost", "rtf")
+    assert run("subnet", "search", *words, *again, "--out", out)[0] == 0
+    lines = (out / "scores.jsonl").open().readlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) > before and len({(r["split"], r["subnet"]) for r in rows}) == len(rows)
+    assert (out / "latency.json").read_bytes() == table
+    found = front(out)
+    assert found["cost"] == "rtf" and found["strategy"] == "random"
+    # on other speech nothing of it holds
+    assert run("subnet", "search", *words, "--limit", "4", "-n", "3", "--out", out)[0] == 0
+    assert len((out / "scores.jsonl").open().readlines()) > len(lines)
+
+
+def test_distillation_loss(run: Run, words: list[object], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    teacher = ("--teacher", "random(hubert_tiny)", "--top-layers", "2")
+    words[words.index("probe:phone")] = "distill"
+    status, stdout, _ = run("subnet", "search", *words, *teacher, "--out", out, "--json", "--quiet")
+    printed = json.loads(stdout)
+    found = front(out)
+    assert status == 0 and printed["front"] == found["front"] and found["lower_is_better"]
+    scores = [entry["score"] for entry in found["front"]]
+    assert scores == sorted(scores, reverse=True) and found["best"]["score"] == scores[-1] > 0
+    for record in printed["records"]:
+        assert (record["task"], record["metric"]) == ("distillation", "loss")
+        assert record["config"]["teacher"] == "random(hubert_tiny)" and record["low"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("--budget", "params<=1K"), "params<=1,000: the smallest, embed=16,depth=2,heads=1,ffn=1"),
+        (("--budget", "rtf<=1e-9"), "No subnet of the custom space has rtf<=1e-09: the smallest"),
+        (("--budget", "parms<=1M"), "Unknown budget 'parms'. Did you mean params"),
+        (("--objective", "prob:phone"), "Unknown objective 'prob:phone'"),
+        (("--objective", "probe:phones"), "Unknown probing task 'phones'. Did you mean phone"),
+        (("--objective", "probe:speaker"), "needs the same speakers in every split"),
+        (("--objective", "distill"), "name the teacher with --teacher"),
+        (("--cost", "flops"), "Unknown cost 'flops'"),
+        (("--strategy", "grid"), "grid"),
+        (("--layer", "3"), "--layer 3: there are subnets of 2 layers"),
+    ],
+)
+def test_mistakes(
+    changes: tuple[str, ...], message: str, run: Run, words: list[object], tmp_path: Path
+) -> None:
+    status, stdout, stderr = run("subnet", "search", *words, *changes, "--out", tmp_path / "out")
+    assert status == 2 and message in stderr and "Traceback" not in stderr
+    assert not (tmp_path / "out" / "front.json").exists()
+
+
+def test_several_tasks_in_one_name(run: Run, words: list[object], tmp_path: Path) -> None:
+    manifest = tmp_path / "tones" / "MANIFEST.tsv"
+    manifest.write_text(manifest.read_text().replace('{"tone"', '{"pitch": "x", "tone"'))
+    words[words.index("probe:phone")] = "probe:intent"
+    status, _, stderr = run("subnet", "search", *words, "--out", tmp_path / "out")
+    assert status == 2 and "several tasks; choose of slot:pitch, slot:tone" in stderr
+
+
+def test_a_line_that_is_no_score(tmp_path: Path) -> None:
+    path = tmp_path / "scores.jsonl"
+    path.write_text('{"identity": "a", "split": "dev", "subnet": "x"}\n')
+    assert len(ScoreLog(path, "b")) == 0
+    with pytest.raises(UserError, match=r"scores.jsonl, line 1 is no score \('value'\)"):
+        ScoreLog(path, "a")
+    path.write_text("\x00\n")
+    with pytest.raises(UserError, match="line 1 is no score"):
+        ScoreLog(path, "b")
+
+
+def test_help_has_a_runnable_example(run: Run) -> None:
+    status, stdout, _ = run("subnet", "search", "--help")
+    assert status == 0 and "auscult subnet search " in stdout
