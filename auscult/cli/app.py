@@ -13,6 +13,7 @@ from auscult.cli import (
     demo,
     describe,
     extract,
+    finetune,
     pretrain,
     probe,
     report,
@@ -69,6 +70,7 @@ _verb("extract", extract.extract)
 _verb("probe", probe.probe)
 _verb("attention", attention.attention)
 _verb("pretrain", pretrain.pretrain)
+_verb("finetune", finetune.finetune)
 _verb("tasks", tasks.tasks)
 _verb("run", run.run)
 _verb("report", report.report)

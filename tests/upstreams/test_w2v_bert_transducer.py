@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 from torch.testing import assert_close
@@ -18,6 +20,7 @@ from torchaudio.models import RNNTBeamSearch
 
 import auscult
 from auscult.audio import read_samples
+from auscult.checkpoint import read_checkpoint
 from auscult.config import override
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
@@ -383,3 +386,146 @@ def test_broken_files(tmp_path: Path, damage: Callable[[Path], Any], message: st
     damage(tmp_path)
     with pytest.raises(UserError, match=message):
         load_recognizer(tmp_path)
+
+
+# --- auscult finetune --------------------------------------------------------------------------
+
+SMALL_STEPS = (
+    "projection_dim=12",
+    "predictor_dim=10",
+    "predictor_layers=1",
+    "joint_dim=12",
+    "freeze_steps=2",
+    "total_steps=6",
+    "save_step=2",
+    "batch_seconds=3",
+    "crop_seconds=2",
+    "learning_rate=1e-2",
+)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "letters"
+    folder.mkdir()
+    rows = ["path\tutt\tspeaker\ttranscript\tsplit"]
+    splits = {"train": TEXTS, "dev": ("BAD", "A CAB"), "test": ("DEAD", "A BEE")}
+    for split, texts in splits.items():
+        for i, text in enumerate(texts):
+            soundfile.write(folder / f"{split}{i}.flac", spoken(text, i).numpy(), 16_000)
+            rows.append(f"{split}{i}.flac\t{split}{i}\t{split}\t{text.lower()}.\t{split}")
+    (folder / "MANIFEST.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    torch.manual_seed(1)
+    save_w2v_bert(build_w2v_bert(TINY), tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def test_finetune_from_the_command_line(
+    run: Callable[..., tuple[int, str, str]], corpus: Path, encoder: Path, tmp_path: Path
+) -> None:
+    words = ("finetune", f"w2v_bert:{encoder}", "-c", f"tsv:{corpus}", *SMALL_STEPS)
+    status, printed, said = run(*words, "--out", tmp_path / "asr", "--beam", 2, "--json")
+    assert status == 0, said
+    found = json.loads(printed)
+    assert [(x["split"], x["beam"], x["metric"]) for x in found["scores"]] == [
+        *itertools.product(("dev", "test"), (1, 2), ("wer", "cer"))
+    ]
+    assert all(
+        x["low"] <= x["value"] <= x["high"] and x["utterances"] == 2 for x in found["scores"]
+    )
+    assert found["steps"] == 6 and auscult.load(found["upstream"]).spec.num_layers == 2
+    lines = [json.loads(line) for line in (tmp_path / "asr" / DEV).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    best = min((line["wer"], line["cer"]) for line in lines)
+    assert best == tuple(x["value"] for x in found["scores"][:2])
+    status, printed, said = run(*words, "--out", tmp_path / "asr", "--beam", 2, "--json")
+    assert status == 0 and json.loads(printed) == found | {"steps": 0}
+
+
+def test_killed_and_resumed(
+    run: Callable[..., tuple[int, str, str]],
+    corpus: Path,
+    encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the frozen part and after it; the best state on dev, too, is that of an unbroken run."""
+    words = ("finetune", f"w2v_bert:{encoder}", "-c", f"tsv:{corpus}", *SMALL_STEPS, "--out")
+    assert run(*words, tmp_path / "whole")[0] == 0
+    before = Finetuning.before_step
+    for stop in (3, 5):
+
+        def killed(self: Finetuning, step: int, total: int, stop: int = stop) -> None:
+            if step == stop:
+                raise KeyboardInterrupt
+            before(self, step, total)
+
+        monkeypatch.setattr(Finetuning, "before_step", killed)
+        assert run(*words, tmp_path / "parts")[0] != 0
+    monkeypatch.setattr(Finetuning, "before_step", before)
+    assert run(*words, tmp_path / "parts")[0] == 0
+    names = ["model.safetensors", "transducer.safetensors", "transducer.json", DEV, "scores.json"]
+    for name in names:
+        one, other = ((tmp_path / where / name).read_bytes() for where in ("whole", "parts"))
+        assert one == other, name
+    frozen = read_checkpoint(encoder / "model.safetensors")
+    learned = read_checkpoint(tmp_path / "whole" / "model.safetensors")
+    assert frozen.keys() == learned.keys()
+
+
+def test_the_encoder_is_frozen_at_first(encoder: Path) -> None:
+    cuts, texts = dataset()
+    config = override(Config(), [*SMALL_STEPS])
+    made = build(encoder, texts, [(cut, texts[cut.id]) for cut in cuts], config, 0).train()
+    batch = Batch(Waveforms.of([read_samples(x) for x in cuts]), tuple(texts), (1, 2, 3, 4), 0, 0)
+    before = {name: x.clone() for name, x in made.transducer.encoder.state_dict().items()}
+    for step, same in ((0, True), (1, True), (2, False)):
+        made.before_step(step, 6)
+        made.zero_grad()
+        made(batch)["transducer"].total.backward()
+        assert all((p.grad is None) == same for p in made.transducer.encoder.parameters())
+        assert all(p.grad is not None for p in made.transducer.projection.parameters())
+        after = made.transducer.encoder.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before) == same  # statistics
+
+
+def test_augmentation_is_of_the_row_alone(encoder: Path) -> None:
+    cuts, texts = dataset()
+    made = build(encoder, texts, [], override(Config(), ["frequency_width=5"]), 0)
+    steps = torch.full((200,), 1000)
+    hidden = made.augment(steps, 1000, range(200))
+    assert hidden.shape == (200, 1000, TINY.filters)
+    bands, times = hidden.all(1), hidden.all(2)
+    assert 0.1 < float(bands.float().mean()) < 0.3 and 0.1 < float(times.float().mean()) < 0.3
+    assert torch.equal(hidden, bands[:, None] | times[..., None])
+    assert torch.equal(made.augment(steps[7:9], 1000, [7, 8]), hidden[7:9])
+    short = made.augment(torch.tensor([40, 1000]), 1000, [3, 4])
+    assert torch.equal(short[1], hidden[4]) and not short[0].all(1).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("fbank",), "fbank cannot be fine-tuned here; expected w2v_bert:FOLDER"),
+        (("w2v_bert:nowhere",), "There is no nowhere"),
+        (("w2v_bert:{encoder}", "crop_seconds=1"), "utt|train0 lasts 1.1 s and would be cut"),
+        (("w2v_bert:{encoder}", "--preset", "tinny"), "Unknown preset 'tinny'. Did you mean tiny"),
+        (("w2v_bert:{encoder}", "dropout=1"), "dropout=1: expected a share below 1"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    run: Callable[..., tuple[int, str, str]],
+    corpus: Path,
+    encoder: Path,
+    tmp_path: Path,
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    filled = [word.format(encoder=encoder) for word in words]
+    status, _, said = run("finetune", *filled, "-c", f"tsv:{corpus}", "--out", tmp_path / "asr")
+    assert status == 2 and re.search(message, said)
