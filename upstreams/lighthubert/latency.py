@@ -20,14 +20,15 @@ from torch import Tensor, nn
 
 from auscult.contracts import SAMPLE_RATE, Waveforms
 from auscult.measurement import LENGTHS, processor_name
-from auscult.progress import progress
+from auscult.progress import logger, progress
 
 from .network import LightHubert, num_frames
 from .search import LayerCost
 from .space import ExtractorMode, SearchSpace, Subnet, ffn_dim
 from .upstream import LightHubertUpstream, prepare
 
-RUNS = 3  # a round takes some 15 s for the published spaces
+RUNS = 3  # a round takes some 20 s for the published spaces
+_LEAST_SHARE = 0.6  # of the processor; threads that wait for each other leave some
 
 Part = tuple[int, ...]  # (): the convolutions; embed_dim: positions; embed_dim, heads, ffn_dim
 
@@ -122,6 +123,7 @@ def measure_latency(
     modules = _Modules(space, mode, torch.device(place.device))
     taken: defaultdict[tuple[int, Part | Subnet], list[float]] = defaultdict(list)
     rounds = [(run, samples) for run in range(place.runs + 1) for samples in place.lengths]
+    began = time.perf_counter(), time.process_time()
     with progress("Measuring the parts of subnets", len(rounds), "rounds") as advance:
         for run, samples in rounds:
             for part, compute in modules.passes(samples, whole):
@@ -129,6 +131,7 @@ def measure_latency(
                 if run:  # what is made at the first pass is no cost of the others
                     taken[samples, part].append(seconds)
             advance()
+    _warn_busy(place, time.perf_counter() - began[0], time.process_time() - began[1])
     audio = sum(place.lengths) / SAMPLE_RATE
     factors: defaultdict[Part | Subnet, float] = defaultdict(float)
     for (_, part), seconds_of_runs in taken.items():
@@ -137,6 +140,16 @@ def measure_latency(
     subnets = [encoder.network.subnet for encoder in whole]
     checked = [Checked(str(subnet), table(subnet), factors[subnet]) for subnet in subnets]
     return Latency(place, table, tuple(checked))
+
+
+def _warn_busy(place: Place, wall: float, processor: float) -> None:
+    """Say if others had much of the processor, which slows long passes more than short ones."""
+    share = processor / (wall * place.threads)
+    if place.device == "cpu" and share < _LEAST_SHARE:
+        logger.warning(
+            f"This machine was busy: of {place.threads} threads, measuring had {share:.0%} of the "
+            "time, so that the table holds for no other moment; delete it to measure again."
+        )
 
 
 class _Modules:
