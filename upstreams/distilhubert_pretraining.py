@@ -84,7 +84,7 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
         "targets=1-2-4",
         "width=128",
         "inner=320",
-        "channels=64",
+        "channels=32-32-48-64-64-96-128",
     ),
     "small": (
         *_SMALL_SCALE,
@@ -93,7 +93,7 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
         "targets=2-4-6",
         "width=256",
         "inner=768",
-        "channels=128",
+        "channels=64-64-96-128-128-192-256",
     ),
 }
 

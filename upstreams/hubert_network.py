@@ -33,7 +33,7 @@ class NetworkTraining(Training):
     width: int = 768
     inner: int = 3072  # of the feed-forward maps
     heads: int = 12
-    channels: int = 512  # of the seven convolutions
+    channels: str = "512"  # of each of the seven convolutions, or of all
     position_kernel: int = 128  # frames that the positional convolution sees
     position_groups: int = 16
     dropout: float = 0.1
@@ -59,6 +59,22 @@ class NetworkTraining(Training):
         for name, parts in (("heads", self.heads), ("position_groups", self.position_groups)):
             if self.width % parts:
                 raise UserError(f"{name}={parts}: expected a divisor of width={self.width}.")
+
+    @property
+    def convolutions(self) -> tuple[int, ...]:
+        """Return the channels of each convolution.
+
+        Raises:
+            UserError: ``channels`` is neither one number nor seven with dashes between them.
+        """
+        parts = self.channels.split("-")
+        parts = parts * len(KERNELS) if len(parts) == 1 else parts
+        if len(parts) != len(KERNELS) or not all(p.isdecimal() and int(p) for p in parts):
+            raise UserError(
+                f"channels={self.channels}: expected one number, or seven such as "
+                "32-32-48-64-64-96-128."
+            )
+        return tuple(int(part) for part in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +107,7 @@ class HubertNetwork(nn.Module):
                 hidden_size=config.width,
                 intermediate_size=config.inner,
                 num_attention_heads=config.heads,
-                conv_dim=(config.channels,) * len(KERNELS),
+                conv_dim=config.convolutions,
                 conv_kernel=KERNELS,
                 conv_stride=STRIDES,
                 num_conv_pos_embeddings=config.position_kernel,

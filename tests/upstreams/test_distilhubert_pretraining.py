@@ -14,6 +14,7 @@ from auscult.errors import UserError
 from auscult.objective import Batch, Term
 from auscult.upstreams.distilhubert_pretraining import Config, DistilHubertObjective
 from auscult.upstreams.distiller import read_prediction_heads
+from auscult.upstreams.hubert_network import NetworkTraining
 from auscult.upstreams.huggingface import HuggingFaceUpstream
 from auscult.upstreams.pretraining import PRETRAININGS
 
@@ -97,8 +98,8 @@ def test_padding_changes_no_term(teacher: str) -> None:
     whole = batch_of(16_000, 9_000)
     alone = [made(Batch(Waveforms.of([row]), ("x",), (0,), 0, 0)) for row in whole.audio.rows()]
     for name, term in made(whole).items():
-        total = sum(float(part[name].total) for part in alone)
-        assert float(term.total) == pytest.approx(total, rel=1e-4, abs=1e-4), name
+        total = sum(float(part[name].total.detach()) for part in alone)
+        assert float(term.total.detach()) == pytest.approx(total, rel=1e-4, abs=1e-4), name
         assert float(term.count) == sum(float(part[name].count) for part in alone), name
 
 
@@ -176,6 +177,15 @@ def test_s3prls_distiller_reads_the_file(teacher: str, targets: str, tmp_path: P
         _, _, found, _ = model.eval()(audio.samples, torch.ones_like(audio.samples))
         wanted = made.heads(made.network(audio).last)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small"])
+def test_presets_have_the_sizes_of_huberts(preset: str) -> None:
+    student, hubert = FAMILY.configure(preset, []), PRETRAININGS["hubert"].configure(preset, [])
+    assert isinstance(student, NetworkTraining) and isinstance(hubert, NetworkTraining)
+    for size in ("width", "inner", "heads", "channels", "position_kernel", "position_groups"):
+        assert getattr(student, size) == getattr(hubert, size), size
+    assert isinstance(student, Config) and max(student.target_layers) == hubert.layers
 
 
 def test_the_defaults_are_published() -> None:
