@@ -378,25 +378,26 @@ def _write(found: _Search, result: Mapping[str, Any], out: Path) -> None:
 
 
 def _show(output: Output, found: _Search, result: Mapping[str, Any], out: Path) -> None:
-    columns = ("parameters", "MACs (G)", "RTF", "dev", "dev interval", "test", "test interval")
     output.table(
-        f"Front: {found.criterion.label}, cheapest first",
-        (*columns, "subnet"),
+        f"Front: {found.criterion.label}, cheapest first, with 95 % intervals",
+        ("", "parameters", "MACs (G)", "RTF", "dev", "test"),
         [
             (
+                number,
                 f"{entry['params']:,}",
                 f"{entry['macs'] / 1e9:,.1f}",
                 f"{entry['rtf']:.4f}",
-                *_shown(entry),
-                *_shown(entry["test"], "value"),
-                entry["text"],
+                _shown(Score(entry["score"], entry["low"], entry["high"])),
+                _shown(Score(**entry["test"])),
             )
-            for entry in result["front"]
+            for number, entry in enumerate(result["front"], start=1)
         ],
     )
+    for number, entry in enumerate(result["front"], start=1):
+        output.print(f"{number:>3}  {entry['text']}")
     output.print(f"Front: {out / 'front.json'}, {out / 'front.png'}")
     output.print(f'Cut out: auscult subnet export "{result["best"]["address"]}" --out FOLDER')
 
 
-def _shown(score: Mapping[str, Any], value: str = "score") -> tuple[str, str]:
-    return f"{score[value]:.4f}", f"{score['low']:.4f} to {score['high']:.4f}"
+def _shown(score: Score) -> str:
+    return f"{score.value:.4f} [{score.low:.4f}, {score.high:.4f}]"

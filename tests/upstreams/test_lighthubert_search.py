@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -17,7 +18,6 @@ from torch import nn
 import auscult
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
-from auscult.objective import Batch
 from auscult.upstreams.lighthubert import LightHubertUpstream
 from auscult.upstreams.lighthubert import latency as latency_module
 from auscult.upstreams.lighthubert.checkpoint import write_supernet
@@ -29,7 +29,8 @@ from auscult.upstreams.lighthubert.latency import (
     place_of,
     read_latency,
 )
-from auscult.upstreams.lighthubert.pretraining import Config, Distillation
+from auscult.upstreams.lighthubert.network import num_frames
+from auscult.upstreams.lighthubert.pretraining import Config
 from auscult.upstreams.lighthubert.scaled import build_space
 from auscult.upstreams.lighthubert.search import (
     Breeder,
@@ -54,8 +55,10 @@ from auscult.upstreams.lighthubert.space import (
     uniform,
 )
 from auscult.upstreams.lighthubert.supernet import draw_supernet
-from auscult.upstreams.lighthubert.target import as_teacher
+from auscult.upstreams.lighthubert.target import Norm, as_teacher, teacher_target
+from auscult.upstreams.lighthubert.upstream import prepare
 from auscult.upstreams.lighthubert.validation import HeldOutLoss, read_settings
+from auscult.upstreams.masking import span_mask
 
 PARAMETERS = partial(count_parameters, extractor_mode="layer_norm")
 COUNTS: dict[str, Callable[[Subnet], float]] = {"params": PARAMETERS, "macs": count_superb_macs}
@@ -393,7 +396,7 @@ TEACHER = "random(hubert_tiny, seed=1)"
 
 
 @pytest.fixture(scope="module")
-def cuts(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+def cuts(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder = tmp_path_factory.mktemp("speech")
     generator = torch.Generator().manual_seed(2)
     found = []
@@ -405,17 +408,20 @@ def cuts(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 
 
 @pytest.mark.parametrize("norm", ["instance", "layer"])
-def test_the_loss_is_that_of_pretraining(norm: str, cuts: list[object], tmp_path: Path) -> None:
+def test_the_loss_is_that_of_pretraining(norm: Norm, cuts: list[Any], tmp_path: Path) -> None:
     sharing = share(write(tmp_path / "net"))
     config = Config(teacher=TEACHER, top_layers=3, target_norm=norm, stage=2)
     losses, counts = HeldOutLoss(sharing, config, cuts)(TINY.sample(7))
-    teacher = as_teacher(auscult.load(TEACHER), 3)
-    objective = Distillation(sharing.supernet, TINY, teacher, config).eval()
-    rows = [torch.from_numpy(cut.load_audio()[0]) for cut in cuts]  # type: ignore[attr-defined]
+    audio = Waveforms.of([torch.from_numpy(cut.load_audio()[0]) for cut in cuts])
+    masked = span_mask(num_frames(audio.lengths), (0, 1, 2), probability=0.65, span=10, least=2)
+    target = teacher_target(as_teacher(auscult.load(TEACHER), 3), audio, 3, norm)
+    samples = prepare(audio, "layer_norm")
     with torch.no_grad():
-        terms = objective(Batch(Waveforms.of(rows), ("a", "b", "c"), (0, 1, 2), 0, draw=7))
-    assert counts.sum() == float(terms["loss"].count) and counts.min() > 0
-    torch.testing.assert_close(losses.sum(), terms["loss"].total, rtol=1e-5, atol=1e-6)
+        last = sharing.supernet(samples, audio.lengths, TINY.sample(7), masked)[-1]
+        apart = (sharing.supernet.predict(last) - target).abs().mean(-1)
+    wanted = torch.stack([row[hidden].sum() for row, hidden in zip(apart, masked, strict=True)])
+    torch.testing.assert_close(losses, wanted, rtol=1e-5, atol=1e-6)
+    assert counts.tolist() == masked.sum(1).tolist() and counts.min() > 0
     again = HeldOutLoss(sharing, config, cuts)(TINY.sample(7))
     assert torch.equal(again[0], losses) and torch.equal(again[1], counts)
 
@@ -432,7 +438,7 @@ def test_the_teacher_stands_beside_what_it_taught(tmp_path: Path) -> None:
     assert read_settings(sharing, TEACHER, 2) == Config(teacher=TEACHER, top_layers=2, mask_span=5)
 
 
-def test_a_teacher_of_another_width(cuts: list[object], tmp_path: Path) -> None:
+def test_a_teacher_of_another_width(cuts: list[Any], tmp_path: Path) -> None:
     stored = replace(STORED, target_dim=64)
     space = build_space(
         "custom", stored, embed_dims=(16, 32), heads=(1, 3), ratios=(1.0, 2.0), depths=(2, 3)

@@ -23,7 +23,7 @@ from .space import SearchSpace, Subnet, ffn_dim
 COSTS = ("params", "macs", "rtf")
 Strategy = Literal["random", "evolution"]
 
-_DRAWN = 0.1  # share of the evaluations that evolution begins with
+_DRAWN, _LEAST_DRAWN = 0.1, 8  # share of the evaluations that evolution begins with; at least
 _PARENTS = 4
 _CROSSED = 0.7  # share of the offspring that has two parents
 _FULL = 0.5  # share of the offspring that may use the whole budget
@@ -158,7 +158,7 @@ def search(
     for subnet in first:
         if subnet not in found and breeder.fits(subnet, limits) and len(found) < evaluations:
             found[subnet] = Candidate(subnet, breeder.costs_of(subnet), evaluate(subnet))
-    drawn = evaluations if strategy == "random" else max(2, round(_DRAWN * evaluations))
+    drawn = evaluations if strategy == "random" else max(_LEAST_DRAWN, round(_DRAWN * evaluations))
     for number in range(len(found), evaluations):
         within = breeder.draw_limits(bounds)
         breeds = number >= drawn
