@@ -8,7 +8,7 @@ DEMO ?= demo-out
 DATA ?= ../shared/data
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: install demo test fast check evidence clean
+.PHONY: install demo test fast check evidence tiny-encoders clean
 
 install: $(VENV)/.installed
 
@@ -35,6 +35,10 @@ check: install
 
 evidence: install
 	tools/evidence.sh $(DATA)
+	tools/evidence_tasks.sh $(DATA)
+
+tiny-encoders: install
+	tools/tiny_encoders.sh $(DATA)
 
 clean:
 	rm -rf $(VENV) .links $(DEMO) evidence-out build dist *.egg-info

@@ -9,6 +9,7 @@ The command is given again with --probes when the packed encoder was measured.
 import argparse
 import json
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def main() -> None:
     pack(options.folder, target)
     settings = json.loads((options.folder / "training.json").read_text())
     curve = [json.loads(x) for x in (options.folder / "curve.jsonl").read_text().splitlines()]
+    (target / "model.safetensors").chmod(0o644)
     size = sum(path.stat().st_size for path in target.glob("*.safetensors"))
     found = [row for path in options.probes for row in json.loads(path.read_text())["records"]]
     card = write_card(options.name, settings, curve[-1], size, found)
@@ -83,18 +85,19 @@ def write_card(
     records: list[dict[str, Any]],
 ) -> str:
     """Return the model card, in Markdown."""
-    keys = ("total_steps", "batch_seconds", "crop_seconds", "learning_rate", "seed")
-    trained = ", ".join(f"{key} {settings[key]:g}" for key in keys)
     losses = ", ".join(f"{key} {value:.4g}" for key, value in last.items() if key != "step")
     options = " ".join(
-        f"{key}={value}" for key, value in settings.items() if key not in ("family", "seed")
+        f"{key}={value}"
+        for key, value in settings.items()
+        if key not in ("family", "seed", "corpora", "splits", "teacher", "start")
     )
     lines = [
         f"# {name}",
         "",
-        f"{TITLES[name][0].upper()}{TITLES[name][1:]}, small enough to ship with Auscult: "
-        f"`auscult probe -u {name} ...`. {size / 1e6:.2f} MB in float16. It is for demonstrations",
-        "and tests; it has heard an hour of speech.",
+        f"{TITLES[name][0].upper()}{TITLES[name][1:]},",
+        f"small enough to ship with Auscult: `auscult probe -u {name} ...`.",
+        f"{size / 1e6:.2f} MB in float16. It is for demonstrations and tests; it has heard less",
+        "than an hour of speech.",
         "",
         "## Data",
         "",
@@ -102,9 +105,13 @@ def write_card(
         "",
         "## Training",
         "",
-        f"`make tiny-encoders` ({trained}). At the end: {losses}.",
+        f"`make tiny-encoders`, seed {settings['seed']}:",
         "",
-        f"Everything that was set: `{options}`",
+        "```",
+        *textwrap.wrap(options, 96),
+        "```",
+        "",
+        *textwrap.wrap(f"At the end: {losses}.", 96),
         "",
         "## Probes",
         "",

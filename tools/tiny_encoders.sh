@@ -27,15 +27,16 @@ pack() { # NAME of the shipped encoder, folder
 
 (
     make_one hubert hubert
-    make_one lighthubert lighthubert-stage1 "teacher=hubert:$out/hubert"
-    make_one lighthubert lighthubert "teacher=hubert:$out/hubert" stage=2 \
-        "start=$out/lighthubert-stage1"
+    distil=(lighthubert "teacher=hubert:$out/hubert" unmasked_weight=1 batch_seconds=12)
+    make_one "${distil[0]}" lighthubert-stage1 "${distil[@]:1}" learning_rate=2e-3 total_steps=1800
+    make_one "${distil[0]}" lighthubert "${distil[@]:1}" learning_rate=1e-3 total_steps=1500 \
+        stage=2 "start=$out/lighthubert-stage1"
 ) &
 first=$!
 (
-    make_one mockingjay mockingjay
-    make_one audio_albert audio_albert
-    make_one w2v_bert w2v_bert
+    make_one mockingjay mockingjay learning_rate=2e-3 total_steps=1800
+    make_one audio_albert audio_albert learning_rate=2e-3 total_steps=1800
+    make_one w2v_bert w2v_bert diversity_weight=0.3 total_steps=1500
 ) &
 wait "$first"
 wait "$!"
