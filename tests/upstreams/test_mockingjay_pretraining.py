@@ -230,6 +230,8 @@ def test_the_loss_is_the_mean_error_of_chosen_frames() -> None:
     wanted = torch.nn.L1Loss()(predicted.masked_select(chosen), features.masked_select(chosen))
     terms = objective(batch)
     torch.testing.assert_close(mean(terms["l1"]), wanted)
+    assert masks.zeroed.any() and terms["l1_zeroed"].count == terms["l1"].count
+    torch.testing.assert_close(mean(terms["l1_zeroed"]), wanted.detach())
     torch.testing.assert_close(mean(terms["l1_of_mean"]), features[chosen].abs().mean())
     assert float(mean(terms["chosen"])) == float(masks.chosen.float().mean())
     assert [name for name, term in terms.items() if term.weight] == ["l1"]
