@@ -64,7 +64,7 @@ def losses(trained: Distillation, steps: int, draw: Callable[[int], int] = int) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for step in range(steps):
-            term = trained(batch(step, draw(step)))["loss"]
+            term = trained(batch(step, draw(step)))["masked"]
             loss = term.total / term.count
             optimizer.zero_grad()
             loss.backward()
@@ -143,11 +143,16 @@ def test_loss_by_hand(teacher: HuggingFaceUpstream) -> None:
             prepare(audio, "layer_norm"), audio.lengths, whole(trained.space.stored), masked
         )[-1]
         apart = (trained.supernet.predict(last) - aim).abs().mean(-1)
-    assert set(terms) == {"loss", "loss_of_zero", "masked"}
-    torch.testing.assert_close(terms["loss"].total, apart[masked].sum())
-    assert float(terms["loss"].count) == float(masked.sum()) == float(terms["masked"].total)
-    assert float(terms["masked"].count) == float(frames.sum())
-    assert terms["loss"].weight == 1 and terms["loss_of_zero"].weight == 0
+    seen = (torch.arange(24) < frames[:, None]) & ~masked
+    assert set(terms) == {"masked", "unmasked", "masked_by_zero", "masked_share"}
+    torch.testing.assert_close(terms["masked"].total, apart[masked].sum())
+    torch.testing.assert_close(terms["unmasked"].total, apart[seen].sum())
+    torch.testing.assert_close(terms["masked_by_zero"].total, aim[masked].abs().mean(-1).sum())
+    assert float(terms["masked"].count) == float(masked.sum())
+    assert float(terms["unmasked"].count) == float(seen.sum()) > 0
+    assert float(terms["masked_share"].count) == float(frames.sum())
+    assert {name: term.weight for name, term in terms.items() if term.weight} == {"masked": 1}
+    assert objective(unmasked_weight=0.5)(batch())["unmasked"].weight == 0.5
     assert not masked[1, 20:].any() and not masked[3, 15:].any()  # padding
 
 
@@ -155,13 +160,13 @@ def test_padding_changes_nothing() -> None:
     trained = objective().eval()
     whole_batch = batch()
     with torch.no_grad():
-        together = trained(whole_batch)["loss"]
+        together = trained(whole_batch)["masked"]
         alone = [
             trained(Batch(whole_batch.audio.take([i]), ("x",), (whole_batch.draws[i],), 0, 0))
             for i in range(4)
         ]
-    torch.testing.assert_close(together.total, sum(terms["loss"].total for terms in alone))
-    assert float(together.count) == sum(float(terms["loss"].count) for terms in alone)
+    torch.testing.assert_close(together.total, sum(terms["masked"].total for terms in alone))
+    assert float(together.count) == sum(float(terms["masked"].count) for terms in alone)
 
 
 def test_the_loss_falls_in_both_stages(tmp_path: Path) -> None:
@@ -192,13 +197,13 @@ def test_random_subnets_follow_the_draw_alone(stage_1: Path) -> None:
     trained.eval()
     with torch.no_grad():
         totals = [
-            float(trained(batch(step, draw))["loss"].total)
+            float(trained(batch(step, draw))["masked"].total)
             for step, draw in ((0, 3), (7, 3), (0, 4))
         ]
     assert totals[0] == totals[1] != totals[2]
     for draw in (3, 4):
         trained.zero_grad(set_to_none=True)
-        trained(batch(0, draw))["loss"].total.backward()
+        trained(batch(0, draw))["masked"].total.backward()
         layers = trained.supernet.encoder.layers
         used = [any(p.grad is not None for p in layer.parameters()) for layer in layers]
         assert sum(used) == drawn[draw].depth
@@ -211,9 +216,9 @@ def test_sandwich(stage_1: Path) -> None:
     assert named["random"] == trained.space.sample(5)
     with torch.no_grad():
         terms = trained(batch(0, 5))
-        alone = objective(stage=2, start=str(stage_1)).eval()(batch(0, 5))["loss"]
+        alone = objective(stage=2, start=str(stage_1)).eval()(batch(0, 5))["masked"]
     mean = sum(terms[name].total for name in named) / 3
-    torch.testing.assert_close(terms["loss"].total, mean)
+    torch.testing.assert_close(terms["masked"].total, mean)
     torch.testing.assert_close(terms["random"].total, alone.total)
     assert all(terms[name].weight == 0 for name in named)
 
