@@ -79,7 +79,7 @@ class Config(Training):
 _CPU = (
     *("space=numbers", "head_dim=32", "dropout=0"),
     *("crop_seconds=3", "learning_rate=2e-3", "warmup=0.07"),
-    "unmasked_weight=1",  # without it the convolutions learn nothing in hundreds of updates
+    "unmasked_weight=1",  # without it 200 updates gain 1 % on predicting zero
 )
 PRESETS: Mapping[str, tuple[str, ...]] = {
     "tiny": (
