@@ -45,13 +45,14 @@ accented="tsv:$data/speechocean762-subset"
 first=$!
 (
     head speech_recognition-timit "${timit[@]}" -t speech_recognition "${small[@]}" --steps 150
-    head phoneme_recognition-speechocean -c "$accented" -t phoneme_recognition --steps 300
+    head phoneme_recognition-speechocean -c "$accented" -t phoneme_recognition \
+        label=phones_canonical --steps 300
     head speaker_verification -c "tsv:$data/librispeech-speakers" --test-split verify \
         -t speaker_verification --steps 10 crop_seconds=3
     head speaker_diarization -c "tsv:$data/ami-diarization-excerpts" -t speaker_diarization \
         --steps 40
     head speech_recognition-speechocean -c "$accented" -t speech_recognition "${small[@]}" \
-        --steps 150
+        --steps 60
 ) &
 wait "$first"
 wait "$!"

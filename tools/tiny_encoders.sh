@@ -26,7 +26,8 @@ pack() { # NAME of the shipped encoder, folder
 }
 
 (
-    make_one hubert hubert
+    make_one hubert hubert alpha=0.5 batch_seconds=24 learning_rate=2e-3 total_steps=2000 \
+        channels=32-32-48-64-64-96-128
     distil=(lighthubert "teacher=hubert:$out/hubert" unmasked_weight=1 batch_seconds=12)
     make_one "${distil[0]}" lighthubert-stage1 "${distil[@]:1}" learning_rate=2e-3 total_steps=1800
     make_one "${distil[0]}" lighthubert "${distil[@]:1}" learning_rate=1e-3 total_steps=1500 \

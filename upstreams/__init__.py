@@ -25,8 +25,10 @@ class Family:
     description: str
     example: str
     subnets: bool = False  # whether @ may follow the checkpoint
+    ships: bool = False  # whether its weights come with Auscult
 
 
+_TINY = "auscult.upstreams.packaged:load"
 _ROWS = (
     Family(
         name="fbank",
@@ -113,6 +115,47 @@ _ROWS = (
         description="any upstream of s3prl's hub",
         example="s3prl:tera_local:/models/tera.ckpt",
         subnets=True,  # it has none: an @ belongs to the path
+    ),
+    Family(
+        name="tiny_hubert",
+        target=_TINY,
+        needs="nothing",
+        description="comes with Auscult: a HuBERT of MFCC clusters, teacher of tiny_lighthubert",
+        example="tiny_hubert",
+        ships=True,
+    ),
+    Family(
+        name="tiny_lighthubert",
+        target=_TINY,
+        needs="nothing, then @ and a subnet",
+        description="comes with Auscult: a supernet distilled from tiny_hubert in two stages",
+        example="tiny_lighthubert@largest",
+        subnets=True,
+        ships=True,
+    ),
+    Family(
+        name="tiny_mockingjay",
+        target=_TINY,
+        needs="nothing",
+        description="comes with Auscult: a Mockingjay of 3 layers",
+        example="tiny_mockingjay",
+        ships=True,
+    ),
+    Family(
+        name="tiny_audio_albert",
+        target=_TINY,
+        needs="nothing",
+        description="comes with Auscult: an Audio ALBERT as wide and as deep as tiny_mockingjay",
+        example="tiny_audio_albert",
+        ships=True,
+    ),
+    Family(
+        name="tiny_w2v_bert",
+        target=_TINY,
+        needs="nothing",
+        description="comes with Auscult: a w2v-BERT of 2021",
+        example="tiny_w2v_bert",
+        ships=True,
     ),
 )
 FAMILIES: Mapping[str, Family] = {family.name: family for family in _ROWS}

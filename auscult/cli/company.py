@@ -21,7 +21,13 @@ def with_baselines(specs: Sequence[str]) -> list[str]:
     for address in addresses:
         if address.family == "s3prl":
             logger.info(f"{address} has no random twin: s3prl builds it from its checkpoint alone.")
-        elif address.checkpoint and not address.random:
+        elif not address.random and (address.checkpoint or _ships(address.family)):
             twin = Address(address.family, address.checkpoint, address.subnet, random=True)
             wanted.append(str(twin))
     return list(dict.fromkeys([*wanted, "log_mel"]))
+
+
+def _ships(family: str) -> bool:
+    from auscult.upstreams import FAMILIES
+
+    return family in FAMILIES and FAMILIES[family].ships
