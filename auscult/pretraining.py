@@ -201,7 +201,7 @@ class _Trainer:
             with self.accelerator.no_sync(self.model) if not last else nullcontext():
                 for name, pair in self._backward(batch, counts, len(parts)).items():
                     found[name] = found.get(name, torch.zeros(2)) + pair
-        norm = self.accelerator.clip_grad_norm_(
+        norm: Any = self.accelerator.clip_grad_norm_(
             self.model.parameters(), self.config.gradient_clipping
         )
         if self.accelerator.scaler is None and not math.isfinite(float(norm)):

@@ -61,7 +61,7 @@ class SpeechRecognitionConfig(CharacterConfig):
 class SpeechRecognition(CharacterExpert):
     """The downstream expert."""
 
-    _config: SpeechRecognitionConfig
+    _config: SpeechRecognitionConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     _decoder: WordDecoder | None = None
 
     def text(self, tokens: Sequence[str]) -> str:

@@ -100,7 +100,7 @@ class Clusters(nn.Module):
             batch_size=_BATCH,
             tol=0.0,
             max_no_improvement=100,
-            n_init=20,
+            n_init=20,  # pyright: ignore[reportArgumentType]
             reassignment_ratio=0.0,
             compute_labels=False,
             random_state=seed,

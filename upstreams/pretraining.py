@@ -1,7 +1,7 @@
 """What can be pretrained: each family's objective, configuration and presets, by name."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Pretraining:
     description: str
     loads_as: str  # the address of the result, {} standing for its folder
 
-    def configure(self, preset: str, assignments: list[str]) -> Training:
+    def configure(self, preset: str, assignments: Sequence[str]) -> Training:
         """Return the preset with changes.
 
         Raises:

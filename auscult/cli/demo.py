@@ -14,8 +14,8 @@ from auscult.cli import INTERRUPTED
 from auscult.cli.output import Json, Output, Quiet, prepare
 from auscult.errors import UserError
 
-HUBERT = ("-u", "random(hubert_tiny)")
-ENCODERS = ("-u", "fbank", *HUBERT)
+HUBERT = ("-u", "tiny_hubert")  # its random twin and log_mel keep it company
+OTHERS = tuple(f"tiny_{name}" for name in ("lighthubert", "mockingjay", "audio_albert", "w2v_bert"))
 DEPTHS = ("--probe", "linear", "--probe", "mlp1")
 BY_SENTENCE = ("--split", "sid_split")
 RATE = "learning_rate=1e-3"  # the published 1e-4 is for 200,000 steps
@@ -28,23 +28,43 @@ class Step:
     title: str
     folder: str  # below the demo's own
     words: tuple[str, ...]
+    shared: bool = True  # whether its records go to the demo's store
 
 
 STEPS = (
     Step(
         "Read phones from every frame of every layer (splits by speaker)",
         "phone",
-        ("probe", *ENCODERS, "-c", "demo", "-t", "phone", *DEPTHS, "--max-epochs", "8"),
+        ("probe", *HUBERT, "-c", "demo", "-t", "phone", *DEPTHS, "--max-epochs", "8"),
+    ),
+    Step(
+        "The same with the other tiny encoders that come with Auscult",
+        "phone-others",
+        (
+            "probe",
+            *(word for name in OTHERS for word in ("-u", name)),
+            *("-c", "demo", "-t", "phone", "--probe", "linear", "--max-epochs", "8"),
+            "--no-baselines",
+        ),
+    ),
+    Step(
+        "Search tiny_lighthubert for the subnets that are worth their parameters",
+        "subnets",
+        (
+            *("subnet", "search", "tiny_lighthubert", "-c", "demo", "--objective", "probe:phone"),
+            *("--cost", "params", "-n", "16", "--limit", "24"),
+        ),
+        shared=False,  # scored on a few utterances
     ),
     Step(
         "Read keywords from every layer (splits by speaker)",
         "keyword",
-        ("probe", *ENCODERS, "-c", "demo", "-t", "keyword", *DEPTHS),
+        ("probe", *HUBERT, "-c", "demo", "-t", "keyword", *DEPTHS),
     ),
     Step(
         "Read the speaker from every layer (splits by sentence)",
         "speaker",
-        ("probe", *ENCODERS, "-c", "demo", *BY_SENTENCE, "-t", "speaker", *DEPTHS),
+        ("probe", *HUBERT, "-c", "demo", *BY_SENTENCE, "-t", "speaker", *DEPTHS),
     ),
     Step(
         "Map what the attention heads repeat",
@@ -68,8 +88,8 @@ def demo(
 ) -> None:
     """Show the whole of Auscult in a few minutes, without any data of yours.
 
-    The speech is synthetic (espeak-ng, 24 voices) and the HuBERT is tiny and untrained: the
-    numbers show the machinery, not an encoder.
+    The speech is synthetic (espeak-ng, 24 voices) and the encoders are the tiny ones that come
+    with Auscult: the numbers show what it does, and say little of encoders of any use.
 
     Example:
       auscult demo --out demo-out
@@ -81,7 +101,9 @@ def demo(
     started = time.monotonic()
     store = f"sqlite:///{out / 'results.sqlite'}"
     for step in STEPS:
-        words = [*step.words, "--out", str(out / step.folder), "--store", store]
+        words = [*step.words, "--out", str(out / step.folder)]
+        if step.shared:
+            words += ["--store", store]
         _run(step.title, words, output)
     report = out / "report.html"
     _run("Write the report", ["report", str(out), "--out", str(report)], output)

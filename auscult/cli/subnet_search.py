@@ -121,7 +121,7 @@ def search(
         str,
         typer.Argument(
             metavar="SUPERNET",
-            help="lighthubert:FILE or FOLDER, or random(lighthubert_small) for a trial.",
+            help="lighthubert:FILE or FOLDER, tiny_lighthubert, or random(lighthubert_small).",
             show_default=False,
         ),
     ],

@@ -17,8 +17,8 @@ from auscult.upstreams.pretraining import PRETRAININGS
 Command = Callable[..., tuple[int, str, str]]
 SHORT = ("total_steps=3", "batch_seconds=2", "crop_seconds=1", "log_step=1", "save_step=2")
 NEEDS = {
-    "distilhubert": ("teacher=random(hubert_tiny)",),
-    "lighthubert": ("teacher=random(hubert_tiny)",),
+    "distilhubert": ("teacher=tiny_hubert",),
+    "lighthubert": ("teacher=tiny_hubert",),
     "hubert": ("fit_seconds=4",),
 }
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -270,7 +271,8 @@ def test_saved_encoder_is_transformers_own(tmp_path: Path) -> None:
 
     made = objective().eval()
     made.save(tmp_path)
-    model, loading = HubertModel.from_pretrained(tmp_path, output_loading_info=True)
+    loaded: Any = HubertModel.from_pretrained(tmp_path, output_loading_info=True)
+    model, loading = loaded
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
     audio = batch_of(8000).audio
     with torch.no_grad():

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -299,7 +300,7 @@ def test_seeds() -> None:
 def test_dropout_is_off_in_evaluation_and_has_no_names() -> None:
     with_dropout, without = objective("dropout=0.3"), objective()
     assert with_dropout.state_dict().keys() == without.state_dict().keys()
-    block = with_dropout.model.encoder.contrastive[0]
+    block: Any = with_dropout.model.encoder.contrastive[0]
     hidden = torch.randn(1, 9, 16)
     assert not torch.equal(block(hidden), block(hidden))
     wanted = without.model.encoder.contrastive[0].eval()(hidden)

@@ -67,7 +67,9 @@ def recognizer(
     with torch.no_grad():
         transducer.output.bias[-1] += blank
         transducer.output.weight.mul_(spread)
-        transducer.projection.batch_norm.running_mean.uniform_(-0.1, 0.1)
+        mean = transducer.projection.batch_norm.running_mean
+        assert mean is not None
+        mean.uniform_(-0.1, 0.1)
     pretrained.eval()
     transducer.eval()
     return Recognizer(pretrained, transducer)

@@ -157,7 +157,7 @@ class _Modules:
 
     def __init__(self, space: SearchSpace, mode: ExtractorMode, device: torch.device) -> None:
         self.device = device
-        self._mode = mode
+        self._mode: ExtractorMode = mode
         self._whole = LightHubert(space.largest, mode).eval().to(device)
         self._positions: dict[int, LightHubert] = {}
         self._blocks: dict[tuple[int, int, int], nn.Module] = {}

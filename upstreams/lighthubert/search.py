@@ -214,12 +214,12 @@ class Breeder:
         """
         within = [c for c in candidates if all(c.costs[k] <= limits[k] for k in limits)]
         parents = nsmallest(_PARENTS, within, key=lambda c: -c.value)
-        for _ in range(_ATTEMPTS):
+        for attempt in range(1, _ATTEMPTS + 1):
             genes = self._child([c.subnet for c in parents]) if parents else self._draw()
             subnet = self._shrink(genes, limits)
-            if subnet not in (known or {}):
-                break
-        return subnet
+            if subnet not in (known or {}) or attempt == _ATTEMPTS:
+                return subnet
+        raise AssertionError("the last attempt returns")
 
     def _draw(self) -> list[int]:
         return [self._generator.randrange(size) for size in self._sizes]

@@ -16,6 +16,7 @@ from auscult.address import Address, parse_address
 from auscult.errors import UserError, unknown
 from auscult.upstream import fingerprint_weights
 
+from ..packaged import place_of
 from ..shape import SHAPES
 from .checkpoint import find_file, read_published
 from .network import Extractor, LightHubert
@@ -74,8 +75,14 @@ def share(spec: str, *, device: str = "cpu") -> Sharing:
     if address.subnet:
         raise UserError(f"{spec} is one subnet; drop @{address.subnet} to search among all.")
     shape = None if address.checkpoint else SHAPES.get(address.family)
-    if address.family != "lighthubert" and (shape is None or shape.family != "lighthubert"):
-        known = [*(name for name in SHAPES if name.startswith("lighthubert")), "lighthubert:FILE"]
+    if place_of(address).family != "lighthubert" and (
+        shape is None or shape.family != "lighthubert"
+    ):
+        known = [
+            *(name for name in SHAPES if name.startswith("lighthubert")),
+            "lighthubert:FILE",
+            "tiny_lighthubert",
+        ]
         raise unknown("supernet", spec, known)
     if shape is None:
         supernet, space, default = _read(address)
@@ -96,6 +103,7 @@ def share(spec: str, *, device: str = "cpu") -> Sharing:
 
 
 def _read(address: Address) -> tuple[Supernet, SearchSpace, Subnet]:
+    address = place_of(address)
     path = Path(address.checkpoint).expanduser()
     file = find_file(path) if address.checkpoint else None
     if file is None:

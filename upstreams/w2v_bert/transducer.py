@@ -78,8 +78,9 @@ class Predictor(nn.Module):
 
     def forward(self, labels: Tensor, state: LstmState | None = None) -> tuple[Tensor, LstmState]:
         """Map (batch, label) to (batch, label, dim), going on from ``state``."""
-        hidden, state = self.lstm(self.embedding(labels), state)
-        return self.dropout(hidden), state
+        found: tuple[Tensor, LstmState] = self.lstm(self.embedding(labels), state)
+        hidden, after = found
+        return self.dropout(hidden), after
 
 
 class Transducer(nn.Module):
