@@ -17,7 +17,7 @@ from auscult.contracts import Waveforms
 from auscult.errors import UserError, unknown
 from auscult.precision import PRECISIONS
 
-SCHEDULES = ("linear", "cosine", "constant")
+SCHEDULES = ("linear", "cosine", "inverse_root", "constant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ class Objective(nn.Module, ABC):
 class Training:
     """How an objective is trained; a family's configuration adds its own fields.
 
-    AdamW, its rate rising linearly over the warm-up and then falling to zero. Weight decay leaves
-    out vectors (biases, norms, mask vectors).
+    AdamW, its rate rising linearly over the warm-up, then falling to zero or, by ``inverse_root``,
+    with the root of the step. Weight decay leaves out vectors (biases, norms, mask vectors).
     """
 
     total_steps: int

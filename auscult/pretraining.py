@@ -256,6 +256,8 @@ def learning_rate(config: Training, step: int) -> float:
             return config.learning_rate * (1 - max(done, 0.0))
         case "cosine":
             return config.learning_rate * (1 + math.cos(math.pi * max(done, 0.0))) / 2
+        case "inverse_root":
+            return config.learning_rate * math.sqrt(max(warmup, 1.0) / (step + 1))
     return config.learning_rate
 
 

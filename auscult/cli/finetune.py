@@ -1,7 +1,7 @@
 """`auscult finetune`: a pretrained encoder learns to transcribe."""
 
-import json as json_
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,16 +16,23 @@ from auscult.cli.output import (
     Quiet,
     SkipBad,
     SplitColumn,
+    StoreUrl,
     check_speakers,
     choose_device,
+    prepare,
+    save,
 )
+from auscult.cli.run import provenance_here
 from auscult.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    from auscult.dataset import Corpus
+    from auscult.downstreams.score import Score
     from auscult.downstreams.split import LabelledCorpus
+    from auscult.record import Provenance, Record
     from auscult.upstreams.w2v_bert.finetuning import Config
 
-SCORES = "scores.json"
+TASK, TASK_VERSION = "speech_recognition_transducer", 1
 Encoder = Annotated[str, typer.Argument(help="Encoder to go on with: w2v_bert:FOLDER.")]
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Changes to the preset.")
@@ -46,6 +53,7 @@ def finetune(
     skip_bad: SkipBad = False,
     allow_shared_speakers: AllowSharedSpeakers = False,
     device: Device = "auto",
+    store: StoreUrl = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -54,7 +62,7 @@ def finetune(
     Trains on train, keeps the state that is best on dev, and prints word and character error rates
     on dev and test, of greedy decoding and of beam search, with 95 % intervals. Run the same
     command again to go on after a kill. OUT receives the recogniser, whose encoder loads as
-    w2v_bert:OUT, scores.json, dev.jsonl, curve.jsonl and checkpoints.
+    w2v_bert:OUT, results.sqlite, dev.jsonl, curve.jsonl and checkpoints.
 
     Examples:
       auscult finetune w2v_bert:models/w2v-bert -c tsv:data/mine --preset tiny --out models/asr
@@ -71,8 +79,11 @@ def finetune(
     config = _configure(preset, settings or [])
     folder = _encoder_folder(upstream)
     where = processes.device(choose_device(device))
+    origin = provenance_here(processes, where)
     with processes.joined(where):
         with processes.leader_first():
+            if processes.leads:
+                prepare(out, store)
             found = auscult.corpus(corpus, split=split, skip_bad=skip_bad)
             check_speakers(found, allow_shared_speakers)
             labelled = _transcribed(found, skip_bad)
@@ -99,14 +110,16 @@ def finetune(
                 processes=processes,
             )
         )
-        scores = _score(out, labelled, beam, where) if processes.leads else []
-    if processes.leads:
-        (out / SCORES).write_text(json_.dumps(scores, indent=1) + "\n")
-        columns = ["split", "beam", "metric", "value", "low", "high", "utterances", "speakers"]
-        rows = [[_shown(score[column]) for column in columns] for score in scores]
-        output.table(f"{upstream} on {corpus}", columns, rows)
-        output.print(f"{steps} steps made; the encoder as it is now loads as w2v_bert:{out}")
-        output.finish(upstream=f"w2v_bert:{out}", steps=steps, scores=scores)
+        if not processes.leads:
+            return
+        run = _Finetuned(upstream, out, found, labelled, config, seed, where, origin)
+        records = run.score(beam)
+    save(records, [], out, store)
+    columns = ["split", "beam", "metric", "value", "low", "high", "num_items", "num_speakers"]
+    rows = [[_shown(_cell(record, column)) for column in columns] for record in records]
+    output.table(f"{upstream} on {corpus}", columns, rows)
+    output.print(f"{steps} steps made; the encoder as it is now loads as w2v_bert:{out}")
+    output.finish(records, upstream=f"w2v_bert:{out}", steps=steps)
 
 
 def _configure(preset: str, settings: list[str]) -> "Config":
@@ -162,33 +175,69 @@ def _check_lengths(corpus: "LabelledCorpus", config: "Config") -> None:
         )
 
 
-def _score(folder: Path, corpus: "LabelledCorpus", beam: int, device: str) -> list[dict[str, Any]]:
-    """Return error rates of dev and test, greedy and with the beam."""
-    from dataclasses import asdict
+@dataclass(frozen=True, slots=True)
+class _Finetuned:
+    """A recogniser that is trained, and where it comes from."""
 
-    from auscult.audio import read_samples
-    from auscult.downstreams.ctc import character_errors, word_errors
-    from auscult.downstreams.score import ratio_score
-    from auscult.progress import track
-    from auscult.upstreams.w2v_bert.transducer import load_recognizer
+    upstream: str
+    folder: Path
+    corpus: "Corpus"
+    labelled: "LabelledCorpus"
+    config: "Config"
+    seed: int
+    device: str
+    provenance: "Provenance"
 
-    recognizer = load_recognizer(folder)
-    recognizer.transducer.to(device)
-    metrics: dict[str, Callable[..., Any]] = {"wer": word_errors, "cer": character_errors}
-    scores = []
-    for split in ("dev", "test"):
-        data = corpus.splits[split]
-        wanted = [text for _, text in _texts(corpus, split)]
-        for width in sorted({1, beam}):
-            cuts = track(data.cuts, f"Decoding {split}, beam {width}", unit="utterance")
-            found = [recognizer(read_samples(cut), width) for cut in cuts]
-            for metric, count in metrics.items():
-                edits, totals = count(wanted, found)
-                score = ratio_score(metric, edits, totals, data.speakers)
-                named = asdict(score) | {"split": split, "beam": width}
-                named |= {"utterances": score.num_items, "speakers": score.num_speakers}
-                scores.append(named)
-    return scores
+    def score(self, beam: int) -> "list[Record]":
+        """Return error rates of dev and test, greedy and with the beam."""
+        import auscult
+        from auscult.audio import read_samples
+        from auscult.downstreams.ctc import character_errors, word_errors
+        from auscult.downstreams.score import ratio_score
+        from auscult.progress import track
+        from auscult.upstreams.w2v_bert.transducer import load_recognizer
+
+        recognizer = load_recognizer(self.folder)
+        recognizer.transducer.to(self.device)
+        encoder = auscult.load(self.upstream).spec.record_fields()
+        metrics: dict[str, Callable[..., Any]] = {"wer": word_errors, "cer": character_errors}
+        records = []
+        for split in ("dev", "test"):
+            data = self.labelled.splits[split]
+            wanted = [text for _, text in _texts(self.labelled, split)]
+            for width in sorted({1, beam}):
+                cuts = track(data.cuts, f"Decoding {split}, beam {width}", unit="utterance")
+                found = [recognizer(read_samples(cut), width) for cut in cuts]
+                for metric, count in metrics.items():
+                    score = ratio_score(metric, *count(wanted, found), data.speakers)
+                    records.append(self._record(score, encoder, split, width))
+        return records
+
+    def _record(
+        self, score: "Score", encoder: Mapping[str, Any], split: str, beam: int
+    ) -> "Record":
+        from auscult.record import Record
+
+        return Record(
+            **encoder,
+            **asdict(score),
+            corpus=self.corpus.spec,
+            corpus_sha256=self.corpus.sha256[split],
+            task=TASK,
+            task_version=TASK_VERSION,
+            layer=None,
+            probe="rnn_transducer, fine-tuned",
+            split=split,
+            selected_on="dev",
+            num_skipped=len(self.corpus.skipped) + len(self.labelled.skipped),
+            seed=self.seed,
+            config=asdict(self.config) | {"beam": beam},
+            provenance=self.provenance,
+        )
+
+
+def _cell(record: "Record", column: str) -> object:
+    return record.config["beam"] if column == "beam" else getattr(record, column)
 
 
 def _shown(value: object) -> str:

@@ -268,6 +268,9 @@ def test_rates_rise_and_fall() -> None:
     cosine = replace(config, schedule="cosine")
     assert learning_rate(cosine, 55) == pytest.approx(0.5, abs=0.02)
     assert learning_rate(replace(config, schedule="constant"), 99) == 1.0
+    inverse_root = replace(config, schedule="inverse_root")
+    assert learning_rate(inverse_root, 9) == 1.0
+    assert learning_rate(inverse_root, 39) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

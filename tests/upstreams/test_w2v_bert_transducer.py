@@ -25,6 +25,8 @@ from auscult.config import override
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
 from auscult.objective import Batch
+from auscult.record import Record
+from auscult.results import open_store
 from auscult.upstreams.w2v_bert import Dimensions, build_w2v_bert, save_w2v_bert
 from auscult.upstreams.w2v_bert.finetuning import DEV, Config, Finetuning, build
 from auscult.upstreams.w2v_bert.transducer import (
@@ -434,19 +436,26 @@ def test_finetune_from_the_command_line(
     status, printed, said = run(*words, "--out", tmp_path / "asr", "--beam", 2, "--json")
     assert status == 0, said
     found = json.loads(printed)
-    assert [(x["split"], x["beam"], x["metric"]) for x in found["scores"]] == [
+    records = found.pop("records")
+    assert [(x["split"], x["config"]["beam"], x["metric"]) for x in records] == [
         *itertools.product(("dev", "test"), (1, 2), ("wer", "cer"))
     ]
-    assert all(
-        x["low"] <= x["value"] <= x["high"] and x["utterances"] == 2 for x in found["scores"]
-    )
+    assert all(x["low"] <= x["value"] <= x["high"] and x["num_items"] == 2 for x in records)
+    kept = open_store(tmp_path / "asr").records()
+    assert {record.key: record.value for record in kept} == {
+        Record.from_dict(x).key: x["value"] for x in records
+    }
     assert found["steps"] == 6 and auscult.load(found["upstream"]).spec.num_layers == 2
     lines = [json.loads(line) for line in (tmp_path / "asr" / DEV).read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
     best = min((line["wer"], line["cer"]) for line in lines)
-    assert best == tuple(x["value"] for x in found["scores"][:2])
+    assert best == tuple(x["value"] for x in records[:2])
     status, printed, said = run(*words, "--out", tmp_path / "asr", "--beam", 2, "--json")
-    assert status == 0 and json.loads(printed) == found | {"steps": 0}
+    again = json.loads(printed)
+    assert status == 0 and [x["value"] for x in again.pop("records")] == [
+        x["value"] for x in records
+    ]
+    assert again == found | {"steps": 0}
 
 
 def test_killed_and_resumed(
@@ -471,7 +480,7 @@ def test_killed_and_resumed(
         assert run(*words, tmp_path / "parts")[0] != 0
     monkeypatch.setattr(Finetuning, "before_step", before)
     assert run(*words, tmp_path / "parts")[0] == 0
-    names = ["model.safetensors", "transducer.safetensors", "transducer.json", DEV, "scores.json"]
+    names = ["model.safetensors", "transducer.safetensors", "transducer.json", DEV]
     for name in names:
         one, other = ((tmp_path / where / name).read_bytes() for where in ("whole", "parts"))
         assert one == other, name

@@ -6,14 +6,13 @@ quantiser, features drift until all of them have one code, which is then predict
 
 The same as published: the filterbanks' masking in spans of 10 frames that start at 6.5 % of them,
 random vectors there, one codebook of 1024, weights 1, 0.1 and 1, Adam with a peak of 2e-3 after
-25 000 of 400 000 updates of 2048 utterances (XL).
+25 000 of 400 000 updates of 2048 utterances (XL), then falling with the inverse root of the step.
 
 Not published, so decided here: 100 distractors, cosine over 0.1 and the Gumbel temperatures are
 those of wav2vec 2.0, as in fairseq's re-implementation; dropout is the conformer's 0.1; crops have
 20 s at most, as wav2vec 2.0 Large has them; the code to name is the quantiser's likeliest, without
-Gumbel noise; diversity is that of hidden frames, as in wav2vec 2.0. Not the same: the rate falls
-along a line, where the paper's falls with the inverse root of the step; XXL's optimiser was
-Adafactor. Each crop's filterbanks are normalised by the crop's own statistics.
+Gumbel noise; diversity is that of hidden frames, as in wav2vec 2.0. Not the same: XXL's optimiser
+was Adafactor. Each crop's filterbanks are normalised by the crop's own statistics.
 
 Source: Chung et al., ASRU 2021, arXiv 2108.06209; Baevski et al., NeurIPS 2020, arXiv 2006.11477.
 """
@@ -61,6 +60,7 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
         "batch_seconds=48",
         "crop_seconds=3",
         "learning_rate=1e-3",
+        "schedule=linear",
     ),
     "small": (
         "contrastive_blocks=3",
@@ -78,6 +78,7 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
         "batch_seconds=48",
         "crop_seconds=4",
         "learning_rate=1e-3",
+        "schedule=linear",
     ),
 }
 
@@ -113,6 +114,7 @@ class Config(Training):
     crop_seconds: float = 20.0
     learning_rate: float = 2e-3
     warmup: float = 25_000 / 400_000
+    schedule: str = "inverse_root"
 
     may_be_zero: ClassVar[tuple[str, ...]] = (
         *Training.may_be_zero,
