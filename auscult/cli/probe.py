@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +36,7 @@ from auscult.errors import UserError, unknown
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
     from auscult.precision import Precision
-    from auscult.probing import Examples, ProbeTask, TrainingPlan
+    from auscult.probing import Examples, Margin, ProbeTask, Resampled, TrainingPlan
     from auscult.record import Provenance, Record
     from auscult.upstream import Upstream
 
@@ -152,18 +152,21 @@ def probe(
     run = provenance(command_line(), where)
     sweep = _Sweep(data, plan, pooling, layers, size, skip_bad, out, where, bits, run, max_epochs)
     records: list[Record] = []
+    resampled: list[Resampled] = []
     for encoder in encoders:
-        found = _probe_encoder(encoder.to(where), tasks, sweep)
+        found, on_test = _probe_encoder(encoder.to(where), tasks, sweep)
         save(found, [], out, store)
         records += found
+        resampled += on_test
         encoder.cpu()
-    _show(output, records, out)
-    output.finish(records)
+    differences = _margins([encoder.spec.name for encoder in encoders], resampled)
+    _show(output, records, differences, out)
+    output.finish(records, margins=[asdict(margin) for margin in differences])
 
 
 def _probe_encoder(
     encoder: "Upstream", tasks: "Sequence[ProbeTask]", sweep: _Sweep
-) -> "list[Record]":
+) -> "tuple[list[Record], list[Resampled]]":
     """Encode the corpus once, then sweep every task over it."""
     from auscult.extraction import long_enough
     from auscult.feature import FeatureStore, cache_folder, frame_bytes
@@ -189,7 +192,8 @@ def _probe_encoder(
     }
     pooled = {name: found.pooled() for name, found in stores.items()}
     num_frames = {name: found.num_frames for name, found in pooled.items()}
-    records = []
+    records: list[Record] = []
+    resampled: list[Resampled] = []
     for task in tasks:
         classes, targets = build_targets(task, cuts, num_frames, encoder.spec.geometry)
         examples = _examples(task, stores, pooled, targets, sweep)
@@ -205,7 +209,10 @@ def _probe_encoder(
             device=sweep.device,
         )
         records += _records(task, encoder, sweep, classes, targets, scores, skipped)
-    return records
+        ids = [cuts["test"][i].id for i in scores["test"][0].items]
+        speakers = [targets["test"].speakers[i] for i in scores["test"][0].items]
+        resampled += _resampled(task, encoder, scores, ids, speakers)
+    return records, resampled
 
 
 def _examples(
@@ -279,6 +286,47 @@ def _records(
     return records
 
 
+def _resampled(
+    task: "ProbeTask",
+    encoder: "Upstream",
+    scores: Mapping[str, Any],
+    ids: Sequence[str],
+    speakers: Sequence[str | None],
+) -> "list[Resampled]":
+    """Return what pairs this encoder's scores on test with those of others."""
+    from auscult.interval import accuracies, cluster_weights
+    from auscult.probing import Resampled
+
+    weights = cluster_weights(speakers, len(speakers))
+    dev = {x.key: float(accuracies(x.correct.sum(0), x.total.sum(0))) for x in scores["dev"]}
+    return [
+        Resampled(
+            upstream=encoder.spec.name,
+            task=task.spec.name,
+            probe=score.key.probe,
+            layer=score.key.layer,
+            dev=dev[score.key],
+            test=float(accuracies(score.correct.sum(0), score.total.sum(0))),
+            resamples=accuracies(weights @ score.correct, weights @ score.total),
+            utterances=tuple(ids),
+        )
+        for score in scores["test"]
+    ]
+
+
+def _margins(names: Sequence[str], resampled: "Sequence[Resampled]") -> "list[Margin]":
+    """Compare each encoder with its random twin and with log-mel, where they are there."""
+    from auscult.probing import margins
+
+    return [
+        margin
+        for name in names
+        for over in (f"random({name})", "log_mel")
+        if over in names and name != over
+        for margin in margins(resampled, name, over)
+    ]
+
+
 def _config(
     task: "ProbeTask", encoder: "Upstream", sweep: _Sweep, num_classes: int
 ) -> dict[str, Any]:
@@ -311,7 +359,9 @@ def _identity(task: "ProbeTask", encoder: "Upstream", sweep: _Sweep) -> list[str
     return [*where, task.spec.name, encoder.spec.sha256, *corpus, pooling]
 
 
-def _show(output: Output, records: "Sequence[Record]", out: Path) -> None:
+def _show(
+    output: Output, records: "Sequence[Record]", differences: "Sequence[Margin]", out: Path
+) -> None:
     """Print the best layer of each encoder, task and probe, and draw the curves."""
     from auscult.results.figures import layer_curves
     from auscult.results.table import BEST_COLUMNS, best_rows
@@ -319,6 +369,13 @@ def _show(output: Output, records: "Sequence[Record]", out: Path) -> None:
     figure = out / "layer_curves.png"
     layer_curves(records, figure)
     output.table("Best layer by dev accuracy, scored on test", BEST_COLUMNS, best_rows(records))
+    if differences:
+        rows = [
+            [m.task, m.probe, m.upstream, m.over, f"{m.value:+.3f} [{m.low:+.3f}, {m.high:+.3f}]"]
+            for m in differences
+        ]
+        title = "Difference of these, on the same resamples of speakers"
+        output.table(title, ["task", "probe", "upstream", "minus", "difference [95 %]"], rows)
     output.print(f"Layer curves: {figure}")
 
 
