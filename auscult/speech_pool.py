@@ -18,7 +18,9 @@ from auscult.progress import logger
 
 _BATCHES_SORTED_TOGETHER = 20  # crops of near-equal length are sought among so many batches' worth
 SHORTEST_SECONDS = 0.25
-_CROP, _ORDER, _SAMPLE, _STEP = range(4)  # what is drawn: seeds of one do not meet those of another
+# What is drawn: seeds of one do not meet those of another. From 1 on, for numpy takes the seeds
+# [draw, 0] and draw for the same.
+_CROP, _ORDER, _SAMPLE, _STEP = range(1, 5)
 
 
 def draw_of(*numbers: int) -> int:

@@ -26,18 +26,17 @@ pack() { # NAME of the shipped encoder, folder
 }
 
 (
-    make_one hubert hubert alpha=0.5 batch_seconds=24 learning_rate=2e-3 total_steps=2000 \
-        channels=32-32-48-64-64-96-128
-    distil=(lighthubert "teacher=hubert:$out/hubert" unmasked_weight=1 batch_seconds=12)
-    make_one "${distil[0]}" lighthubert-stage1 "${distil[@]:1}" learning_rate=2e-3 total_steps=1800
-    make_one "${distil[0]}" lighthubert "${distil[@]:1}" learning_rate=1e-3 total_steps=1500 \
+    make_one hubert hubert
+    teacher=teacher=hubert:$out/hubert
+    make_one lighthubert lighthubert-stage1 "$teacher"
+    make_one lighthubert lighthubert "$teacher" learning_rate=1e-3 total_steps=1500 \
         stage=2 "start=$out/lighthubert-stage1"
+    make_one w2v_bert w2v_bert
 ) &
 first=$!
 (
-    make_one mockingjay mockingjay learning_rate=2e-3 total_steps=1800
-    make_one audio_albert audio_albert learning_rate=2e-3 total_steps=1800
-    make_one w2v_bert w2v_bert diversity_weight=0.3 total_steps=1500
+    make_one mockingjay mockingjay
+    make_one audio_albert audio_albert
 ) &
 wait "$first"
 wait "$!"

@@ -42,7 +42,7 @@ class Labelled:
             (batch, frame, dim); values after a row's frames mean nothing.
         """
         self.upstream.to(audio.samples.device)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(audio.samples.device.type, enabled=False):
             states = self.upstream(audio)
         layer, own = states.layers[self.layer], self.upstream.spec.geometry
         centres = self.geometry.centres(int(frames.max()))

@@ -153,6 +153,7 @@ class HubertObjective(Objective):
             batch.draws,
             probability=self.config.mask_probability,
             span=self.config.mask_span,
+            least=2,
         )
         encoding = self.network(batch.audio, mask)
         valid = encoding.valid

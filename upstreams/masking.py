@@ -13,7 +13,9 @@ def span_mask(
     """Hide spans of ``span`` frames, which may overlap, as fairseq draws them.
 
     A row of n frames has ``int(probability * n / span + u)`` spans, u uniform in [0, 1), but at
-    least ``least``, with distinct starts; rows shorter than a span are hidden but for a frame.
+    least ``least``, with distinct starts. No span reaches the last frame; rows shorter than a span
+    are hidden but for it. Not the same: fairseq opens frames again until all rows of a batch hide
+    as many, and here a row does not depend on its batch.
 
     Args:
         lengths: (batch,) valid frames.
@@ -32,7 +34,7 @@ def span_mask(
     for row, (frames, seed) in enumerate(zip(counts, seeds, strict=True)):
         generator = np.random.default_rng(seed)
         width = max(min(span, frames - 1), 1)
-        room = frames - width + 1
+        room = max(frames - width, 1)
         spans = min(max(int(probability * frames / span + generator.random()), least), room)
         for start in generator.choice(room, spans, replace=False):
             mask[row, start : start + width] = True

@@ -76,7 +76,10 @@ def teacher_target(
     blocks = list(teacher.model.encoder.layers)[-top_layers:]
     rows: list[Tensor] = [torch.empty(0)] * len(frames)
     for indices in teacher.groups(audio.lengths):
-        with _fed_forward(blocks) as outputs:
+        with (
+            torch.autocast(audio.samples.device.type, enabled=False),
+            _fed_forward(blocks) as outputs,
+        ):
             teacher.encode(audio.take(indices), frames[indices], None)
         for i, index in enumerate(indices):
             valid = [output[i, : int(frames[index])].float() for output in outputs]

@@ -227,6 +227,7 @@ def _assemble(
         heads=sizes.integer("num_attention_heads", least=1),
         inner=sizes.integer("intermediate_size", least=1),
         eps=sizes.number("layer_norm_eps"),
+        initial_std=sizes.number("initializer_range", INITIAL_STD),
     )
     if dimensions.dim % dimensions.heads:
         raise UserError(
@@ -376,7 +377,7 @@ def _sizes(dimensions: Dimensions) -> dict[str, Any]:
         "hidden_act": "gelu",
         "hidden_dropout_prob": dimensions.dropout,
         "attention_probs_dropout_prob": dimensions.dropout,
-        "initializer_range": INITIAL_STD,
+        "initializer_range": dimensions.initial_std,
         "layer_norm_eps": dimensions.eps,
         "share_layer": dimensions.share,
         "pre_layer_norm": False,

@@ -34,6 +34,7 @@ class Dimensions:
     inner: int = 3072
     eps: float = 1e-12  # of layer norms
     dropout: float = field(default=0.0, repr=False, compare=False)  # in training; of no encoder
+    initial_std: float = field(default=INITIAL_STD, repr=False, compare=False)  # of weight matrices
 
 
 class Mockingjay(nn.Module):
@@ -233,13 +234,13 @@ def draw_with_head(
         for part in (network, head):
             part.to_empty(device=torch.get_default_device())
             for module in part.modules():
-                _initialize(module)
+                _initialize(module, dimensions.initial_std)
     return network, head
 
 
-def _initialize(module: nn.Module) -> None:
+def _initialize(module: nn.Module, std: float) -> None:
     if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=INITIAL_STD)
+        nn.init.normal_(module.weight, std=std)
         nn.init.zeros_(module.bias)
     elif isinstance(module, nn.LayerNorm):
         nn.init.ones_(module.weight)

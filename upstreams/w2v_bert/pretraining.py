@@ -56,6 +56,7 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
         "mask_start=0.13",
         "mask_span=5",
         "temperature_decay=0.999",
+        "diversity_weight=0.3",
         "total_steps=2000",
         "batch_seconds=48",
         "crop_seconds=3",
@@ -115,6 +116,7 @@ class Config(Training):
     learning_rate: float = 2e-3
     warmup: float = 25_000 / 400_000
     schedule: str = "inverse_root"
+    weight_decay: float = 0.0
 
     may_be_zero: ClassVar[tuple[str, ...]] = (
         *Training.may_be_zero,
@@ -178,7 +180,7 @@ class W2vBertObjective(Objective):
     def mask(self, lengths: Tensor, draws: Sequence[int]) -> Tensor:
         """Return the frames to hide, (batch, frame), in rows of ``lengths`` (batch,) frames."""
         share = self.config.mask_start * self.config.mask_span
-        return span_mask(lengths, draws, probability=share, span=self.config.mask_span)
+        return span_mask(lengths, draws, probability=share, span=self.config.mask_span, least=2)
 
     def save(self, folder: Path) -> None:
         """Write the whole model, quantiser and heads included."""
