@@ -20,7 +20,7 @@ head() { # NAME, then the arguments of auscult run
     shift
     test -s "$records/$name.json" && return
     echo "== $name" >&2
-    "$auscult" run -u fbank -u tiny_hubert -u "random(tiny_hubert)" --no-baselines \
+    "$auscult" run -u fbank -u log_mel -u tiny_hubert -u "random(tiny_hubert)" --no-baselines \
         --out "$out/$name" --json "$@" \
         >"$out/$name.json" 2>"$out/$name.log" || { tail -3 "$out/$name.log" >&2; return 1; }
     mv "$out/$name.json" "$records/$name.json"
@@ -40,6 +40,9 @@ accented="tsv:$data/speechocean762-subset"
         learning_rate=1e-3
     head intent_classification -c "tsv:$data/coffee-intents-subset" -t intent_classification \
         --steps 300 learning_rate=1e-3
+    # a closed set of orders, in which a recogniser can learn words from minutes of speech
+    head speech_recognition-coffee -c "tsv:$data/coffee-intents-subset" -t speech_recognition \
+        "${small[@]}" --steps 600
     head query_by_example -c "$words" --split kws_split -t query_by_example label=word --limit 150
 ) &
 first=$!

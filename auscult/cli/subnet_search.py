@@ -18,6 +18,7 @@ from auscult.cli.output import (
     Quiet,
     SkipBad,
     SplitColumn,
+    StoreUrl,
     check_speakers,
     choose_device,
     command_line,
@@ -157,6 +158,7 @@ def search(
     skip_bad: SkipBad = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for the front.")] = Path("subnets"),
     device: Device = "auto",
+    store: StoreUrl = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -189,7 +191,7 @@ def search(
     axis = cost or next(iter(limits), "params")
     if axis not in COSTS:
         raise unknown("cost", axis, COSTS)
-    prepare(out, None)
+    prepare(out, store)
     sharing = share(upstream, device=where)
     costs = _counted(sharing)
     check_limits(sharing.space, costs, {k: limit for k, limit in limits.items() if k in costs})
@@ -209,7 +211,7 @@ def search(
     found = _Search(sharing, criterion, costs, limits, axis, log)
     found.go(strategy, evaluations, seed)
     records = _test(found, run)
-    save(records, [], out, None)
+    save(records, [], out, store)
     about = {"upstream": upstream, "objective": objective, "strategy": strategy, "seed": seed}
     result = about | _result(found, latency) | {"provenance": asdict(run)}
     _write(found, result, out)

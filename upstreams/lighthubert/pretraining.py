@@ -42,8 +42,8 @@ class Config(Training):
     Steps, batch and rate are not public: these are data2vec audio Base's, whose code the authors'
     builds on, but for its rate that is held for nine tenths before it falls. Not public either is
     which norm the target has; and the loss is a mean over the target's dimensions, not their sum.
-    The authors' scripts also drop whole layers, one in twenty, which is left out here; attention has
-    no dropout, as in their code, whose own setting for it has no effect.
+    The authors' scripts also drop whole layers, one in twenty, which is left out here. Attention
+    has no dropout: in their code, whatever is set, it is not applied.
     """
 
     teacher: str = ""  # a HuBERT or the like; the authors' is HuBERT Base in both stages
