@@ -7,7 +7,7 @@ Where several speak in one recording, ``alignment["speaker"]`` says who speaks w
 alignment whose items may overlap.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
+
+_BUILTIN = {"speaker": "speaker", "sex": "gender", "transcript": "text", "language": "language"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,16 @@ def supervision_of(cut: Any) -> Any:
     return cut.supervisions[0]
 
 
+def label_names(cuts: Iterable[Any]) -> list[str]:
+    """Return the names of the labels, intent slots aside, that any of the utterances has."""
+    names: dict[str, None] = {}
+    for cut in cuts:
+        candidates = (*_BUILTIN, *(supervision_of(cut).custom or {}))
+        names |= dict.fromkeys(n for n in candidates if utterance_label(cut, n) is not None)
+    names.pop("slots", None)
+    return list(names)
+
+
 def utterance_label(cut: Any, name: str) -> str | None:
     """Return the label ``name`` of a whole utterance, or None where it has none.
 
@@ -88,9 +100,8 @@ def utterance_label(cut: Any, name: str) -> str | None:
             supervision's ``custom``.
     """
     supervision = supervision_of(cut)
-    builtin = {"speaker": "speaker", "sex": "gender", "transcript": "text", "language": "language"}
-    if name in builtin:
-        value = getattr(supervision, builtin[name])
+    if name in _BUILTIN:
+        value = getattr(supervision, _BUILTIN[name])
     elif name.startswith("slots."):
         slots = (supervision.custom or {}).get("slots")
         value = None if slots is None else slots.get(name.removeprefix("slots.")) or "none"

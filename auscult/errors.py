@@ -14,9 +14,12 @@ class UserError(Exception):
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Return the error for a ``name`` that is not among ``known``, with the nearest ones.
 
+    Nearest are those that begin with it, then those that differ in a few letters.
+
     Example: ``Unknown upstream 'fbnk'. Did you mean fbank? Known: fbank, hf, log_mel.``
     """
     names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=3)
+    begun = [known for known in names if name and known.startswith(name)]
+    near = list(dict.fromkeys([*begun, *difflib.get_close_matches(name, names, n=3)]))[:3]
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return UserError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")

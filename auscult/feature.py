@@ -8,7 +8,7 @@ shard.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -93,6 +93,10 @@ class FeatureStore:
         origin.append(upstream.spec.sha256)
         self._shards = [_Shard(origin, self._cuts, items, folder) for items in self._plan()]
 
+    def shards_there(self) -> tuple[int, int]:
+        """Return how many shards need not be encoded, and how many there are."""
+        return len(self._shards) - len(self._missing(self._shards)), len(self._shards)
+
     def encode(self, processes: Processes = ALONE) -> "FeatureStore":
         """Encode what is not there yet; each utterance goes through the encoder once.
 
@@ -110,12 +114,6 @@ class FeatureStore:
 
     def _encode(self, shards: "Sequence[_Shard]") -> None:
         missing = self._missing(shards)
-        if len(missing) < len(shards):
-            done = len(shards) - len(missing)
-            logger.info(
-                f"{self._upstream.spec.name}: {done} of {len(shards)} feature shards "
-                "are there already."
-            )
         batches = [batch for shard in missing for batch in shard.batches]
         stream = encode(self._upstream, self._cuts, batches, precision=self._precision)
         for shard in missing:
@@ -160,6 +158,23 @@ class FeatureStore:
             shards[-1].append(batch)
             filled += size
         return shards
+
+
+def encode_stores(
+    encoder: str, stores: Collection[FeatureStore], processes: Processes = ALONE
+) -> None:
+    """Encode what is not there yet, and say how much is.
+
+    Args:
+        encoder: Its name.
+        stores: Of one encoder.
+        processes: Share the work among them.
+    """
+    done, total = map(sum, zip(*(store.shards_there() for store in stores), strict=True))
+    if done:
+        logger.info(f"{encoder}: {done} of {total} feature shards are there already.")
+    for store in stores:
+        store.encode(processes)
 
 
 class _Shard:

@@ -5,6 +5,7 @@ An objective draws nothing from torch's global generator but what may differ bet
 processes with half a batch each see what one process with all of it sees.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -35,12 +36,12 @@ class Batch:
 class Term:
     """A part of the loss, or a mere measurement, as a sum and what it is to be divided by.
 
-    Sum and count are added over all processes before they are divided, so that a mean over frames
-    is one over all frames of the step.
+    Sum and count are added over all processes and accumulated parts before they are divided, so
+    that a mean over frames is one over all frames of the step.
     """
 
     total: Tensor  # scalar; with gradients where weight is not zero
-    count: Tensor | float  # such as the masked frames; never depends on weights
+    count: Tensor | float  # such as the masked frames; depends on the batch alone
     weight: float = 1.0  # in the loss; 0 for a measurement, such as an accuracy
 
 
@@ -93,7 +94,7 @@ class Training:
     beta2: float = 0.98
     eps: float = 1e-6
     gradient_clipping: float = 1.0
-    gradient_accumulation: int = 1  # parts that a batch is cut into
+    gradient_accumulation: int = 1  # parts that a batch is cut into; all but one are passed twice
     precision: str = "float32"
     save_step: int = 1000
     keep: int = 2  # checkpoints
@@ -105,9 +106,18 @@ class Training:
         for name, value in asdict(self).items():
             if not isinstance(value, int | float) or isinstance(value, bool):
                 continue
+            if not math.isfinite(value):
+                raise UserError(f"{name}={value}: expected a finite number.")
             if value < 0 or value == 0 and name not in self.may_be_zero:
                 expected = "zero or more" if name in self.may_be_zero else "a positive number"
                 raise UserError(f"{name}={value}: expected {expected}.")
+            if value >= 1 and (name in ("beta1", "beta2") or "drop" in name):
+                raise UserError(f"{name}={value:g}: expected a share below 1.")
+        if self.warmup > 1:
+            raise UserError(
+                f"warmup={self.warmup:g}: expected a share of the steps, such as 0.07, not a "
+                "number of them."
+            )
         if self.schedule not in SCHEDULES:
             raise unknown("schedule", self.schedule, SCHEDULES)
         if self.precision not in PRECISIONS:

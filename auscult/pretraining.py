@@ -2,14 +2,21 @@
 
 Whatever is drawn is a function of seed and step, so that a checkpoint needs no state of a random
 generator: weights, optimiser and the step are all. Under torchrun each process takes its share of
-every batch; sums and counts of the loss are added over processes before they are divided.
+every batch; sums and counts of the loss are added over processes, and over the parts of an
+accumulated step, before they are divided.
+
+A step of N accumulated parts costs N - 1 forward passes more, without gradients: the loss is
+divided by what all parts count, which must be known before the first gradients.
 """
 
 import json
 import math
+import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +27,10 @@ from torch import Tensor
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
 from auscult.objective import Batch, Objective, Term, Training
+from auscult.precision import check_precision
 from auscult.process import ALONE, Processes
 from auscult.progress import logger, progress
+from auscult.record import fingerprint
 from auscult.seed import seeded
 from auscult.snapshot import newest_snapshot, write_snapshot
 from auscult.speech_pool import Crop, SpeechPool, draw_of
@@ -50,10 +59,16 @@ def pretrain(run: Run) -> int:
     ``run.folder`` receives the encoder as its family's loader reads it, ``training.json``,
     ``curve.jsonl`` and ``checkpoints``.
 
+    On Ctrl-C a run of one process finishes its step, saves it and raises KeyboardInterrupt. A
+    second Ctrl-C, and one to several processes, stops at once: the last checkpoint stays.
+
     Raises:
-        UserError: The folder holds another run, audio cannot be read, or the loss is not finite;
-            the last checkpoint stays.
+        UserError: The folder holds another run, the device lacks the precision or the memory, audio
+            cannot be read, or the loss is not finite; the last checkpoint stays.
     """
+    check_precision(run.config.precision, run.device)
+    if run.device.startswith("cuda:"):
+        torch.cuda.set_device(run.device)  # where accelerate puts what it is given
     check_settings(run)
     with seeded(run.seed):
         _, states = newest_snapshot(run.folder / CHECKPOINTS) or (None, None)
@@ -75,22 +90,59 @@ def check_settings(run: Run) -> None:
     """Write down what the run is, or compare with what the folder says.
 
     Raises:
-        UserError: The folder is that of another run.
+        UserError: The folder is that of another run, or its settings cannot be read.
     """
+    corpus = fingerprint([[str(cut.id), cut.duration] for cut in run.pool.cuts])
     wanted = {**run.about, "seed": run.seed, **asdict(run.config)}
-    path = run.folder / SETTINGS
-    if path.exists():
+    with run.processes.leader_first():
+        found = read_training(run.folder)
+        if found is not None:
+            _check_same(run.folder, found, wanted)
+            if found.get("corpus_sha256", corpus) != corpus:  # older folders have none
+                raise UserError(
+                    f"{run.folder} holds a run on other utterances: since it began, audio was "
+                    "added, removed, renamed or changed in length; put the corpus back as it was "
+                    "to go on, or choose another --out."
+                )
+        elif run.processes.leads:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            settings = {**wanted, "corpus_sha256": corpus}
+            _write_whole(run.folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+
+
+def _check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    differing = [key for key in wanted if found.get(key) != wanted[key]]
+    if differing:
+        key = differing[0]
+        raise UserError(
+            f"{folder} holds a run with {key} {found.get(key)}, and this one has "
+            f"{wanted[key]}; repeat its command to go on, or choose another --out."
+        )
+
+
+def read_training(folder: Path) -> dict[str, Any] | None:
+    """Return the settings that a run wrote into ``folder``; None where there are none.
+
+    Raises:
+        UserError: The file is torn or no table of settings.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        return None
+    try:
         found = json.loads(path.read_text())
-        differing = [key for key in wanted if found.get(key) != wanted[key]]
-        if differing:
-            key = differing[0]
-            raise UserError(
-                f"{run.folder} holds a run with {key} {found.get(key)}, and this one has "
-                f"{wanted[key]}; repeat its command to go on, or choose another --out."
-            )
-    elif run.processes.leads:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted, indent=2) + "\n")
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}; put a whole copy in its place.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no settings by name; put a whole copy in its place.")
+    return found
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write ``text`` to a file that appears, or replaces an older, when all of it is there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 class _Trainer:
@@ -143,9 +195,18 @@ class _Trainer:
 
     def train(self, first: int) -> None:
         """Make the steps from ``first`` on."""
-        total, curve = self.config.total_steps, self.curve
-        if curve is not None:
-            curve.cut(first)
+        if self.curve is not None:
+            self.curve.cut(first)
+        try:
+            with _interrupts_held(self.run.processes) as interrupt:
+                self._train(first, interrupt)
+        finally:
+            if self.curve is not None:
+                self.curve.close()
+
+    def _train(self, first: int, interrupt: "_Interrupt") -> None:
+        """Make the steps, and save the last of them where an interrupt has come."""
+        total = self.config.total_steps
         sums: dict[str, Tensor] = {}
         with (
             progress("Pretraining", total - first, "step") as advance,
@@ -157,20 +218,21 @@ class _Trainer:
                 parts = pending.result()
                 if step + 1 < total:
                     pending = reader.submit(self._read, next(batches), step + 1)
-                found = self._update(parts, step)
+                with self._within_memory(step):
+                    found = self._update(parts, step)
                 sums = {name: sums.get(name, torch.zeros(2)) + pair for name, pair in found.items()}
                 done = step + 1
                 if done % self.config.log_step == 0 or done == total:
                     values = {name: float(pair[0] / pair[1]) for name, pair in sums.items()}
-                    if curve is not None:
-                        curve.add(done, {**values, "learning_rate": self._rate(step)})
+                    if self.curve is not None:
+                        self.curve.add(done, {**values, "learning_rate": self._rate(step)})
                     sums = {}
                     advance(0, ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
                 advance()
-                if done % self.config.save_step == 0 or done == total:
+                if done % self.config.save_step == 0 or done == total or interrupt.asked:
                     self.save(done)
-        if curve is not None:
-            curve.close()
+                if interrupt.asked:
+                    raise KeyboardInterrupt
 
     def _read(self, crops: Sequence[Crop], step: int) -> list[tuple[Batch, bool]]:
         """Return this process's parts of a step, and whether each counts.
@@ -179,9 +241,12 @@ class _Trainer:
         gradients; it counts for nothing.
         """
         parts = []
-        share = crops[self.run.processes.rank :: self.run.processes.size]
-        for part in range(self.config.gradient_accumulation):
-            own = share[part :: self.config.gradient_accumulation]
+        size = self.run.processes.size
+        share = crops[self.run.processes.rank :: size]
+        # no more than the longest share has rows, and in all processes as many
+        number = min(self.config.gradient_accumulation, -(-len(crops) // size))
+        for part in range(number):
+            own = share[part::number]
             rows = own or crops[:1]
             audio = Waveforms.of([crop.read() for crop in rows])
             ids = tuple(str(crop.cut.id) for crop in rows)
@@ -196,11 +261,11 @@ class _Trainer:
             group["lr"] = self._rate(step)
         self.run.objective.before_step(step, self.config.total_steps)
         found: dict[str, Tensor] = {}
+        ahead = self._count(parts[1:])
         for i, (batch, counts) in enumerate(parts):
             last = i + 1 == len(parts)
             with self.accelerator.no_sync(self.model) if not last else nullcontext():
-                for name, pair in self._backward(batch, counts, len(parts)).items():
-                    found[name] = found.get(name, torch.zeros(2)) + pair
+                self._backward(batch, counts, found, ahead)
         norm: Any = self.accelerator.clip_grad_norm_(
             self.model.parameters(), self.config.gradient_clipping
         )
@@ -208,30 +273,69 @@ class _Trainer:
             raise self._diverged("gradient", parts, step)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return found
+        return {name: pair.float() for name, pair in found.items()}
 
-    def _backward(self, batch: Batch, counts: bool, parts: int) -> dict[str, Tensor]:
-        device = self.accelerator.device
-        on_device = Batch(batch.audio.to(device), batch.ids, batch.draws, batch.step, batch.draw)
-        terms: Mapping[str, Term] = self.model(on_device)
-        own = torch.tensor(
-            [[float(term.total.detach()), float(term.count)] for term in terms.values()],
-            dtype=torch.float64,
-        )
-        own *= float(counts)
-        whole = own.clone()
-        self.run.processes.sum(whole)
-        loss = torch.zeros((), device=device)
-        for term, (_, count) in zip(terms.values(), whole.tolist(), strict=True):
+    def _count(self, parts: Sequence[tuple[Batch, bool]]) -> Tensor | float:
+        """Return what each term of ``parts`` counts (term,), leaving no trace of the passes.
+
+        Random generators and buffers, such as the statistics of a batch norm, are put back.
+        """
+        counted = [batch for batch, counts in parts if counts]
+        if not counted:
+            return 0.0
+        objective = self.run.objective
+        buffers = [(buffer, buffer.clone()) for buffer in objective.buffers()]
+        with torch.no_grad(), seeded(self.run.seed):
+            pairs = torch.stack([_sums(objective(self._placed(batch))) for batch in counted])
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        return pairs[..., 1].sum(0)
+
+    def _backward(
+        self, batch: Batch, counts: bool, found: dict[str, Tensor], ahead: Tensor | float
+    ) -> None:
+        """Add a part's gradients to the others', and its sums to ``found``.
+
+        ``found`` has the counts of the whole step from the first part on, which adds to its own
+        those ``ahead``, of this process's other parts.
+        """
+        terms: Mapping[str, Term] = self.model(self._placed(batch))
+        own = _sums(terms) * float(counts)
+        own[:, 1] = 0.0 if found else own[:, 1] + ahead
+        self.run.processes.sum(own)
+        for name, pair in zip(terms, own, strict=True):
+            found[name] = found[name] + pair if name in found else pair
+        loss = torch.zeros((), device=self.accelerator.device)
+        for name, term in terms.items():
             if term.weight:
                 # the processes' gradients are averaged, and those of a whole are wanted
-                scale = float(counts) * term.weight * self.run.processes.size / max(count, 1e-12)
+                whole = max(float(found[name][1]), 1e-12)
+                scale = float(counts) * term.weight * self.run.processes.size / whole
                 loss = loss + term.total * scale
         if not math.isfinite(float(loss.detach())):
             raise self._diverged("loss", [(batch, counts)], batch.step)
-        self.accelerator.backward(loss / parts)
-        pairs = [pair.float() for pair in whole]
-        return dict(zip(terms, pairs, strict=True))
+        self.accelerator.backward(loss)
+
+    def _placed(self, batch: Batch) -> Batch:
+        audio = batch.audio.to(self.accelerator.device)
+        return Batch(audio, batch.ids, batch.draws, batch.step, batch.draw)
+
+    @contextmanager
+    def _within_memory(self, step: int) -> Iterator[None]:
+        """Say what to do where memory does not suffice."""
+        try:
+            yield
+        except RuntimeError as error:
+            on_cpu = "DefaultCPUAllocator" in str(error)
+            if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
+                raise
+            config = self.config
+            raise UserError(
+                f"Step {step + 1} needs more memory than {self.run.device} has; in a new --out, "
+                f"raise gradient_accumulation (of {config.gradient_accumulation}) or lower "
+                f"batch_seconds (of {config.batch_seconds:g}). The checkpoints in "
+                f"{self.run.folder} stay."
+            ) from error
 
     def _diverged(self, what: str, parts: Sequence[tuple[Batch, bool]], step: int) -> UserError:
         ids = [name for batch, _ in parts for name in batch.ids]
@@ -243,6 +347,42 @@ class _Trainer:
 
     def _rate(self, step: int) -> float:
         return learning_rate(self.config, step)
+
+
+def _sums(terms: Mapping[str, Term]) -> Tensor:
+    """Return total and count of each term, (term, 2) float64."""
+    pairs = [[float(term.total.detach()), float(term.count)] for term in terms.values()]
+    return torch.tensor(pairs, dtype=torch.float64)
+
+
+class _Interrupt:
+    """Remembers a Ctrl-C until the step is whole; a second one stops at once."""
+
+    asked = False
+
+    def __call__(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def _interrupts_held(processes: Processes) -> Iterator[_Interrupt]:
+    """Hold Ctrl-C back where it would raise, but not in several processes.
+
+    They would stop at different steps, waiting for each other.
+    """
+    held = _Interrupt()
+    main = threading.current_thread() is threading.main_thread()
+    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if processes.size > 1 or not main or not raises:
+        yield held
+        return
+    before = signal.signal(signal.SIGINT, held)
+    try:
+        yield held
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def learning_rate(config: Training, step: int) -> float:
@@ -270,7 +410,10 @@ def _decayed_apart(objective: Objective, weight_decay: float) -> list[dict[str, 
 
 
 class _Curve:
-    """Means of the terms by step, as JSON lines and in TensorBoard."""
+    """Means of the terms by step, as JSON lines and in TensorBoard.
+
+    A run resumed between two points averages, in its first, only the steps since its checkpoint.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / CURVE
@@ -283,8 +426,9 @@ class _Curve:
 
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
-        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
+        _write_whole(self.path, "".join(f"{line}\n" for line in kept))
+        # what is hidden begins with purge_step itself
+        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Note the values after ``step`` updates."""

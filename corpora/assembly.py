@@ -29,11 +29,20 @@ from .validation import (
 )
 
 
+class EmptySplit(UserError):
+    """No items, or none of a split, are left; ``problems`` has a sentence for each bad one."""
+
+    def __init__(self, message: str, problems: Sequence[str]) -> None:
+        super().__init__(message)
+        self.problems = tuple(f"{problem}." for problem in problems)
+
+
 def assemble(spec: str, listing: Listing, *, skip_bad: bool) -> Corpus:
     """Check what a reader listed and make it a corpus.
 
     Raises:
-        UserError: An empty split, or, without ``skip_bad``, the first bad item.
+        EmptySplit: No items are left of one.
+        UserError: Without ``skip_bad``, the first bad item.
     """
     skipped = list(listing.problems)
     _stop_unless(skip_bad, skipped)
@@ -101,10 +110,10 @@ def _check_not_empty(
     left = {item.split for item in items}
     after = f" after {len(skipped)} bad items were left out" if skipped else ""
     if not items:
-        raise UserError(f"{spec} holds no utterances{after}.")
+        raise EmptySplit(f"{spec} holds no utterances{after}.", skipped)
     for name in wanted:
         if name not in left:
-            raise UserError(f"Split {name!r} of {spec} is empty{after}.")
+            raise EmptySplit(f"Split {name!r} of {spec} is empty{after}.", skipped)
 
 
 def _by_split(items: Sequence[Item]) -> dict[str, list[Item]]:

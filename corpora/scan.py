@@ -16,7 +16,9 @@ import soundfile
 from auscult.feature import cache_folder
 from auscult.progress import progress
 
-FORMAT = 1  # of the remembered scans
+from .riff import missing_audio
+
+FORMAT = 2  # of the remembered scans
 THREADS = 2
 BLOCK = 2**20  # frames decoded at a time
 ALL_ZERO = "holds only zeros"
@@ -37,6 +39,8 @@ def scan_file(path: Path) -> Scan:
     """Decode ``path`` from beginning to end."""
     frames, loud, finite = 0, False, True
     try:
+        if lacks := missing_audio(path):
+            return Scan("", 0, 0, 0, lacks)
         with soundfile.SoundFile(path) as file:
             rate, channels = file.samplerate, file.channels
             digest = hashlib.sha256(f"{rate} {channels} ".encode())

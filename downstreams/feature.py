@@ -12,13 +12,20 @@ from torch.nn.utils.rnn import pad_sequence
 from auscult.audio import read_batch
 from auscult.bridge import HubUpstream
 from auscult.contracts import HiddenStates
-from auscult.feature import FeatureStore, FrameSource, Pooled, cache_folder, frame_bytes
+from auscult.feature import (
+    FeatureStore,
+    FrameSource,
+    Pooled,
+    cache_folder,
+    encode_stores,
+    frame_bytes,
+)
 from auscult.precision import Precision, computing_in, precision_of
 from auscult.process import ALONE, Processes
 from auscult.progress import logger
 from auscult.upstream import Upstream
 
-from .split import LabelledCorpus, LabelledSplit, Utterance
+from .split import LabelledCorpus, Utterance
 
 
 class CorpusUpstream(HubUpstream):
@@ -70,10 +77,15 @@ class CorpusUpstream(HubUpstream):
             return
         folder = folder or cache_folder() / "features"
         logger.info(f"{encoder.spec.name}: features of {size / 1e9:.2f} GB, kept in {folder}.")
-        self._kept = {
-            name: _Kept(encoder, split, folder, self._precision, processes)
+        stores = {
+            name: FeatureStore(
+                encoder, split.cuts, keep_frames=True, folder=folder, precision=self._precision
+            )
             for name, split in corpus.splits.items()
         }
+        encode_stores(encoder.spec.name, stores.values(), processes)
+        layers = range(encoder.spec.num_layers + 1)
+        self._kept = {name: _Kept(store, layers) for name, store in stores.items()}
 
     def for_training(self) -> "CorpusUpstream":
         """Return what one head is trained on: a copy of an encoder that is trained, else this."""
@@ -119,21 +131,10 @@ class CorpusUpstream(HubUpstream):
 class _Kept:
     """The features of one split."""
 
-    def __init__(
-        self,
-        encoder: Upstream,
-        split: LabelledSplit,
-        folder: Path,
-        precision: Precision,
-        processes: Processes,
-    ) -> None:
-        store = FeatureStore(
-            encoder, split.cuts, keep_frames=True, folder=folder, precision=precision
-        )
-        store.encode(processes)
+    def __init__(self, store: FeatureStore, layers: Sequence[int]) -> None:
         self.pooled: Pooled = store.pooled()
         self._frames: FrameSource = store.frames()
-        self._layers = range(encoder.spec.num_layers + 1)
+        self._layers = layers
 
     def read(self, items: Sequence[int]) -> HiddenStates:
         lengths = self.pooled.num_frames[list(items)].tolist()

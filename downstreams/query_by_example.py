@@ -34,7 +34,14 @@ from torch import Tensor
 
 from auscult.dataset import Corpus, utterance_label
 from auscult.errors import UserError
-from auscult.feature import FeatureStore, FrameSource, Pooled, cache_folder, frame_bytes
+from auscult.feature import (
+    FeatureStore,
+    FrameSource,
+    Pooled,
+    cache_folder,
+    encode_stores,
+    frame_bytes,
+)
 from auscult.precision import Precision
 from auscult.progress import logger, progress
 from auscult.upstream import Upstream
@@ -187,9 +194,10 @@ def _encode(
     stores = {
         name: FeatureStore(
             encoder, split.cuts, keep_frames=keep, folder=folder, precision=precision
-        ).encode()
+        )
         for name, split in corpus.splits.items()
     }
+    encode_stores(encoder.spec.name, stores.values())
     if not keep:
         logger.info(
             f"{encoder.spec.name}: all features would take {size / 1e9:.2f} GB, more than the "

@@ -34,7 +34,7 @@ from .ctc import (
     label_sequences,
 )
 from .score import Score, ratio_score
-from .split import LabelledCorpus
+from .split import LabelledCorpus, expect_label
 from .text import spelled
 from .training import Records
 
@@ -75,6 +75,8 @@ def prepare(corpus: Corpus, config: SlotFillingConfig, *, skip_unlabelled: bool)
     Raises:
         UserError: Utterances without transcript or tags, or a split without a slot.
     """
+    expect_label(corpus, LABEL, f"give the column of IOB tags the name {LABEL}")
+    expect_label(corpus, "transcript", "add a column transcript")
     found = label_sequences(corpus, _tokens, skip_unlabelled=skip_unlabelled)
     for name, split in found.splits.items():
         if not any(len(token) > 1 for label in split.labels for token in label):

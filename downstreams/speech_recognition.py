@@ -36,7 +36,7 @@ from .ctc import (
 )
 from .decoder import WORD_END, WordDecoder, check_decoder
 from .score import Score, ratio_score
-from .split import LabelledCorpus
+from .split import LabelledCorpus, expect_label
 from .text import spelled
 from .training import Records
 
@@ -100,6 +100,7 @@ def prepare(
     """
     if config.lm:
         check_decoder(Path(config.lm).expanduser())
+    expect_label(corpus, "transcript", "add a column transcript")
     return label_sequences(corpus, _characters, skip_unlabelled=skip_unlabelled)
 
 

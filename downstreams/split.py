@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from auscult.contracts import SAMPLE_RATE
-from auscult.dataset import Corpus, supervision_of, utterance_label
+from auscult.dataset import Corpus, label_names, supervision_of, utterance_label
 from auscult.errors import UserError
 from auscult.extraction import long_enough
 from auscult.progress import logger
@@ -67,17 +67,42 @@ class LabelledCorpus:
 C = TypeVar("C", bound=LabelledCorpus)
 
 
-def label_corpus(corpus: Corpus, label: str, *, skip_unlabelled: bool = False) -> LabelledCorpus:
+def expect_label(corpus: Corpus, label: str, advice: str) -> None:
+    """Raise unless an utterance of train, dev or test has ``label``.
+
+    Args:
+        corpus: Its cuts carry the labels.
+        label: What :func:`auscult.dataset.utterance_label` reads.
+        advice: What to do where there is none, to stand after a semicolon.
+
+    Raises:
+        UserError: None has it.
+    """
+    cuts = [cut for name in SPLITS for cut in corpus.split(name)]
+    if all(utterance_label(cut, label) is None for cut in cuts):
+        columns = ", ".join(label_names(cuts)) or "none"
+        raise UserError(
+            f"{corpus.spec} has no label {label!r}: no column of this name has a value in train, "
+            f"dev or test, where columns with labels are {columns}; {advice}."
+        )
+
+
+def label_corpus(
+    corpus: Corpus, label: str, *, skip_unlabelled: bool = False, setting: str = ""
+) -> LabelledCorpus:
     """Read one label off every utterance of train, dev and test.
 
     Args:
         corpus: Its cuts carry the labels.
         label: What :func:`auscult.dataset.utterance_label` reads.
         skip_unlabelled: Leave utterances without the label out, counted, instead of stopping.
+        setting: The key of the configuration that chooses the label, where there is one.
 
     Raises:
         UserError: A missing split or label, one class only, or a class that train lacks.
     """
+    advice = f"choose one with {setting}=NAME" if setting else "add it"
+    expect_label(corpus, label, advice)
     skipped: list[str] = []
     splits = {}
     for name in SPLITS:

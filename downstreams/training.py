@@ -111,6 +111,7 @@ class HeadTraining:
         args: What s3prl's runner reads from its command line.
         config: Its configuration: ``runner`` and ``optimizer``.
         processes: Those that train this head together.
+        metric: Name of what dev selects by.
     """
 
     # what s3prl's Runner brings
@@ -130,7 +131,9 @@ class HeadTraining:
         args: argparse.Namespace,
         config: dict[str, Any],
         processes: Processes = ALONE,
+        metric: str = "score",
     ) -> None:
+        self._metric = metric
         self._corpus_upstream = upstream
         self._build_head = build_head
         self._processes = processes
@@ -207,7 +210,12 @@ class HeadTraining:
                 if step % plan["save_step"] == 0 or step == last:
                     curves.flush()
                     self._save(step)
-                advance(1, f"loss {loss:.3f}, best dev {self.best.get('Score', math.nan):.3f}")
+                advance(1, self._note(loss))
+
+    def _note(self, loss: float) -> str:
+        """Return what the progress line says; errors, which dev sees negated, as they are."""
+        looked = f", best dev {self._metric} {abs(self.best['Score']):.3f}" if self.best else ""
+        return f"loss {loss:.3f}{looked}"
 
     def evaluate(self, split: str = "test", *_: object) -> Records:
         """Return what the head records on a split; weights and generators are left alone."""
@@ -408,6 +416,7 @@ def fit_head(
     device: str,
     folder: Path,
     processes: Processes = ALONE,
+    metric: str = "score",
 ) -> HeadTraining:
     """Train a head, and the encoder with it where ``upstream`` says so.
 
@@ -427,6 +436,7 @@ def fit_head(
         device: Where the head is trained.
         folder: For checkpoints and TensorBoard; of this configuration alone.
         processes: Those that train this head together; the leader has the answers.
+        metric: Name of what dev selects by, for progress.
 
     Raises:
         Diverged: A gradient that is not finite.
@@ -449,7 +459,7 @@ def fit_head(
     args = _runner_args(upstream, found, task=task, seed=seed, device=device, folder=folder)
     runner = bridge.mix_with_runner(HeadTraining)
     training: HeadTraining = runner(
-        upstream.for_training(), build_head, args, runner_config(schedule), processes
+        upstream.for_training(), build_head, args, runner_config(schedule), processes, metric
     )
     training.train()
     return training

@@ -49,7 +49,7 @@ class UtteranceConfig(HeadConfig):
 
 def prepare(corpus: Corpus, config: UtteranceConfig, *, skip_unlabelled: bool) -> LabelledCorpus:
     """Read the label of every utterance; see :func:`label_corpus`."""
-    return label_corpus(corpus, config.label, skip_unlabelled=skip_unlabelled)
+    return label_corpus(corpus, config.label, skip_unlabelled=skip_unlabelled, setting="label")
 
 
 class UtteranceExpert(nn.Module):

@@ -59,6 +59,11 @@ class Part:
     answer: str = "prediction"  # which answer of an item to take
 
 
+def has_official_slots(classes: Iterable[str]) -> bool:
+    """Say whether what an intent head may answer, ``SLOT=VALUE``, is of the official slots."""
+    return {name.partition("=")[0] for name in classes} == set(SLOTS)
+
+
 def folder_of(code: str) -> str:
     """Return a task's folder in the zip."""
     return f"predict/{code}_public"

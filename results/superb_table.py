@@ -30,6 +30,7 @@ from .superb import (
     superb_s,
     superb_s_interval,
 )
+from .superb_check import COUNTS
 from .table import LATEX
 
 DECODING = {"lm_weight", "word_penalty", "beam_size", "beam_threshold"}  # with a language model
@@ -232,10 +233,10 @@ def _newest(found: Sequence[_Found]) -> Cell:
 def _found(choice: Choice, protocol: Mapping[str, Any]) -> _Found:
     first = choice.curve.first
     official = OFFICIAL[first.task]
-    remarks = _remarks(choice, protocol)
-    if not remarks and first.num_items != official.num_items is not None:
-        remarks.append(f"{first.num_items:,} test items, not {official.num_items:,}")
-    setting = f"fold {_fold(first)}" if _fold(first) else ""
+    fold = _fold(first)
+    expected = COUNTS[f"er_fold{fold}"] if fold else official.num_items
+    remarks = [*_remarks(choice, protocol), *_other_count(first.num_items, expected)]
+    setting = f"fold {fold}" if fold else ""
     cell = _cell(choice.point, first.num_items, first.corpus, setting, remarks)
     return _Found(cell, first.provenance.created)
 
@@ -245,11 +246,13 @@ def _mean(mean: FoldMean, protocol: Mapping[str, Any]) -> _Found:
     firsts = [choice.curve.first for choice in mean.choices]
     found = (_remarks(choice, protocol, whole=True) for choice in mean.choices)
     remarks = list(dict.fromkeys(remark for remarks in found for remark in remarks))
-    official = OFFICIAL[firsts[0].task]
-    if not remarks and mean.num_items != official.num_items:
-        remarks.append(f"{mean.num_items:,} test items, not {official.num_items:,}")
+    remarks += _other_count(mean.num_items, OFFICIAL[firsts[0].task].num_items)
     cell = _cell(mean.point, mean.num_items, firsts[0].corpus, "", remarks)
     return _Found(cell, max(first.provenance.created for first in firsts))
+
+
+def _other_count(found: int, official: int | None) -> list[str]:
+    return [] if official in (None, found) else [f"{found:,} test items, not {official:,}"]
 
 
 def _cell(point: Point, num_items: int, corpus: str, setting: str, remarks: Sequence[str]) -> Cell:
@@ -326,7 +329,9 @@ def _scores(row: Row, rank: float) -> tuple[str, ...]:
     values = row.values
     score, columns, ten = superb_s(values), overall_columns(values), overall_tasks(values)
     if score is None:
-        return (row.name, f"none without {', '.join(missing_columns(values))}", "", "", "", "")
+        lacking = {c.task for c in COLUMNS if c.name not in values}
+        tasks = f"{len(TASKS) - len(lacking)} of {len(TASKS)} tasks"
+        return (row.name, f"none: {tasks}", "", "", "", "")
     span = superb_s_interval(row.cells)
     return (
         row.name,

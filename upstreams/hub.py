@@ -16,6 +16,8 @@ from auscult.errors import UserError
 from auscult.progress import logger
 from auscult.seed import seeded
 
+from .packaged import WEIGHTS
+
 SUPPORTED = (
     "data2vec-audio",
     "hubert",
@@ -174,10 +176,12 @@ def reads_normalized(source: Source, config: Any) -> bool:
             raise UserError(f"{source} reads audio at {rate} Hz; Auscult works at {SAMPLE_RATE}.")
         return said
     normalize = getattr(config, "feat_extract_norm", "layer") == "layer"
-    logger.info(
-        f"{source} has no preprocessor_config.json: utterances are "
-        f"{'normalised' if normalize else 'read as they are'}, as goes with its extractor's norm."
-    )
+    if not Path(source.name).is_relative_to(WEIGHTS):  # those were trained as goes with the norm
+        logger.info(
+            f"{source} has no preprocessor_config.json: utterances are "
+            f"{'normalised' if normalize else 'read as they are'}, as goes with its extractor's "
+            "norm."
+        )
     return normalize
 
 

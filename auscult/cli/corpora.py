@@ -1,10 +1,12 @@
 """`auscult corpora`: the readers, or what one corpus holds."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from auscult.cli.output import Json, Output, Quiet, SkipBad, SplitColumn
+from auscult.progress import logger
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
@@ -19,15 +21,34 @@ def corpora(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List the corpus readers, or read and check one corpus and say what it holds."""
+    """List the corpus readers, or read and check one corpus and say what it holds.
+
+    Every bad item is named. Exits with status 1 if there is one, unless --skip-bad.
+
+    Examples:
+      auscult corpora
+      auscult corpora tsv:my/speech --skip-bad
+    """
     out = Output(json=json, quiet=quiet)
     if spec is None:
         _list_readers(out)
         return
 
     from auscult.corpora import load_corpus
+    from auscult.corpora.assembly import EmptySplit
 
-    _show(out, load_corpus(spec, split=split, skip_bad=skip_bad))
+    try:
+        corpus = load_corpus(spec, split=split, skip_bad=True)
+    except EmptySplit as error:
+        _show_bad(out, error.problems, skip_bad)
+        out.finish(corpus=None, skipped=list(error.problems))
+        raise
+    _show(out, corpus, skip_bad)
+    if corpus.skipped and not skip_bad:
+        count = len(corpus.skipped)
+        bad = "1 item is bad; mend it" if count == 1 else f"{count} items are bad; mend them"
+        logger.error(f"{spec}: {bad}, or leave bad items out with --skip-bad.")
+        raise SystemExit(1)
 
 
 def _list_readers(out: Output) -> None:
@@ -49,7 +70,7 @@ def _list_readers(out: Output) -> None:
     out.finish(readers=[asdict(reader) for reader in READERS.values()])
 
 
-def _show(out: Output, corpus: "Corpus") -> None:
+def _show(out: Output, corpus: "Corpus", skip_bad: bool) -> None:
     from dataclasses import asdict
 
     from auscult.corpora.summary import summarize_alignments, summarize_labels, summarize_splits
@@ -71,8 +92,7 @@ def _show(out: Output, corpus: "Corpus") -> None:
                     for r in rows
                 ],
             )
-    if corpus.skipped:
-        out.table("Left out", ("what and why",), [(sentence,) for sentence in corpus.skipped])
+    _show_bad(out, corpus.skipped, skip_bad)
     out.finish(
         corpus={
             "spec": corpus.spec,
@@ -85,6 +105,12 @@ def _show(out: Output, corpus: "Corpus") -> None:
             "skipped": list(corpus.skipped),
         }
     )
+
+
+def _show_bad(out: Output, sentences: Sequence[str], skip_bad: bool) -> None:
+    if sentences:
+        title = "Left out" if skip_bad else "Bad items"
+        out.table(title, ("what and why",), [(sentence,) for sentence in sentences])
 
 
 def _short(values: tuple[str, ...]) -> list[str]:

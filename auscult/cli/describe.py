@@ -92,7 +92,7 @@ def _identity(spec: "UpstreamSpec") -> list[tuple[str, str]]:
     rows = [
         ("family", spec.family),
         ("source", spec.source),
-        ("sha256", spec.sha256 or "none: only the shape was built"),
+        ("fingerprint (weights and structure)", spec.sha256 or "none: only the shape was built"),
         ("subnet", spec.subnet),
         ("blocks", f"{spec.num_layers}{_modules(spec)}"),
         ("hidden states", f"{spec.num_layers + 1} of {spec.dim}; convention: {spec.convention}"),

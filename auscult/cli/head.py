@@ -137,6 +137,7 @@ def _train(
             device=run.device,
             folder=_folder(encoder, run, config, corpus, labelled, upstream.finetuned),
             processes=run.processes,
+            metric=run.task.spec.metrics[0],
         )
 
     rate, trials = run.config.learning_rate, tuple[Trial, ...]()

@@ -60,8 +60,9 @@ def pretrain(
     """Pretrain or distil an encoder on unlabelled speech.
 
     The result loads at once as FAMILY:OUT. Run the same command again to go on after a kill: the
-    weights end as if nothing had happened. OUT receives the encoder, training.json, curve.jsonl,
-    TensorBoard's curves and checkpoints.
+    weights end as if nothing had happened. Ctrl-C saves the step that it comes in; a second one
+    stops at once. OUT receives the encoder, training.json, curve.jsonl, TensorBoard's curves and
+    checkpoints.
 
     Examples:
       auscult pretrain mockingjay -c demo --preset tiny --out models/mockingjay

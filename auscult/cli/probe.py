@@ -169,7 +169,7 @@ def _probe_encoder(
 ) -> "tuple[list[Record], list[Resampled]]":
     """Encode the corpus once, then sweep every task over it."""
     from auscult.extraction import long_enough
-    from auscult.feature import FeatureStore, cache_folder, frame_bytes
+    from auscult.feature import FeatureStore, cache_folder, encode_stores, frame_bytes
     from auscult.probing import build_targets, sweep_layers
     from auscult.progress import logger
 
@@ -187,9 +187,10 @@ def _probe_encoder(
     stores = {
         name: FeatureStore(
             encoder, found, keep_frames=keep, folder=folder, precision=sweep.precision
-        ).encode()
+        )
         for name, found in cuts.items()
     }
+    encode_stores(encoder.spec.name, stores.values())
     pooled = {name: found.pooled() for name, found in stores.items()}
     num_frames = {name: found.num_frames for name, found in pooled.items()}
     records: list[Record] = []

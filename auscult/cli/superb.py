@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from auscult.results.superb_check import Expected, PartReport
     from auscult.results.superb_submission import Part
 
+SAME_TEST = "all_train_split"  # LibriSpeech's column that differs in train alone
 WITH_LM = "prediction_lm"  # what speech recognition answers with a language model
 
 
@@ -89,7 +90,8 @@ def zip_(
 ) -> None:
     """Write one encoder's predictions as SUPERB's leaderboard wants them, and check them.
 
-    Every task of SUPERB that the runs have predictions of is put in.
+    Every task of SUPERB that the runs have predictions of is put in, but for those on other data
+    than SUPERB's, which are named. Exits with status 1 if the check finds anything wrong.
 
     Examples:
       auscult superb zip out --out predict.zip
@@ -99,17 +101,17 @@ def zip_(
     from auscult.results.superb_submission import write_submission
 
     output = Output(json=json, quiet=quiet)
-    chosen = _choose_runs(runs, upstream)
+    chosen, left_out = _choose_runs(runs, upstream)
     write_submission(out, {code: _part(code, found) for code, found in chosen.items()})
-    for code, found in chosen.items():
-        _warn_of_corpus(code, found)
     reports = check_submission(out)
     _show(output, out, reports)
     output.finish(
         zip=str(out),
         runs={code: str(found.folder) for code, found in chosen.items()},
+        left_out=left_out,
         parts=[asdict(report) for report in reports],
     )
+    _exit_on_problems(reports)
 
 
 def check(
@@ -140,22 +142,28 @@ def check(
     reports = check_submission(path, _expected(against or []))
     _show(output, path, reports)
     output.finish(parts=[asdict(report) for report in reports])
+    _exit_on_problems(reports)
+
+
+def _exit_on_problems(reports: "Sequence[PartReport]") -> None:
     if any(report.problems for report in reports):
         raise SystemExit(1)
 
 
-def _choose_runs(folders: Sequence[Path], upstream: str | None) -> "dict[str, Predictions]":
-    """Return the predictions for each part of a submission.
+def _choose_runs(
+    folders: Sequence[Path], upstream: str | None
+) -> "tuple[dict[str, Predictions], list[str]]":
+    """Return the predictions for each part of a submission, and why others are left out.
 
     Raises:
         UserError: There are none, those of several encoders, or several of one task.
     """
     from auscult.downstreams.prediction import find_predictions, read_predictions
-    from auscult.results.superb_submission import FILES
+    from auscult.results.superb_submission import CODES, FILES
 
     found = [read_predictions(place) for folder in folders for place in find_predictions(folder)]
-    coded = [(code, run) for run in found if (code := _code(run)) is not None]
-    names = sorted({run.run.upstream for _code, run in coded})
+    found = [run for run in found if run.run.task in CODES]
+    names = sorted({run.run.upstream for run in found})
     where = ", ".join(map(str, folders))
     if not names:
         raise UserError(
@@ -167,36 +175,63 @@ def _choose_runs(folders: Sequence[Path], upstream: str | None) -> "dict[str, Pr
     if upstream is None and len(names) > 1:
         raise UserError(f"{where}: predictions of {', '.join(names)}; choose one with -u.")
     chosen: dict[str, Predictions] = {}
-    for code, run in coded:
-        if run.run.upstream == (upstream or names[0]):
-            if code in chosen and chosen[code].folder != run.folder:
-                raise UserError(
-                    f"{run.run.upstream} has several predictions for {code}, in "
-                    f"{chosen[code].folder} and {run.folder}; name the folders that shall go in."
-                )
-            chosen[code] = run
-            if code == "asr" and WITH_LM in run.items[0]:
-                chosen["asr_lm"] = run
-    return {code: chosen[code] for code in FILES if code in chosen}
+    left_out: list[str] = []
+    for run in found:
+        if run.run.upstream != (upstream or names[0]):
+            continue
+        if reason := _foreign(run):
+            left_out.append(f"{run.folder} is left out: {reason}.")
+            logger.warning(left_out[-1])
+            continue
+        code = _code(run)
+        if code in chosen and chosen[code].folder != run.folder:
+            raise UserError(
+                f"{run.run.upstream} has several predictions for {code}, in "
+                f"{chosen[code].folder} and {run.folder}; name the folders that shall go in."
+            )
+        chosen[code] = run
+        if code == "asr" and WITH_LM in run.items[0]:
+            chosen["asr_lm"] = run
+    if not chosen:
+        raise UserError(
+            f"{where}: no predictions on SUPERB's own corpora, and its server scores no others."
+        )
+    return {code: chosen[code] for code in FILES if code in chosen}, left_out
 
 
-def _code(found: "Predictions") -> str | None:
-    """Return what a submission calls the task of these predictions, None where it has none."""
+def _foreign(found: "Predictions") -> str:
+    """Say why SUPERB's server cannot score these predictions, "" where it can."""
+    from auscult.results.superb_submission import SLOTS, has_official_slots
+    from auscult.results.superb_table import OFFICIAL
+
+    run, official = found.run, OFFICIAL[found.run.task]
+    if run.corpus.partition(":")[0] != official.reader:
+        return f"{run.task} on {run.corpus}, where SUPERB scores that on {official.reader}"
+    if run.split != "test":
+        return f"{run.task} on the split {run.split}, where SUPERB scores test"
+    emotions = run.task == "emotion_recognition"
+    columns = "fold1 to fold5" if emotions else official.split_column
+    fits = _fold(run.split_column) if emotions else run.split_column in (columns, SAME_TEST)
+    if not fits:
+        return f"{run.task} on split column {run.split_column!r}, where SUPERB scores {columns}"
+    if run.task == "intent_classification" and not has_official_slots(run.classes):
+        return f"its intents have other slots than SUPERB's {', '.join(SLOTS)}"
+    return ""
+
+
+def _fold(column: str) -> str | None:
     import re
 
+    found = re.fullmatch(r"fold\D?([1-5])", column)
+    return found[1] if found else None
+
+
+def _code(found: "Predictions") -> str:
+    """Return what a submission calls the task of these predictions."""
     from auscult.results.superb_submission import CODES
 
-    code = CODES.get(found.run.task)
-    if code != "er":
-        return code
-    fold = re.fullmatch(r"fold\D?([1-5])", found.run.split_column)
-    if fold is None:
-        logger.warning(
-            f"{found.folder}: emotions of split column {found.run.split_column!r} are left out; "
-            "SUPERB scores the split columns fold1 to fold5."
-        )
-        return None
-    return f"er_fold{fold[1]}"
+    code = CODES[found.run.task]
+    return f"er_fold{_fold(found.run.split_column)}" if code == "er" else code
 
 
 def _part(code: str, found: "Predictions") -> "Part":
@@ -205,17 +240,6 @@ def _part(code: str, found: "Predictions") -> "Part":
     slots = dict.fromkeys(name.partition("=")[0] for name in found.run.classes)
     answer = WITH_LM if code == "asr_lm" else "prediction"
     return Part(found.items, found.run.stride, tuple(slots), answer)
-
-
-def _warn_of_corpus(code: str, found: "Predictions") -> None:
-    from auscult.results.superb_table import OFFICIAL
-
-    reader = OFFICIAL[found.run.task].reader
-    if found.run.corpus.partition(":")[0] != reader:
-        logger.warning(
-            f"{code}: these are predictions for {found.run.corpus}, whose names SUPERB's server "
-            f"does not know; it scores those of {reader}."
-        )
 
 
 def _show(output: Output, path: Path, reports: "Sequence[PartReport]") -> None:

@@ -125,7 +125,9 @@ def run_(
             help="Score on this split, such as test-other. Repeatable.",
         ),
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Show the plan and stop.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", "--dry-run", help="Show the plan and stop.")
+    ] = False,
     out: OutDir = Path("auscult-out"),
     steps: Steps = None,
     learning_rates: LearningRates = None,

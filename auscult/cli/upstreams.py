@@ -75,7 +75,7 @@ def check(
     findings = list(track(run_checks(encoder), f"Checking {upstream}", total, "checks"))
     output.table(
         f"{encoder.spec.name} on {where}: {encoder.spec.num_layers} blocks of {encoder.spec.dim}, "
-        f"{encoder.spec.num_parameters:,} parameters, sha256 {encoder.spec.sha256[:12]}",
+        f"{encoder.spec.num_parameters:,} parameters, fingerprint {encoder.spec.sha256[:12]}",
         ("check", "result", "promise", "why"),
         [(finding.check, _result(finding), finding.promise, finding.why) for finding in findings],
     )

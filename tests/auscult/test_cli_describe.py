@@ -104,6 +104,7 @@ def test_checkpoint(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert found["macs"] == describe(run, "hubert_tiny")["macs"]
     _, out, _ = run("describe", f"hf:{tmp_path}")
     assert tiny.spec.sha256 in out and "5 of 128" in out
+    assert "fingerprint (weights and structure)" in out and "sha256" not in out
 
 
 def test_what_is_not_counted_is_said(run: Any) -> None:

@@ -112,7 +112,7 @@ def test_zip_and_check(run: Run, tmp_path: Path) -> None:
     _answer(tmp_path / "out", "intent_classification", corpus="fluent_speech_commands:/data/f")
     path = tmp_path / "sub" / "predict.zip"
     status, stdout, stderr = run("superb", "zip", tmp_path / "out", "--out", path, "--json")
-    assert status == 0 and "does not know" not in stderr
+    assert status == 1 and "is left out" not in stderr  # numbers are not the official ones
     answer = json.loads(stdout)
     codes = ["ks", "ic", *(f"er_fold{fold}" for fold in range(1, 6)), "asr", "asr_lm"]
     assert list(answer["runs"]) == [part["code"] for part in answer["parts"]] == codes
@@ -147,10 +147,11 @@ def test_check_against_a_corpus(run: Run, tmp_path: Path, word_corpus: str) -> N
     ids = [cut.id for cut in cuts]
     place = tmp_path / "heads" / "sf"
     place.mkdir(parents=True)
-    template = read_predictions(_answer(tmp_path / "other", "slot_filling")).run
+    snips = _answer(tmp_path / "other", "slot_filling", corpus="snips:/data/snips")
+    template = read_predictions(snips).run
     write_predictions(template, {"id": ids, "prediction": ["X"] * len(ids)}, place)
     status, _stdout, stderr = run("superb", "zip", place, "--out", tmp_path / "p.zip")
-    assert status == 0 and "sf: these are predictions for speech_commands:/data/sc" in stderr
+    assert (status, stderr) == (0, "")
     command = ("superb", "check", tmp_path / "p.zip", "--against", f"sf={word_corpus}")
     assert run(*command)[0] == 0
     write_predictions(template, {"id": ids[1:], "prediction": ["X"] * (len(ids) - 1)}, place)
@@ -160,7 +161,8 @@ def test_check_against_a_corpus(run: Run, tmp_path: Path, word_corpus: str) -> N
     status, _stdout, stderr = run(*command[:-1], f"sv={word_corpus}")
     assert status == 2 and "has no trials for its test split" in stderr
     # query by example: every query with every document
-    template = read_predictions(_answer(tmp_path / "third", "query_by_example")).run
+    quesst = _answer(tmp_path / "third", "query_by_example", corpus="quesst14:/data/quesst")
+    template = read_predictions(quesst).run
     documents = [cut.id for cut in auscult.corpus(word_corpus).split("documents")]
     pairs = [(query, document) for query in ids for document in documents]
     write_predictions(template, {"id": pairs, "prediction": range(len(pairs))}, place)
@@ -212,11 +214,50 @@ def test_mistakes_are_one_sentence(run: Run, tmp_path: Path) -> None:
         assert (status, stdout) == (2, ""), words
         assert message in stderr and "Traceback" not in stderr
     out = tmp_path / "p.zip"
-    assert run(*zip_, two, "-u", "log_mel", "--out", out)[0] == 0 and out.is_file()
+    assert run(*zip_, two, "-u", "log_mel", "--out", out)[0] == 1 and out.is_file()
     lonely = tmp_path / "lonely"
     _answer(lonely, "emotion_recognition", corpus="tsv:/data/ravdess")
     status, _stdout, stderr = run(*zip_, lonely)
-    assert status == 2 and "emotions of split column 'split' are left out" in stderr
+    assert status == 2 and "emotion_recognition on tsv:/data/ravdess" in stderr
+    assert "no predictions on SUPERB's own corpora" in stderr
+
+
+def test_a_run_on_other_data_is_left_out_and_the_rest_goes_in(run: Run, tmp_path: Path) -> None:
+    out, path = tmp_path / "out", tmp_path / "p.zip"
+    _answer(out)
+    _answer(out, "speech_recognition", corpus="librispeech:/ls", split_column="all_train_split")
+    fluent = "fluent_speech_commands:/data/f"
+    foreign = {
+        "intent_classification on tsv:/data/mine": (
+            _answer(out, "intent_classification", corpus="tsv:/data/mine", classes=("mood=x",))
+        ),
+        "its intents have other slots": (
+            _answer(out, "intent_classification", corpus=fluent, classes=("action=bring",))
+        ),
+        "phoneme_recognition on timit:/data/timit": (
+            _answer(out, "phoneme_recognition", corpus="timit:/data/timit")
+        ),
+        "emotion_recognition on split column 'split'": (
+            _answer(out, "emotion_recognition", corpus="iemocap:/data/ic")
+        ),
+        "keyword_spotting on the split testing": _answer(out, split="testing"),
+        "speaker_verification on split column 'split'": (
+            _answer(out, "speaker_verification", corpus="voxceleb1:/data/vox")
+        ),
+    }
+    status, stdout, stderr = run("superb", "zip", out, "--out", path, "--json")
+    answer = json.loads(stdout)
+    assert list(answer["runs"]) == ["ks", "asr", "asr_lm"] and path.is_file()
+    assert len(answer["left_out"]) == len(foreign) == stderr.count("is left out")
+    for reason, place in foreign.items():
+        assert f"{place} is left out: {reason}" in stderr
+    assert status == 1 and answer["parts"][0]["problems"]  # two of 3 081 keywords
+
+
+def test_zip_passes_where_its_check_does(run: Run, tmp_path: Path) -> None:
+    _answer(tmp_path, "slot_filling", corpus="snips:/data/snips")
+    status, stdout, _stderr = run("superb", "zip", tmp_path, "--out", tmp_path / "p.zip")
+    assert status == 0 and "pass" in stdout
 
 
 def _record(task: str, **changes: Any) -> Record:
@@ -243,7 +284,7 @@ def test_table(run: Run, tmp_path: Path) -> None:
     assert status == 0, stderr
     assert "50.00*" in stdout and "+8.62" in stdout and "48.00 - 52.00" in stdout
     assert "not on SUPERB's corpus" in stdout
-    assert "941.0" in stdout and "none without PR, IC" in stdout
+    assert "941.0" in stdout and "none: 1 of 10 tasks" in stdout
     assert max(map(len, stdout.splitlines())) <= 160
 
     status, stdout, _stderr = run("superb", "table", official, toy, "--json", "--quiet")

@@ -122,7 +122,7 @@ def test_plan_says_what_is_there_and_trains_nothing(run: Run, root: Path, tmp_pa
     kept = json.loads(run(*_command(root, "--plan", "--json", "--quiet"))[1])["plan"][0]
     assert kept["kept"] and words["encoding_seconds_guessed"] > kept["encoding_seconds_guessed"]
 
-    status, stdout, _ = run(*_command(root, "--plan", "--limit", 3))
+    status, stdout, _ = run(*_command(root, "--dry-run", "--limit", 3))
     assert "train 3 (0.00 h), dev 3 (0.00 h), test 3 (0.00 h)" in " ".join(stdout.split())
     assert "looked for IEMOCAP" not in stdout and "looked for SNIPS" in stdout
 

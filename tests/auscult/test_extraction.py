@@ -12,7 +12,7 @@ from auscult.audio import read_samples
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
 from auscult.extraction import encode, long_enough, plan_batches
-from auscult.feature import FeatureStore, audio_sha256, frame_bytes
+from auscult.feature import FeatureStore, audio_sha256, encode_stores, frame_bytes
 
 
 @pytest.fixture
@@ -88,6 +88,17 @@ def test_a_second_pass_encodes_nothing(store: Any, toy: Any, cuts: list[Any]) ->
     assert len(toy.encoded) == len(cuts)
     store().encode()
     assert len(toy.encoded) == len(cuts)
+
+
+def test_what_is_there_is_said_once_for_all_stores(
+    store: Any, toy: Any, cuts: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "auscult")
+    encode_stores("toy", [store(), store()])
+    assert len(toy.encoded) == len(cuts) and "there already" not in caplog.text
+    encode_stores("toy", [store(), store(), store()])
+    assert caplog.text.count("toy: 3 of 3 feature shards are there already.") == 1
+    assert caplog.text.count("there already") == 1
 
 
 def test_a_killed_pass_goes_on_at_the_missing_shard(

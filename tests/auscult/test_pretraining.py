@@ -1,14 +1,17 @@
 """The loop of pretraining: what a kill, a second process or a bad batch may change, and may not."""
 
+import json
 import math
 import multiprocessing
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -19,10 +22,13 @@ from torch import Tensor, nn
 
 from auscult.errors import UserError
 from auscult.objective import Batch, Objective, Term, Training
-from auscult.pretraining import Run, learning_rate, pretrain, read_curve
+from auscult.pretraining import Run, check_settings, learning_rate, pretrain, read_curve
 from auscult.process import ALONE, Processes
 from auscult.snapshot import newest_snapshot
-from auscult.speech_pool import SpeechPool
+from auscult.speech_pool import SpeechPool, draw_of
+from auscult.upstreams.hubert_network import NetworkTraining
+from auscult.upstreams.lighthubert.sharing import Sharing
+from auscult.upstreams.lighthubert.validation import read_settings
 
 WIDTH = 160
 
@@ -211,12 +217,77 @@ def test_two_processes_learn_what_one_does_with_all_of_the_batch(
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
 
 
-def test_accumulated_parts_make_one_update(cuts: list[Any], tmp_path: Path) -> None:
-    pretrain(_run(cuts, tmp_path / "whole", Config()))
-    pretrain(_run(cuts, tmp_path / "parts", Config(gradient_accumulation=2)))
-    whole, parts = list(read_curve(tmp_path / "whole")), list(read_curve(tmp_path / "parts"))
-    assert whole[-1]["loss"] == pytest.approx(parts[-1]["loss"], rel=0.05)
-    assert whole[0]["share"] == pytest.approx(parts[0]["share"], rel=1e-6)
+class Mixed(Toy):
+    """Two terms whose counts differ, and statistics of the batches that were seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(WIDTH)
+
+    def forward(self, batch: Batch) -> Mapping[str, Term]:
+        """Return the toy's loss, and a mean over rows of their first frames."""
+        first = torch.stack([row[:WIDTH] for row in batch.audio.rows()])
+        if len(first) > 1:
+            self.norm(first)
+        errors = (self.model(first * 10) - 0.3).abs().mean(1)
+        return {**super().forward(batch), "rows": Term(errors.sum(), len(first), 0.7)}
+
+
+def _gradients(folder: Path) -> dict[int, Tensor]:
+    """Return those of a run of one step, which Adam's first average is a tenth of."""
+    snapshot = newest_snapshot(folder / "checkpoints")
+    assert snapshot is not None and snapshot[0].name == "states-1.ckpt"
+    states = snapshot[1]["optimizer"]["state"]
+    return {number: state["exp_avg"] * 10 for number, state in states.items()}
+
+
+@pytest.mark.parametrize(
+    ("batch_seconds", "parts"), [(6.0, 2), (6.0, 3), (1.0, 2)], ids=["two", "three", "one row"]
+)
+def test_accumulated_parts_have_the_gradients_of_the_whole(
+    batch_seconds: float, parts: int, cuts: list[Any], tmp_path: Path
+) -> None:
+    config = Config(total_steps=1, batch_seconds=batch_seconds, gradient_clipping=1e9, log_step=1)
+    rows = len(next(_run(cuts, tmp_path, config).pool.batches()))
+    assert rows == 1 if batch_seconds == 1.0 else rows >= 5
+    for name, number in (("whole", 1), ("parts", parts)):
+        mine = replace(config, gradient_accumulation=number)
+        pretrain(replace(_run(cuts, tmp_path / name, mine), objective=Mixed()))
+    whole, found = _gradients(tmp_path / "whole"), _gradients(tmp_path / "parts")
+    assert len(whole) >= 4 and whole.keys() == found.keys()
+    for number in whole:
+        torch.testing.assert_close(found[number], whole[number], rtol=1e-4, atol=1e-6)
+    (one,), (other,) = read_curve(tmp_path / "whole"), read_curve(tmp_path / "parts")
+    assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_two_processes_accumulate_what_one_does_at_once(cuts: list[Any], tmp_path: Path) -> None:
+    config = Config(total_steps=1, batch_seconds=5.0, gradient_clipping=1e9)
+    parts = replace(config, gradient_accumulation=2)
+    pretrain(_run(cuts, tmp_path / "one", config))
+    assert _two(lambda p: pretrain(_run(cuts, tmp_path / "two", parts, p))) == [0, 0]
+    one, two = _gradients(tmp_path / "one"), _gradients(tmp_path / "two")
+    for number in one:
+        torch.testing.assert_close(two[number], one[number], rtol=1e-4, atol=1e-6)
+
+
+def test_counting_ahead_leaves_no_trace(cuts: list[Any], tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    class Noisy(Mixed):
+        def forward(self, batch: Batch) -> Mapping[str, Term]:
+            if torch.is_grad_enabled():
+                seen.append(torch.rand(2))
+            else:
+                torch.rand(2)
+            return super().forward(batch)
+
+    config = Config(total_steps=1, batch_seconds=6.0, gradient_accumulation=2)
+    pretrain(replace(_run(cuts, tmp_path / "out", config), objective=Noisy()))
+    assert len({tuple(draws.tolist()) for draws in seen}) == 2
+    torch.manual_seed(draw_of(5, 0, 0))
+    assert torch.equal(torch.cat(seen), torch.cat([torch.rand(2) for _ in range(2)]))
+    assert int(_weights(tmp_path / "out")["norm.num_batches_tracked"]) == 2
 
 
 def test_a_loss_that_is_not_finite_names_the_utterances(cuts: list[Any], tmp_path: Path) -> None:
@@ -238,6 +309,168 @@ def test_another_run_does_not_go_on_in_the_folder(cuts: list[Any], tmp_path: Pat
     assert pretrain(_run(cuts, tmp_path / "out", Config())) == 0  # it is at its end
     with pytest.raises(UserError, match="total_steps 12, and this one has 13"):
         pretrain(_run(cuts, tmp_path / "out", Config(total_steps=13)))
+
+
+def test_a_changed_corpus_does_not_go_on(cuts: list[Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    check_settings(_run(cuts[:-1], out, Config()))
+    check_settings(_run(cuts[:-1], out, Config()))
+    with pytest.raises(UserError, match="other utterances.*added"):
+        check_settings(_run(cuts, out, Config()))
+    settings = json.loads((out / "training.json").read_text())
+    assert len(settings.pop("corpus_sha256")) == 64
+    (out / "training.json").write_text(json.dumps(settings))  # as it was written before
+    check_settings(_run(cuts, out, Config()))
+
+
+@pytest.mark.parametrize("text", ['{"seed": 5, "total_', "[]", ""])
+def test_torn_settings_are_said(text: str, cuts: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_text(text)
+    with pytest.raises(UserError, match=r"training\.json (is no JSON|holds no settings)"):
+        check_settings(_run(cuts, tmp_path, Config()))
+    file = tmp_path / "model.pt"
+    file.write_bytes(b"weights")
+    sharing = SimpleNamespace(address=SimpleNamespace(checkpoint=str(file)))
+    with pytest.raises(UserError, match=r"training\.json (is no JSON|holds no settings)"):
+        read_settings(cast(Sharing, sharing))
+
+
+@pytest.mark.parametrize("name", ["training.json", "curve.jsonl"])
+def test_files_are_written_whole_or_not_at_all(
+    name: str, cuts: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run(cuts, tmp_path / "out", Config(total_steps=8))
+    if name == "curve.jsonl":
+        pretrain(run)
+        (tmp_path / "out" / "checkpoints" / "states-8.ckpt").unlink()
+    path = tmp_path / "out" / name
+    before = path.read_text() if path.exists() else None
+
+    def killed(source: object, target: Path) -> None:
+        raise KeyboardInterrupt(target.name)
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt, match=name):
+        pretrain(_run(cuts, tmp_path / "out", Config(total_steps=8)))
+    assert (path.read_text() if path.exists() else None) == before
+
+
+def test_followers_compare_with_what_the_leader_wrote(cuts: list[Any], tmp_path: Path) -> None:
+    slow = Path.write_text
+
+    def write(path: Path, text: str) -> int:
+        """Write half, and the rest much later."""
+        slow(path, text[:20])
+        time.sleep(0.5)
+        return slow(path, text)
+
+    def work(processes: Processes) -> None:
+        Path.write_text = write  # type: ignore[assignment,method-assign]
+        time.sleep(0.2 * processes.rank)
+        run = _run(cuts, tmp_path / "out", Config(), processes)
+        check_settings(run if processes.leads else replace(run, seed=5))
+
+    assert _two(work) == [0, 0]
+
+
+def test_tensorboard_keeps_the_checkpoints_own_point(cuts: list[Any], tmp_path: Path) -> None:
+    pretrain(_run(cuts, tmp_path / "out", Config()))
+    (tmp_path / "out" / "checkpoints" / "states-12.ckpt").unlink()
+    known = set((tmp_path / "out" / "tensorboard").iterdir())
+    pretrain(_run(cuts, tmp_path / "out", Config()))
+    (new,) = set((tmp_path / "out" / "tensorboard").iterdir()) - known
+    starts = [event.step for event in _events(new) if event.HasField("session_log")]
+    assert starts == [9]
+    assert [point["step"] for point in read_curve(tmp_path / "out")] == [4, 8, 12]
+
+
+def _events(path: Path) -> Iterator[Any]:
+    from tensorboardX.proto.event_pb2 import Event
+
+    stored = path.read_bytes()
+    while stored:  # length, its checksum, the event and its checksum
+        length = int.from_bytes(stored[:8], "little")
+        yield Event.FromString(stored[12 : 12 + length])
+        stored = stored[16 + length :]
+
+
+def test_an_interrupt_saves_the_whole_step(cuts: list[Any], tmp_path: Path) -> None:
+    config = Config(dropout=0.2)
+    pretrain(_run(cuts, tmp_path / "whole", config))
+
+    class Interrupted(Toy):
+        presses = 1
+
+        def forward(self, batch: Batch) -> Mapping[str, Term]:
+            for _ in range(self.presses if batch.step == 5 else 0):
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().forward(batch)
+
+    class Impatient(Interrupted):
+        presses = 2
+
+    def interrupted(name: str, toy: type[Toy]) -> int | None:
+        def work() -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            run = _run(cuts, tmp_path / name, config)
+            torch.manual_seed(3)
+            with pytest.raises(KeyboardInterrupt):
+                pretrain(replace(run, objective=toy(config.dropout)))
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+        return _in_child(work)
+
+    for name, toy, step in (("once", Interrupted, 6), ("twice", Impatient, 4)):
+        assert interrupted(name, toy) == 0
+        newest = newest_snapshot(tmp_path / name / "checkpoints")
+        assert newest is not None and newest[1]["step"] == step
+        assert pretrain(_run(cuts, tmp_path / name, config)) == 12 - step
+        one, other = _weights(tmp_path / "whole"), _weights(tmp_path / name)
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_is_said(error: Exception, cuts: list[Any], tmp_path: Path) -> None:
+    class Large(Toy):
+        def forward(self, batch: Batch) -> Mapping[str, Term]:
+            if batch.step == 5:
+                raise error
+            return super().forward(batch)
+
+    run = replace(_run(cuts, tmp_path / "out", Config()), objective=Large())
+    said = r"Step 6 .* cpu .*gradient_accumulation \(of 1\).*batch_seconds \(of 4\).* stay"
+    with pytest.raises(UserError, match=said):
+        pretrain(run)
+    assert (tmp_path / "out" / "checkpoints" / "states-4.ckpt").exists()
+
+
+def test_float16_is_refused_without_a_gpu(cuts: list[Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="float16 is for GPUs"):
+        pretrain(_run(cuts, tmp_path / "out", Config(precision="float16")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_gpu_that_was_asked_for_is_used(
+    cuts: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[object] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for device in ("cpu", "cuda", "cuda:1"):
+        run = _run(cuts, tmp_path / "out", Config())
+        monkeypatch.setattr("auscult.pretraining.check_settings", _stop)
+        with pytest.raises(InterruptedError):
+            pretrain(replace(run, device=device))
+    assert chosen == ["cuda:1"]
+
+
+def _stop(run: Run) -> None:
+    raise InterruptedError
 
 
 def test_unreadable_audio_is_named(cuts: list[Any], tmp_path: Path) -> None:
@@ -279,8 +512,21 @@ def test_rates_rise_and_fall() -> None:
         ({"learning_rate": 0.0}, "learning_rate=0.0: expected a positive number"),
         ({"schedule": "step"}, "schedule"),
         ({"precision": "int8"}, "precision"),
+        ({"learning_rate": math.nan}, "learning_rate=nan: expected a finite number"),
+        ({"batch_seconds": math.inf}, "batch_seconds=inf: expected a finite number"),
+        ({"warmup": 500.0}, "warmup=500: expected a share of the steps"),
+        ({"beta1": 1.0}, "beta1=1: expected a share below 1"),
+        ({"beta2": 1.5}, "beta2=1.5: expected a share below 1"),
+        ({"dropout": 1.0}, "dropout=1: expected a share below 1"),
     ],
 )
 def test_wrong_settings_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         Config(**change)
+
+
+def test_a_familys_layerdrop_is_checked_too() -> None:
+    with pytest.raises(UserError, match="layerdrop=1.5: expected a share below 1"):
+        NetworkTraining(
+            total_steps=1, batch_seconds=1.0, crop_seconds=1.0, learning_rate=1.0, layerdrop=1.5
+        )

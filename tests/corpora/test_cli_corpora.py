@@ -40,3 +40,27 @@ def test_a_mistake_is_raised_to_the_command_line(write_corpus) -> None:
     result = CliRunner().invoke(app, ["corpora", f"tsv:{write_corpus()}", "--split", "other"])
     assert isinstance(result.exception, UserError)
     assert "Unknown split column" in str(result.exception)
+
+
+def test_every_bad_item_is_named(write_corpus) -> None:
+    folder = write_corpus()
+    (folder / "a" / "0-0.wav").write_bytes(b"")
+    (folder / "a" / "1-1.wav").unlink()
+    with (folder / "MANIFEST.tsv").open("a") as file:
+        file.write("a/0-1.wav\n")
+    spec = f"tsv:{folder}"
+    result = CliRunner().invoke(app, ["corpora", spec])
+    assert result.exit_code == 1 and "speaker" in result.stdout
+    for text in ("Bad items", "0-0.wav cannot be read", "1-1.wav does not exist", "has 1 fields"):
+        assert text in " ".join(result.stdout.split()), text
+    assert "3 items are bad" in result.stderr and "--skip-bad" in result.stderr
+    result = CliRunner().invoke(app, ["corpora", spec, "--json", "--quiet"])
+    assert result.exit_code == 1 and len(json.loads(result.stdout)["corpus"]["skipped"]) == 3
+    for path in (folder / "a").glob("[45]-*.wav"):  # all of test
+        path.write_bytes(b"")
+    result = CliRunner().invoke(app, ["corpora", spec])
+    assert isinstance(result.exception, UserError) and "'test'" in str(result.exception)
+    for name in ("0-0", "1-1", "4-0", "5-2"):
+        assert f"{name}.wav" in result.stdout
+    result = CliRunner().invoke(app, ["corpora", spec, "--json", "--quiet"])
+    assert len(json.loads(result.stdout)["skipped"]) == 9

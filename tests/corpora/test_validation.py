@@ -1,6 +1,7 @@
 import json
 import logging
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 import soundfile
 
 from auscult.audio import read_batch, read_samples
-from auscult.corpora import load_corpus, scan
+from auscult.corpora import load_corpus, read_files, scan
+from auscult.corpora.riff import missing_audio
 from auscult.errors import UserError
 
 BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -53,6 +55,65 @@ def test_a_truncated_file(write_corpus, write_audio) -> None:
     path.write_bytes(path.read_bytes()[:20_000])
     with pytest.raises(UserError, match=r"x\.flac cannot be read as audio: flac decoder lost sync"):
         load_corpus(f"tsv:{folder}")
+
+
+def _wav(data: bytes, promised: int | None = None, before: bytes = b"", order: str = "<") -> bytes:
+    """One second of 16-bit samples at 16 kHz is 32 000 bytes."""
+    form = struct.pack(f"{order}HHIIHH", 1, 1, 16_000, 32_000, 2, 16)
+    size = len(data) if promised is None else promised
+    chunks = b"fmt " + struct.pack(f"{order}I", len(form)) + form + before
+    chunks += b"data" + struct.pack(f"{order}I", size) + data
+    head = {"<": b"RIFF", ">": b"RIFX"}[order]
+    return head + struct.pack(f"{order}I", min(4 + len(chunks), 2**32 - 1)) + b"WAVE" + chunks
+
+
+NOISE = np.random.default_rng(0).integers(-9000, 9000, 16_000, dtype="<i2").tobytes()
+LIST = b"LIST" + struct.pack("<I", 3) + b"abc\0"  # of odd size, padded
+
+
+@pytest.mark.parametrize(
+    ("content", "lacks"),
+    [
+        (_wav(NOISE, 64_000), "promises 2.00 s of audio, and 1.00 s are there"),
+        (_wav(NOISE[:16_000], 32_000, LIST), "promises 1.00 s of audio, and 0.50 s are there"),
+        (_wav(NOISE[:8000], 32_000, order=">"), "promises 1.00 s of audio, and 0.25 s are there"),
+        (_wav(b"", 32_000), "promises 1.00 s of audio, and 0.00 s are there"),
+        (_wav(NOISE), ""),
+        (_wav(NOISE, before=LIST), ""),
+        (_wav(NOISE) + LIST, ""),  # after the audio
+        (_wav(NOISE[:-1], 32_000), ""),  # without its padding
+        *((_wav(NOISE, size), "") for size in (0, 2**32 - 1, 2**32 - 37, 0x7FFFF000, 2**31)),
+        (b"RF64" + _wav(NOISE, 64_000)[4:], ""),
+        (_wav(NOISE)[:30], ""),  # no audio at all, which is for the decoder to say
+        (b"RIFF", ""),
+    ],
+)
+def test_what_a_wav_file_lacks(content: bytes, lacks: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    path.write_bytes(content)
+    said = missing_audio(path)
+    assert said == (f"is cut short: its header {lacks}" if lacks else "")
+
+
+def test_a_wav_file_that_was_cut_short(write_corpus) -> None:
+    folder = write_corpus()
+    path = folder / "a" / "1-1.wav"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    why = r"1-1\.wav is cut short: its header promises 0\.30 s of audio, and 0\.1\d s are there"
+    with pytest.raises(UserError, match=why):
+        load_corpus(f"tsv:{folder}")
+    with pytest.raises(UserError, match=why):
+        read_files([path])
+    (sentence,) = load_corpus(f"tsv:{folder}", skip_bad=True).skipped
+    assert "is cut short" in sentence
+
+
+@pytest.mark.parametrize("size", [0, 2**32 - 1])
+def test_a_stream_saved_as_it_came_is_whole(size: int, write_corpus) -> None:
+    folder = write_corpus(["path", "split"], [["x.wav", "train"]])
+    (folder / "x.wav").write_bytes(_wav(NOISE, size))
+    (cut,) = load_corpus(f"tsv:{folder}").split("train")
+    assert cut.duration == 1.0
 
 
 def test_all_bad_items_are_counted(write_corpus, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,8 @@
 """What stands around the loop: curves, precision, memory, kept features, learning rates."""
 
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,38 @@ def _fit(
         device="cpu",
         folder=folder,
     )
+
+
+def test_progress_names_the_metric_once_dev_was_looked_at(
+    upstream: CorpusUpstream,
+    labelled: LabelledCorpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Errors(KeywordSpotting):
+        def score(self, records: Any) -> float:
+            return -1.0
+
+    notes: list[str] = []
+
+    @contextmanager
+    def listening(*_others: Any) -> Iterator[Callable[[float, str], None]]:
+        yield lambda amount, note: notes.append(note)
+
+    monkeypatch.setattr(training, "progress", listening)
+    training.fit_head(
+        upstream,
+        lambda dim: Errors(dim, labelled, CONFIG, 0),
+        CONFIG,
+        task="keyword_spotting",
+        seed=0,
+        device="cpu",
+        folder=tmp_path,
+        metric="wer",
+    )
+    looks = [", best dev wer 1.000" in note for note in notes]
+    assert looks == sorted(looks) and {False, True} == set(looks)
+    assert not any("nan" in note or "-" in note for note in notes)
 
 
 def _weights(folder: Path) -> list[Any]:

@@ -101,7 +101,12 @@ def test_mistakes_end_with_status_2_and_a_sentence(
         (_words(word_folder, "-u", "fbank", "eval_step"), "expected KEY=VALUE"),
         (_words(word_folder, "-u", "fbank", "label=mood"), "has no label 'mood'"),
         (_words(shared, "-u", "fbank"), "--allow-shared-speakers"),
+        (
+            _words(word_folder, "-u", "fbank", "label=mood"),
+            "columns with labels are speaker, keyword; choose one with label=NAME",
+        ),
         (("run", "-u", "fbank", "-c", "demo", "-t", "asr"), "Unknown task 'asr'"),
+        (("run", "-u", "a", "-c", "b", "-t", "emotion"), "Did you mean emotion_recognition?"),
     )
     for words, message in cases:
         status, stdout, stderr = run(*words, "--out", tmp_path / "out")

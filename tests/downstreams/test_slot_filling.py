@@ -149,6 +149,25 @@ def test_scores_have_intervals_and_the_head_runs(trips: Any) -> None:
     assert (f1.num_items, cer.num_speakers) == (24, 2)
 
 
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [
+        ("slot_tags", "columns with labels are transcript, mood; give the column of IOB tags the"),
+        ("transcript", "columns with labels are slot_tags; add a column transcript"),
+    ],
+)
+def test_a_label_that_the_whole_corpus_lacks(trips: Any, label: str, says: str) -> None:
+    said: dict[str, Any] = {"text": "a", "custom": {"mood": "x"}, "speaker": None, "gender": None}
+    if label == "transcript":
+        said |= {"text": None, "custom": {"slot_tags": "O"}}
+    plain = {
+        name: [replace(cut, supervisions=[replace(cut.supervisions[0], **said)]) for cut in cuts]
+        for name, cuts in trips.splits.items()
+    }
+    with pytest.raises(UserError, match=f"has no label '{label}': .*{says}"):
+        _labelled(replace(trips, splits=plain))
+
+
 def test_what_cannot_be_a_target_is_named(trips: Any) -> None:
     first, *others = trips.split("dev")
     for text, tags, message in (

@@ -261,10 +261,29 @@ def test_what_cannot_be_compared_says_why_and_has_no_part(
     assert superb_s(row.values) is None
     results, scores, particulars = tables([row], published(), HUBERT)
     assert sum(text.endswith("*") for text in results.rows[-1]) == 1
-    assert scores.rows[-1][1:] == (f"none without {column}", "", "", "", "")
+    assert scores.rows[-1][1:] == ("none: 9 of 10 tasks", "", "", "", "")
     line = next(line for line in particulars.rows if line[1] == column)
     assert line[4] == "" and line[-1] == remark
     assert flat_rows([row], published())[-1]["superb_s"] is None
+
+
+def test_another_number_of_items_is_said_beside_other_reasons(
+    official: Callable[..., list[Record]],
+) -> None:
+    records = [
+        replace(r, num_items=99, corpus="tsv:/mine" if r.task == "keyword_spotting" else r.corpus)
+        for r in official(num_skipped=2)
+    ]
+    cells = _own(records).cells
+    assert cells["KS"].remarks == (
+        "not on SUPERB's corpus (speech_commands)",
+        "99 test items, not 3,081",
+    )
+    assert cells["PR"].remarks == ("2 items left out", "99 test items, not 2,620")
+    assert cells["ER"].remarks == ("2 items left out", "495 test items, not 5,531")
+    assert cells["QbE"].remarks == ("2 items left out",)  # no official number
+    (fold,) = (r for r in records if r.config["split_column"] == "fold4")
+    assert _own([fold]).cells["ER"].remarks[-1] == "99 test items, not 1,031"
 
 
 def test_settings_that_superb_leaves_open(official: Callable[..., list[Record]]) -> None:

@@ -1,5 +1,6 @@
 """The encoders that come with Auscult: small, documented, and held to the contract as all are."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,13 @@ def test_each_keeps_the_contract(name: str) -> None:
     upstream = auscult.load(name)
     assert (upstream.spec.name, upstream.spec.source) == (name, f"auscult, {name}")
     assert [f"{f.check}: {f.why}" for f in run_checks(upstream) if not f.passed] == []
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_each_is_read_without_a_note(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="auscult"):
+        auscult.load(name)
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("name", TINY)

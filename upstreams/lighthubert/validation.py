@@ -1,6 +1,5 @@
 """The distillation loss of any subnet on held-out speech, under masks that stay."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from auscult.audio import read_batch
 from auscult.errors import UserError
 from auscult.extraction import plan_batches
-from auscult.pretraining import SETTINGS
+from auscult.pretraining import read_training
 from auscult.progress import progress
 
 from .. import load_upstream
@@ -40,14 +39,13 @@ def read_settings(sharing: Sharing, teacher: str = "", top_layers: int | None = 
         top_layers: How many of its blocks are averaged instead.
 
     Raises:
-        UserError: No teacher is known.
+        UserError: No teacher is known, or training.json is torn.
     """
     config = Config()
     if sharing.address.checkpoint:
         file = find_file(Path(sharing.address.checkpoint).expanduser())
-        path = None if file is None else file.parent / SETTINGS
-        if path is not None and path.is_file():
-            found = json.loads(path.read_text())
+        found = None if file is None else read_training(file.parent)
+        if found is not None:
             known = {field.name for field in fields(Config)} & found.keys()
             config = Config(**{name: found[name] for name in known})
     config = replace(config, teacher=teacher or config.teacher)
