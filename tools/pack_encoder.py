@@ -48,8 +48,15 @@ def main() -> None:
     curve = [json.loads(x) for x in (options.folder / "curve.jsonl").read_text().splitlines()]
     (target / "model.safetensors").chmod(0o644)
     size = sum(path.stat().st_size for path in target.glob("*.safetensors"))
-    found = [row for path in options.probes for row in json.loads(path.read_text())["records"]]
-    card = write_card(options.name, settings, curve[-1], size, found)
+    measured = [json.loads(path.read_text()) for path in options.probes]
+    card = write_card(
+        options.name,
+        settings,
+        curve[-1],
+        size,
+        [record for one in measured for record in one["records"]],
+        [compare(one) for one in measured],
+    )
     (target / "README.md").write_text(card)
     print(f"{target}: {size / 1e6:.2f} MB")
 
@@ -83,13 +90,14 @@ def write_card(
     last: Mapping[str, float],
     size: int,
     records: list[dict[str, Any]],
+    differences: list[str],
 ) -> str:
     """Return the model card, in Markdown."""
     losses = ", ".join(f"{key} {value:.4g}" for key, value in last.items() if key != "step")
     options = " ".join(
         f"{key}={value}"
         for key, value in settings.items()
-        if key not in ("family", "seed", "corpora", "splits", "teacher", "start")
+        if key not in ("family", "seed", "corpora", "corpus_sha256", "splits", "teacher", "start")
     )
     lines = [
         f"# {name}",
@@ -121,8 +129,20 @@ def write_card(
         "|---|---|---|---|---|",
         *(_row(record) for record in best_layers(records)),
         "",
+        *differences,
+        "",
     ]
     return "\n".join(lines)
+
+
+def compare(measured: Mapping[str, Any]) -> str:
+    """Say by how much the encoder is read better than its random twin."""
+    (margin,) = [m for m in measured["margins"] if m["over"] == f"random({m['upstream']})"]
+    corpus = _corpus(measured["records"][0])
+    return (
+        f"Minus its random twin, on the same resamples of speakers, {corpus}: "
+        f"{margin['value']:+.3f} [{margin['low']:+.3f}, {margin['high']:+.3f}]."
+    )
 
 
 def best_layers(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

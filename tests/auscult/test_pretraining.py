@@ -356,19 +356,15 @@ def test_files_are_written_whole_or_not_at_all(
 
 
 def test_followers_compare_with_what_the_leader_wrote(cuts: list[Any], tmp_path: Path) -> None:
-    slow = Path.write_text
-
-    def write(path: Path, text: str) -> int:
-        """Write half, and the rest much later."""
-        slow(path, text[:20])
-        time.sleep(0.5)
-        return slow(path, text)
-
     def work(processes: Processes) -> None:
-        Path.write_text = write  # type: ignore[assignment,method-assign]
-        time.sleep(0.2 * processes.rank)
         run = _run(cuts, tmp_path / "out", Config(), processes)
-        check_settings(run if processes.leads else replace(run, seed=5))
+        processes.wait()
+        if processes.leads:
+            time.sleep(0.5)
+            check_settings(run)
+        else:
+            with pytest.raises(UserError, match="seed 5, and this one has 6"):
+                check_settings(replace(run, seed=6))
 
     assert _two(work) == [0, 0]
 

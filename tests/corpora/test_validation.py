@@ -108,10 +108,9 @@ def test_a_wav_file_that_was_cut_short(write_corpus) -> None:
     assert "is cut short" in sentence
 
 
-@pytest.mark.parametrize("size", [0, 2**32 - 1])
-def test_a_stream_saved_as_it_came_is_whole(size: int, write_corpus) -> None:
+def test_a_stream_saved_as_it_came_is_whole(write_corpus) -> None:
     folder = write_corpus(["path", "split"], [["x.wav", "train"]])
-    (folder / "x.wav").write_bytes(_wav(NOISE, size))
+    (folder / "x.wav").write_bytes(_wav(NOISE, 2**32 - 1))
     (cut,) = load_corpus(f"tsv:{folder}").split("train")
     assert cut.duration == 1.0
 

@@ -74,9 +74,8 @@ class Config(Training):
             )
         if self.dim % self.heads:
             raise UserError(f"dim={self.dim} is no multiple of heads={self.heads}.")
-        for name in ("dropout", "mask_share"):
-            if getattr(self, name) >= 1:
-                raise UserError(f"{name}={getattr(self, name)}: expected less than 1.")
+        if self.mask_share >= 1:
+            raise UserError(f"mask_share={self.mask_share}: expected less than 1.")
 
 
 # Two of the papers' frames side by side, every 25 ms, halve the steps; half of them are hidden, in

@@ -80,9 +80,8 @@ class Config(Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)  # super() does not know a class with slots
-        for name in ("dropout", "time_share"):
-            if getattr(self, name) >= 1:
-                raise UserError(f"{name}={getattr(self, name):g}: expected a share below 1.")
+        if self.time_share >= 1:
+            raise UserError(f"time_share={self.time_share:g}: expected a share below 1.")
 
     @property
     def size(self) -> TransducerSize:

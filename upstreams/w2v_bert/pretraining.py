@@ -130,8 +130,6 @@ class Config(Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)  # super() does not know a class with slots
-        if self.dropout >= 1:
-            raise UserError(f"dropout={self.dropout:g}: expected a share below 1.")
         if self.temperature_end > self.temperature or self.temperature_decay > 1:
             raise UserError(
                 f"temperature={self.temperature:g} cannot fall to temperature_end="
