@@ -209,7 +209,8 @@ class _Finetuned:
                 cuts = track(data.cuts, f"Decoding {split}, beam {width}", unit="utterance")
                 found = [recognizer(read_samples(cut), width) for cut in cuts]
                 for metric, count in metrics.items():
-                    score = ratio_score(metric, *count(wanted, found), data.speakers)
+                    edits, totals = count(wanted, found)
+                    score = ratio_score(metric, edits, totals, data.speakers)
                     records.append(self._record(score, encoder, split, width))
         return records
 

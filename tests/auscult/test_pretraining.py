@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, cast
@@ -381,12 +382,11 @@ def test_tensorboard_keeps_the_checkpoints_own_point(cuts: list[Any], tmp_path: 
 
 
 def _events(path: Path) -> Iterator[Any]:
-    from tensorboardX.proto.event_pb2 import Event
-
+    messages: Any = import_module("tensorboardX.proto.event_pb2")
     stored = path.read_bytes()
     while stored:  # length, its checksum, the event and its checksum
         length = int.from_bytes(stored[:8], "little")
-        yield Event.FromString(stored[12 : 12 + length])
+        yield messages.Event.FromString(stored[12 : 12 + length])
         stored = stored[16 + length :]
 
 
