@@ -134,6 +134,8 @@ def _read(spec: str, splits: str, skip_bad: bool) -> list[Any]:
     from auscult.corpora import READERS, read_files
 
     folder = Path(spec).expanduser()
+    if ":" not in spec and "/" in spec and not folder.is_dir():
+        raise UserError(f"{spec} is no folder; expected one with audio, or READER[:FOLDER].")
     if spec.partition(":")[0] not in READERS and folder.is_dir():
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO)
         if not files:

@@ -95,6 +95,8 @@ def test_a_folder_without_audio_is_said(tmp_path: Path, run: Command) -> None:
     words = ("pretrain", "mockingjay", "-c", tmp_path / "empty", "--out", tmp_path / "out")
     status, _, errors = run(*words)
     assert status == 2 and "holds no audio" in errors
+    status, _, errors = run(*words[:3], tmp_path / "nowhere", *words[4:])
+    assert status == 2 and "nowhere is no folder; expected one with audio" in errors
 
 
 def test_a_split_column_follows_the_corpus(folder: Path, tmp_path: Path, run: Command) -> None:
