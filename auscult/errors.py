@@ -19,7 +19,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     Example: ``Unknown upstream 'fbnk'. Did you mean fbank? Known: fbank, hf, log_mel.``
     """
     names = sorted(set(known))
-    begun = [known for known in names if name and known.startswith(name)]
+    begun = [candidate for candidate in names if name and candidate.startswith(name)]
     near = list(dict.fromkeys([*begun, *difflib.get_close_matches(name, names, n=3)]))[:3]
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return UserError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")

@@ -59,8 +59,9 @@ def pretrain(run: Run) -> int:
     ``run.folder`` receives the encoder as its family's loader reads it, ``training.json``,
     ``curve.jsonl`` and ``checkpoints``.
 
-    On Ctrl-C a run of one process finishes its step, saves it and raises KeyboardInterrupt. A
-    second Ctrl-C, and one to several processes, stops at once: the last checkpoint stays.
+    On Ctrl-C a run of one process finishes its step, writes a checkpoint of it and raises
+    KeyboardInterrupt; the encoder stays that of the last save. A second Ctrl-C, and one to several
+    processes, stops at once: the last checkpoint stays.
 
     Raises:
         UserError: The folder holds another run, the device lacks the precision or the memory, audio
@@ -180,9 +181,13 @@ class _Trainer:
             self.accelerator.scaler.load_state_dict(states["scaler"])
 
     def save(self, step: int) -> None:
-        """Write the states after ``step`` updates, and the encoder for others to load."""
-        if not self.run.processes.leads:
-            return
+        """Write the encoder for others to load, and the states after ``step`` updates."""
+        if self.run.processes.leads:
+            self.run.objective.save(self.run.folder)
+            self.write_states(step)
+
+    def write_states(self, step: int) -> None:
+        """Write what a run goes on from after ``step`` updates."""
         scaler = self.accelerator.scaler
         states = {
             "step": step,
@@ -190,7 +195,6 @@ class _Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": {} if scaler is None else scaler.state_dict(),
         }
-        self.run.objective.save(self.run.folder)
         write_snapshot(states, self.run.folder / CHECKPOINTS, step, self.config.keep)
 
     def train(self, first: int) -> None:
@@ -205,7 +209,7 @@ class _Trainer:
                 self.curve.close()
 
     def _train(self, first: int, interrupt: "_Interrupt") -> None:
-        """Make the steps, and save the last of them where an interrupt has come."""
+        """Make the steps; where an interrupt has come, write the states of the last and stop."""
         total = self.config.total_steps
         sums: dict[str, Tensor] = {}
         with (
@@ -229,9 +233,13 @@ class _Trainer:
                     sums = {}
                     advance(0, ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
                 advance()
-                if done % self.config.save_step == 0 or done == total or interrupt.asked:
+                interrupted = interrupt.asked
+                if done % self.config.save_step == 0 or done == total:
                     self.save(done)
-                if interrupt.asked:
+                elif interrupted:
+                    # no more: fine-tuning would choose among states that an unbroken run never has
+                    self.write_states(done)
+                if interrupted:
                     raise KeyboardInterrupt
 
     def _read(self, crops: Sequence[Crop], step: int) -> list[tuple[Batch, bool]]:

@@ -108,12 +108,13 @@ def _check_not_empty(
     spec: str, wanted: Sequence[str], items: Sequence[Item], skipped: Sequence[str]
 ) -> None:
     left = {item.split for item in items}
-    after = f" after {len(skipped)} bad items were left out" if skipped else ""
+    bad = "the bad item" if len(skipped) == 1 else f"the {len(skipped)} bad items"
+    without = f" without {bad}" if skipped else ""
     if not items:
-        raise EmptySplit(f"{spec} holds no utterances{after}.", skipped)
+        raise EmptySplit(f"{spec} holds no utterances{without}.", skipped)
     for name in wanted:
         if name not in left:
-            raise EmptySplit(f"Split {name!r} of {spec} is empty{after}.", skipped)
+            raise EmptySplit(f"Split {name!r} of {spec} is empty{without}.", skipped)
 
 
 def _by_split(items: Sequence[Item]) -> dict[str, list[Item]]:

@@ -234,7 +234,7 @@ def _found(choice: Choice, protocol: Mapping[str, Any]) -> _Found:
     first = choice.curve.first
     official = OFFICIAL[first.task]
     fold = _fold(first)
-    expected = COUNTS[f"er_fold{fold}"] if fold else official.num_items
+    expected = COUNTS.get(f"er_fold{fold}") if fold else official.num_items
     remarks = [*_remarks(choice, protocol), *_other_count(first.num_items, expected)]
     setting = f"fold {fold}" if fold else ""
     cell = _cell(choice.point, first.num_items, first.corpus, setting, remarks)

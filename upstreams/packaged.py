@@ -1,7 +1,7 @@
 """The tiny encoders that come with Auscult, each in a folder of weights/ with its model card.
 
-They are small enough to ship and trained well enough to differ from their random twins, which is
-what a demonstration and a test need; they are no encoders to build on.
+They are small enough to ship, and each card says by how much its encoder is read better than its
+random twin: enough for a demonstration and a test. They are no encoders to build on.
 """
 
 from dataclasses import replace

@@ -61,8 +61,9 @@ def finetune(
 
     Trains on train, keeps the state that is best on dev, and prints word and character error rates
     on dev and test, of greedy decoding and of beam search, with 95 % intervals. Run the same
-    command again to go on after a kill. OUT receives the recogniser, whose encoder loads as
-    w2v_bert:OUT, results.sqlite, dev.jsonl, curve.jsonl and checkpoints.
+    command again to go on after a kill; Ctrl-C keeps the step that it comes in. OUT receives the
+    recogniser, whose encoder loads as w2v_bert:OUT, results.sqlite (unless --store), dev.jsonl,
+    curve.jsonl and checkpoints.
 
     Examples:
       auscult finetune w2v_bert:models/w2v-bert -c tsv:data/mine --preset tiny --out models/asr
@@ -232,7 +233,13 @@ class _Finetuned:
             selected_on="dev",
             num_skipped=len(self.corpus.skipped) + len(self.labelled.skipped),
             seed=self.seed,
-            config=asdict(self.config) | {"beam": beam},
+            config={
+                **asdict(self.config),
+                "beam": beam,
+                "split_column": self.corpus.split_column,
+                "train_sha256": self.corpus.sha256["train"],
+                "dev_sha256": self.corpus.sha256["dev"],
+            },
             provenance=self.provenance,
         )
 

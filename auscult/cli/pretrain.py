@@ -60,7 +60,7 @@ def pretrain(
     """Pretrain or distil an encoder on unlabelled speech.
 
     The result loads at once as FAMILY:OUT. Run the same command again to go on after a kill: the
-    weights end as if nothing had happened. Ctrl-C saves the step that it comes in; a second one
+    weights end as if nothing had happened. Ctrl-C keeps the step that it comes in; a second one
     stops at once. OUT receives the encoder, training.json, curve.jsonl, TensorBoard's curves and
     checkpoints.
 

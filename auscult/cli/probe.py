@@ -115,8 +115,9 @@ def probe(
     """Probe every layer of one or more encoders.
 
     Each utterance is encoded once; all layers, probe depths, seeds and tasks read those features.
-    Scores are on test; dev chooses the epoch and the learning rate. OUT receives results.sqlite,
-    a layer-curve PNG and, below .probe, what a killed run goes on from.
+    Scores are on test; dev chooses the epoch and the learning rate. By how much an encoder is read
+    better than its random twin and log-mel is said with its own interval. OUT receives
+    results.sqlite, a layer-curve PNG and, below .probe, what a killed run goes on from.
 
     Examples:
       auscult probe -u fbank -u "random(hubert_base)" -c tsv:data/timit -t phone39 --out phones
@@ -318,14 +319,19 @@ def _resampled(
 def _margins(names: Sequence[str], resampled: "Sequence[Resampled]") -> "list[Margin]":
     """Compare each encoder with its random twin and with log-mel, where they are there."""
     from auscult.probing import margins
+    from auscult.progress import logger
 
-    return [
-        margin
-        for name in names
-        for over in (f"random({name})", "log_mel")
-        if over in names and name != over
-        for margin in margins(resampled, name, over)
-    ]
+    differences: list[Margin] = []
+    for name in names:
+        for over in (f"random({name})", "log_mel"):
+            if over in names and name != over:
+                found = margins(resampled, name, over)
+                if not found:
+                    logger.info(
+                        f"{name} minus {over}: not given, as the utterances are not the same."
+                    )
+                differences += found
+    return differences
 
 
 def _config(
@@ -375,7 +381,7 @@ def _show(
             [m.task, m.probe, m.upstream, m.over, f"{m.value:+.3f} [{m.low:+.3f}, {m.high:+.3f}]"]
             for m in differences
         ]
-        title = "Difference of these, on the same resamples of speakers"
+        title = "Differences of these accuracies, on the same resamples of speakers"
         output.table(title, ["task", "probe", "upstream", "minus", "difference [95 %]"], rows)
     output.print(f"Layer curves: {figure}")
 

@@ -194,7 +194,8 @@ def _choose_runs(
             chosen["asr_lm"] = run
     if not chosen:
         raise UserError(
-            f"{where}: no predictions on SUPERB's own corpora, and its server scores no others."
+            f"{where}: no predictions on SUPERB's own corpora, splits and classes, and its server "
+            f"scores no others; {left_out[0]}"
         )
     return {code: chosen[code] for code in FILES if code in chosen}, left_out
 

@@ -398,6 +398,10 @@ def test_an_interrupt_saves_the_whole_step(cuts: list[Any], tmp_path: Path) -> N
     class Interrupted(Toy):
         presses = 1
 
+        def save(self, folder: Path) -> None:
+            with (folder / "saves").open("a") as file:
+                file.write("x")
+
         def forward(self, batch: Batch) -> Mapping[str, Term]:
             for _ in range(self.presses if batch.step == 5 else 0):
                 os.kill(os.getpid(), signal.SIGINT)
@@ -421,6 +425,7 @@ def test_an_interrupt_saves_the_whole_step(cuts: list[Any], tmp_path: Path) -> N
         assert interrupted(name, toy) == 0
         newest = newest_snapshot(tmp_path / name / "checkpoints")
         assert newest is not None and newest[1]["step"] == step
+        assert (tmp_path / name / "saves").read_text() == "x"  # at step 4; at 6 states alone
         assert pretrain(_run(cuts, tmp_path / name, config)) == 12 - step
         one, other = _weights(tmp_path / "whole"), _weights(tmp_path / name)
         assert all(torch.equal(one[key], other[key]) for key in one)

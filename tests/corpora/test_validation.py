@@ -209,7 +209,7 @@ def test_a_split_that_is_empty_after_skipping(write_corpus) -> None:
     folder = write_corpus()
     for path in (folder / "a").glob("3-*.wav"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"Split 'dev' of .* is empty after 3 bad items"):
+    with pytest.raises(UserError, match=r"Split 'dev' of .* is empty without the 3 bad items"):
         load_corpus(f"tsv:{folder}", skip_bad=True)
 
 

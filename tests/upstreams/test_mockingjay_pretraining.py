@@ -450,7 +450,7 @@ def test_presets_differ_in_sharing_alone(preset: str) -> None:
         ("target=mel", "Unknown target 'mel'"),
         ("stack=3", "stack=3: s3prl's features are not stacked"),
         ("heads=5", "dim=768 is no multiple of heads=5"),
-        ("dropout=1", "dropout=1.0: expected a share below 1"),
+        ("dropout=1", "dropout=1: expected a share below 1"),
         ("mask_share=1.5", "mask_share=1.5: expected less than 1"),
         ("span=0", "span=0: expected a positive number"),
         ("learning_rate=0", "learning_rate=0.0: expected a positive number"),

@@ -5,6 +5,7 @@ s3prl's have ``Transformer`` beside a configuration: older ones in ``Config``, n
 The newer of s3prl's and AlbertNew's are also written.
 """
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -229,6 +230,11 @@ def _assemble(
         eps=sizes.number("layer_norm_eps"),
         initial_std=sizes.number("initializer_range", INITIAL_STD),
     )
+    if not 0 < dimensions.initial_std < math.inf:
+        raise UserError(
+            f"{path}: {sizes.name}.initializer_range is {dimensions.initial_std:g}; expected a "
+            "positive number."
+        )
     if dimensions.dim % dimensions.heads:
         raise UserError(
             f"{path}: {sizes.name}.hidden_size, {dimensions.dim}, is no multiple of its "
