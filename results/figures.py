@@ -77,7 +77,7 @@ def layer_curves(
     names = subject_names(curves, joint="\n")
     probes = sorted({curve.first.probe for curve in curves})
     looks = _looks(curves)
-    with _figure(path, _width(len(probes)), 0.9 + 1.75 * len(rows)) as figure:
+    with saved_figure(path, _width(len(probes)), 0.9 + 1.75 * len(rows)) as figure:
         grid = figure.subplots(len(rows), len(probes), sharey="row", sharex=True, squeeze=False)
         for panels, key in zip(grid, rows, strict=True):
             for axes, probe in zip(panels, probes, strict=True):
@@ -89,7 +89,7 @@ def layer_curves(
         for axes in grid[-1]:
             axes.set_xlabel("layer")
         intervals = any(point.low is not None for curve in curves for point in curve.layers)
-        _legend_below(figure, grid.flat, intervals)
+        legend_below(figure, grid.flat, intervals)
         if title:
             figure.suptitle(title, fontsize=9)
 
@@ -106,7 +106,7 @@ def divergence_maps(artifact: Artifact, path: Path) -> None:
     columns = min(range(4, 7), key=lambda n: -len(maps) % n) if len(maps) > 4 else len(maps)
     rows = -(-len(maps) // columns)
     top = _largest(values for _, values in maps)
-    with _figure(path, PAGE, 0.5 + ((PAGE - 1) / max(columns, 3) + 0.35) * rows) as figure:
+    with saved_figure(path, PAGE, 0.5 + ((PAGE - 1) / max(columns, 3) + 0.35) * rows) as figure:
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         images = []
         for axes, (name, values) in zip(panels.flat, maps, strict=False):
@@ -130,7 +130,7 @@ def all_pairs_map(artifact: Artifact, path: Path) -> None:
     block_of = np.asarray(artifact.arrays["block_of"])
     starts = np.flatnonzero(np.r_[True, block_of[1:] != block_of[:-1]])
     ends = np.r_[starts[1:], len(block_of)]
-    with _figure(path, 5.2, 4.9) as figure:
+    with saved_figure(path, 5.2, 4.9) as figure:
         axes = figure.subplots()
         image = _map(axes, values, _largest([values]))
         for edge in starts[1:] - 0.5:
@@ -150,7 +150,7 @@ def all_pairs_map(artifact: Artifact, path: Path) -> None:
 def layer_weights(artifact: Artifact, path: Path) -> None:
     """Draw the weight that a head's softmax gives to each layer, beside equal weights."""
     weights = np.asarray(artifact.arrays["weights"], np.float64)
-    with _figure(path, COLUMN, 2.3) as figure:
+    with saved_figure(path, COLUMN, 2.3) as figure:
         axes = figure.subplots()
         axes.bar(np.arange(len(weights)), weights, color=PALETTE[0], width=0.7)
         axes.axhline(
@@ -160,11 +160,11 @@ def layer_weights(artifact: Artifact, path: Path) -> None:
         axes.set_xlabel("layer")
         axes.set_ylabel("weight")
         axes.set_title(f"{_subject(artifact)}\n{artifact.task}", fontsize=8)
-        _legend_below(figure, [axes])
+        legend_below(figure, [axes])
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+def saved_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     """Give a figure in our style and write it when the block is done."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -217,7 +217,7 @@ def _looks(curves: Sequence[Curve]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _legend_below(figure: Figure, panels: Iterable[Axes], intervals: bool = False) -> None:
+def legend_below(figure: Figure, panels: Iterable[Axes], intervals: bool = False) -> None:
     """Write one legend under all panels, each entry once, encoders before what they are held to."""
     entries: dict[str, Any] = {}
     if intervals:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .figures import GREY, MARKERS, PALETTE, _figure, _legend_below
+from .figures import GREY, MARKERS, PALETTE, legend_below, saved_figure
 
 _WIDTH, _HEIGHT = 5.2, 3.4  # inches
 _SCALES = {
@@ -50,7 +50,7 @@ def pareto_front(
         title: Above the figure.
     """
     scale, label = _SCALES[cost]
-    with _figure(path, _WIDTH, _HEIGHT) as figure:
+    with saved_figure(path, _WIDTH, _HEIGHT) as figure:
         axes = figure.subplots()
         axes.scatter(
             [scale * place.cost for place in every],
@@ -92,4 +92,4 @@ def pareto_front(
         axes.set_ylabel(score)
         if title:
             figure.suptitle(title, fontsize=9)
-        _legend_below(figure, [axes])
+        legend_below(figure, [axes])
