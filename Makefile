@@ -8,7 +8,7 @@ DEMO ?= demo-out
 DATA ?= ../shared/data
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: install demo test fast check evidence tiny-encoders clean
+.PHONY: install demo test fast check evidence evidence-pretraining tiny-encoders clean
 
 install: $(VENV)/.installed
 
@@ -39,6 +39,9 @@ evidence: install
 
 tiny-encoders: install
 	tools/tiny_encoders.sh $(DATA)
+
+evidence-pretraining: tiny-encoders
+	tools/evidence_pretraining.sh $(DATA)
 
 clean:
 	rm -rf $(VENV) .links $(DEMO) evidence-out build dist *.egg-info

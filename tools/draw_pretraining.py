@@ -75,6 +75,7 @@ def main() -> None:
         else:
             draw_layers(axes, records[task])
         axes.set_title(task, fontsize=9)
+    panels[0].set_ylabel("test accuracy, 95 % interval", fontsize=8)
     if "curves" in kept:
         draw_collapse(panels[3], kept["curves"])
     handles, labels = panels[0].get_legend_handles_labels()
@@ -126,7 +127,8 @@ def short(upstream: str) -> str:
 
 
 def draw_layers(axes: Axes, records: Sequence[dict[str, Any]]) -> None:
-    """Draw test accuracy by layer."""
+    """Draw test accuracy by layer, a random twin in the colour of its encoder."""
+    colours: dict[str, str] = {}
     for upstream in dict.fromkeys(r["upstream"] for r in records):
         own = [r for r in records if r["upstream"] == upstream and r["split"] == "test"]
         if upstream in BASELINES:
@@ -143,7 +145,9 @@ def draw_layers(axes: Axes, records: Sequence[dict[str, Any]]) -> None:
             markersize=3,
             label=short(upstream),
             linewidth=1,
+            color=colours.get(upstream),
         )
+        colours[f"random({upstream})"] = line.get_color()
         lows, highs = [r["low"] for r in own], [r["high"] for r in own]
         axes.fill_between(layers, lows, highs, color=line.get_color(), alpha=0.1, linewidth=0)
     axes.set_xlabel("layer", fontsize=8)

@@ -58,10 +58,11 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
         "mask_span=5",
         "temperature_decay=0.999",
         "diversity_weight=0.3",
-        "total_steps=2000",
+        "total_steps=1500",
         "batch_seconds=48",
         "crop_seconds=3",
         "learning_rate=1e-3",
+        "weight_decay=0.01",
         "schedule=linear",
     ),
     "small": (
