@@ -165,6 +165,7 @@ def draw_sizes(axes: Axes, rows: Sequence[Row]) -> None:
     for row in rows:
         if row.upstream not in BASELINES:
             groups.setdefault(short(row.upstream), []).append(row)
+    encoders = list(dict.fromkeys(name.removeprefix("random: ") for name in groups))
     for name, group in groups.items():
         group.sort(key=lambda row: row.parameters)
         values = [row.value for row in group]
@@ -177,6 +178,7 @@ def draw_sizes(axes: Axes, rows: Sequence[Row]) -> None:
             markersize=4,
             linewidth=1 if len(group) > 1 else 0,
             elinewidth=0.6,
+            color=f"C{encoders.index(name.removeprefix('random: '))}",
             label=name,
         )
     axes.set_xlabel("parameters, thousands", fontsize=8)
