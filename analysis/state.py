@@ -1,6 +1,5 @@
 """Sums of unfinished work on disk, so that a killed measurement goes on where it was."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from auscult.whole_file import whole_file
+
 
 def write_state(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
     """Write arrays to one file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    np.savez_compressed(temporary, allow_pickle=False, **arrays)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def read_state(path: Path) -> dict[str, NDArray[Any]]:

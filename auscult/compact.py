@@ -4,7 +4,6 @@ What ``torch.save`` keeps in nested dicts can so be shipped without a pickle, an
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from auscult.errors import UserError
+from auscult.whole_file import whole_file
 
 KEY = "auscult_checkpoint"  # of the metadata; without it a file holds named tensors alone
 _SEPARATOR = "/"
@@ -31,10 +31,8 @@ def write_compact(states: Mapping[str, Any], path: Path) -> None:
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{path}: {name} holds numbers beyond float16's, 65,504 at most.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, metadata={KEY: json.dumps(rest)})
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata={KEY: json.dumps(rest)})
 
 
 def nested(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from auscult.process import ALONE, Processes
 from auscult.progress import logger
 from auscult.record import fingerprint, library_versions
 from auscult.upstream import Upstream
+from auscult.whole_file import whole_file
 
 FORMAT = 1  # of the shards; part of their names
 SHARD_BYTES = 128 * 2**20
@@ -293,10 +294,8 @@ def audio_sha256(cut: Any) -> str:
 
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
 
 def _refuse_overflow(layer: int, *values: Tensor) -> None:

@@ -71,6 +71,10 @@ class Objective(nn.Module, ABC):
     def fit(self, pool: Pool) -> None:  # noqa: B027
         """Prepare what gradients do not train, such as clusters; once, before the first step."""
 
+    def sources(self) -> Mapping[str, str]:
+        """Return the fingerprint of each encoder that is learned or started from, by setting."""
+        return {}
+
     def before_step(self, step: int, total_steps: int) -> None:  # noqa: B027
         """Set what follows the step alone, such as a temperature."""
 
@@ -113,6 +117,8 @@ class Training:
                 raise UserError(f"{name}={value}: expected {expected}.")
             if value >= 1 and (name in ("beta1", "beta2") or "drop" in name):
                 raise UserError(f"{name}={value:g}: expected a share below 1.")
+            if value > 1 and name.endswith(("_share", "_probability")):
+                raise UserError(f"{name}={value:g}: expected a share, at most 1.")
         if self.warmup > 1:
             raise UserError(
                 f"warmup={self.warmup:g}: expected a share of the steps, such as 0.07, not a "

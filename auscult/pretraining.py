@@ -11,7 +11,6 @@ divided by what all parts count, which must be known before the first gradients.
 
 import json
 import math
-import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,12 +29,13 @@ from auscult.objective import Batch, Objective, Term, Training
 from auscult.precision import check_precision
 from auscult.process import ALONE, Processes
 from auscult.progress import logger, progress
-from auscult.record import fingerprint
 from auscult.seed import seeded
 from auscult.snapshot import newest_snapshot, write_snapshot
 from auscult.speech_pool import Crop, SpeechPool, draw_of
+from auscult.whole_file import whole_file
 
 CHECKPOINTS, SETTINGS, CURVE = "checkpoints", "training.json", "curve.jsonl"
+READS = "read_sha256"  # the setting with fingerprints of what a run reads
 _MIXED: Mapping[str, str] = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -49,6 +49,7 @@ class Run:
     seed: int
     folder: Path
     about: Mapping[str, str]  # family and corpora: a resumed run must be of the same
+    reads: Mapping[str, str]  # fingerprints of corpora, and of encoders, by what they are
     device: str = "cpu"
     processes: Processes = ALONE
 
@@ -93,32 +94,41 @@ def check_settings(run: Run) -> None:
     Raises:
         UserError: The folder is that of another run, or its settings cannot be read.
     """
-    corpus = fingerprint([[str(cut.id), cut.duration] for cut in run.pool.cuts])
     wanted = {**run.about, "seed": run.seed, **asdict(run.config)}
+    reads = {**run.reads, **run.objective.sources()}
     with run.processes.leader_first():
         found = read_training(run.folder)
         if found is not None:
             _check_same(run.folder, found, wanted)
-            if found.get("corpus_sha256", corpus) != corpus:  # older folders have none
-                raise UserError(
-                    f"{run.folder} holds a run on other utterances: since it began, audio was "
-                    "added, removed, renamed or changed in length; put the corpus back as it was "
-                    "to go on, or choose another --out."
-                )
+            _check_unchanged(run.folder, found.get(READS, {}), reads)
         elif run.processes.leads:
-            run.folder.mkdir(parents=True, exist_ok=True)
-            settings = {**wanted, "corpus_sha256": corpus}
-            _write_whole(run.folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+            settings = {**wanted, READS: reads}
+            with whole_file(run.folder / SETTINGS) as temporary:
+                temporary.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def _check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     differing = [key for key in wanted if found.get(key) != wanted[key]]
     if differing:
         key = differing[0]
+        if key not in found:
+            raise UserError(
+                f"{folder} holds a run of another kind, without {key}; choose another --out."
+            )
         raise UserError(
             f"{folder} holds a run with {key} {found.get(key)}, and this one has "
             f"{wanted[key]}; repeat its command to go on, or choose another --out."
         )
+
+
+def _check_unchanged(folder: Path, found: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuse to go on with other audio, labels or encoders; older folders do not name them."""
+    for name in found:
+        if found[name] != now.get(name):
+            raise UserError(
+                f"{folder} holds a run that began with another content of {name}: put back what it "
+                "read to go on, or choose another --out."
+            )
 
 
 def read_training(folder: Path) -> dict[str, Any] | None:
@@ -137,13 +147,6 @@ def read_training(folder: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no settings by name; put a whole copy in its place.")
     return found
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write ``text`` to a file that appears, or replaces an older, when all of it is there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 class _Trainer:
@@ -434,7 +437,8 @@ class _Curve:
 
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]
-        _write_whole(self.path, "".join(f"{line}\n" for line in kept))
+        with whole_file(self.path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept))
         # what is hidden begins with purge_step itself
         self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
 

@@ -119,8 +119,11 @@ class Artifact:
     """Arrays that belong to records and that figures are drawn from.
 
     Kinds: ``attention_divergence`` (arrays ``all_pairs`` (item, item), ``block_of`` and
-    ``head_of`` (item,), ``same_head`` (head, layer, layer), ``mean`` (layer, layer)) and
-    ``layer_weights`` (array ``weights`` (layer,)).
+    ``head_of`` (item,), ``same_head`` (head, layer, layer), ``mean`` (layer, layer)),
+    ``layer_weights`` (array ``weights`` (layer,)) and ``accuracy_difference``: the accuracy of
+    ``upstream`` minus that of the encoder ``over`` in ``meta``, on the same resamples of speakers
+    (arrays ``value`` () and ``interval`` (2,), its 95 % interval, as shares of -1 to 1). There
+    ``layers`` and ``over_layers`` in ``meta`` are what dev chose ``layer`` and ``over_layer`` from.
     """
 
     kind: str
@@ -136,9 +139,11 @@ class Artifact:
     @property
     def key(self) -> str:
         """Fingerprint of what was measured: two runs of one measurement share it."""
+        found = {"layer", "over_layer"}  # dev chose them, and may choose others another time
+        settings = {name: value for name, value in self.meta.items() if name not in found}
         return fingerprint(
             [self.kind, self.upstream, self.upstream_sha256, self.corpus, self.corpus_sha256]
-            + [self.task, dict(self.meta)]
+            + [self.task, settings]
         )
 
 

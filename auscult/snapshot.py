@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from auscult.progress import logger
+from auscult.whole_file import whole_file
 
 
 def write_snapshot(states: Mapping[str, Any], folder: Path, step: int, keep: int = 1) -> Path:
@@ -17,14 +18,11 @@ def write_snapshot(states: Mapping[str, Any], folder: Path, step: int, keep: int
 
     The file appears under its name when all of it is on the disk.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"states-{step}.ckpt"
-    temporary = folder / f".{path.name}.{os.getpid()}"
-    with temporary.open("wb") as file:
+    with whole_file(path) as temporary, temporary.open("wb") as file:
         torch.save(dict(states), file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
     for old in _by_step(folder)[:-keep]:
         old.unlink(missing_ok=True)
     return path

@@ -72,7 +72,7 @@ def assemble(spec: str, listing: Listing, *, skip_bad: bool) -> Corpus:
         logger.info(f"{spec}: {note}")
     if skipped:
         total = len(skipped) + len(items)
-        logger.info(f"{spec}: left out {len(skipped)} of {total} items; the first: {skipped[0]}.")
+        logger.info(f"{spec}: {len(skipped)} of {total} items are bad; the first: {skipped[0]}.")
     return Corpus(
         spec=spec,
         splits={name: _cuts(part, scans) for name, part in _by_split(items).items()},
@@ -108,13 +108,13 @@ def _check_not_empty(
     spec: str, wanted: Sequence[str], items: Sequence[Item], skipped: Sequence[str]
 ) -> None:
     left = {item.split for item in items}
-    bad = "the bad item" if len(skipped) == 1 else f"the {len(skipped)} bad items"
-    without = f" without {bad}" if skipped else ""
+    bad = "1 bad item is" if len(skipped) == 1 else f"{len(skipped)} bad items are"
+    left_out = f" once {bad} left out" if skipped else ""
     if not items:
-        raise EmptySplit(f"{spec} holds no utterances{without}.", skipped)
+        raise EmptySplit(f"{spec} holds no utterances{left_out}.", skipped)
     for name in wanted:
         if name not in left:
-            raise EmptySplit(f"Split {name!r} of {spec} is empty{without}.", skipped)
+            raise EmptySplit(f"Split {name!r} of {spec} is empty{left_out}.", skipped)
 
 
 def _by_split(items: Sequence[Item]) -> dict[str, list[Item]]:

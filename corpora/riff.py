@@ -44,6 +44,8 @@ def _sizes(file: BinaryIO, order: str) -> tuple[int, int, int, int]:
             return rate, width, size, end - place
         if name == b"fmt " and len(form := file.read(14)) == 14:
             rate, width = struct.unpack(f"{order}8xIH", form)
+        if name == b"\0\0\0\0":  # blocks that were allocated and never written
+            break
         file.seek(place + size + size % 2)
     return rate, width, 0, 0
 

@@ -19,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from auscult.errors import UserError
+from auscult.whole_file import whole_file
 
 from .turn import rttm_lines
 
@@ -113,12 +114,10 @@ def read_predictions(folder: Path) -> Predictions:
 
 
 def _write(path: Path, parts: Iterable[str]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _plain(value: Any) -> Any:

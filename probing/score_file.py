@@ -1,13 +1,14 @@
 """Finished scores on disk, so that a killed sweep goes on at the layer where it was."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from auscult.whole_file import whole_file
 
 from .bank import ProbeScore
 from .probe import ProbeKey
@@ -25,10 +26,9 @@ def write_scores(scores: Mapping[str, list[ProbeScore]], path: Path) -> None:
             index.append({"split": split, "key": asdict(score.key), "epochs": score.epochs})
             arrays |= {f"correct_{name}": score.correct, f"total_{name}": score.total}
             arrays[f"items_{name}"] = np.array(score.items)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    np.savez_compressed(temporary, allow_pickle=False, index=np.array(json.dumps(index)), **arrays)
-    os.replace(temporary, path)
+    arrays["index"] = np.array(json.dumps(index))
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def read_scores(path: Path) -> Scores | None:

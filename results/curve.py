@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
@@ -18,6 +18,8 @@ SYNTHETIC = "demo"  # the corpus reader whose speech comes from a synthesiser
 Subject = tuple[str, str, str, int, str]  # corpus, task, split, task version, fingerprint
 
 Run = tuple[str, str, str]  # when, command, device
+
+Settings = Mapping[str, set[str]]  # the values of each setting in one run, as text
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,18 @@ def metric_order(metric: str) -> tuple[bool, str]:
     return (metric != "accuracy", metric)
 
 
+def own_settings(mine: Settings, settings: Sequence[Settings]) -> str:
+    """Say which settings of one run others of ``settings`` do not share: ``pooling=mean``."""
+    differ = {
+        name: min(values)[:8] if name.endswith("sha256") else min(values)
+        for name, values in sorted(mine.items())
+        if len(values) == 1 and any(other.get(name) != values for other in settings)
+    }
+    if len(differ) > 1:
+        differ.pop(CHOSEN, None)  # it follows from the others
+    return ", ".join(f"{name}={value}" for name, value in differ.items())
+
+
 def _selects(other: Curve, curve: Curve) -> bool:
     """Whether ``other`` holds the same runs' scores on the split that ``curve`` was chosen on."""
     return (
@@ -242,15 +256,7 @@ def _differences(part: Sequence[Record], runs: Sequence[Sequence[Record]]) -> st
     if len(runs) == 1:
         return ""
     settings = [{k: {str(r.config.get(k)) for r in run} for k in run[0].config} for run in runs]
-    mine = settings[runs.index(part)]
-    differ = {
-        name: min(values)[:8] if name.endswith("sha256") else min(values)
-        for name, values in sorted(mine.items())
-        if len(values) == 1 and any(other.get(name) != values for other in settings)
-    }
-    if len(differ) > 1:
-        differ.pop(CHOSEN, None)  # it follows from the others
-    remark = ", ".join(f"{name}={value}" for name, value in differ.items())
+    remark = own_settings(settings[runs.index(part)], settings)
     return remark or part[0].provenance.created
 
 

@@ -8,7 +8,6 @@ probabilities ``T_hat`` (frame, speaker) and, beside them, the samples between t
 """
 
 import io
-import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from auscult.errors import UserError
+from auscult.whole_file import whole_file
 
 FILES = {  # of each task that is scored from predictions, in the order of the layout's own list
     "pr": "predict.ark",
@@ -93,16 +93,13 @@ def write_submission(path: Path, parts: Mapping[str, Part]) -> None:
     Raises:
         UserError: A prediction that the task's format cannot hold, or h5py is missing.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            for code, part in parts.items():
-                for name, content in _files(code, part):
-                    archive.writestr(_entry(f"{folder_of(code)}/{name}"), content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        whole_file(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for code, part in parts.items():
+            for name, content in _files(code, part):
+                archive.writestr(_entry(f"{folder_of(code)}/{name}"), content)
 
 
 def import_h5py() -> Any:

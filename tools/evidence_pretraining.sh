@@ -35,8 +35,9 @@ first=$!
     train w2v_bert w2v_bert-alone contrastive_weight=0
     "$auscult" finetune "w2v_bert:$tiny/w2v_bert" -c "$words" --split kws_split --skip-bad \
         --preset tiny --out "$out/transducer" --json \
-        >"$records/transducer.json" 2>"$out/transducer.log" ||
+        >"$out/transducer.part" 2>"$out/transducer.log" ||
         { tail -3 "$out/transducer.log" >&2; exit 1; }
+    mv "$out/transducer.part" "$records/transducer.json"
 ) &
 wait "$first"
 wait "$!"
@@ -59,7 +60,6 @@ probe() { # FOLDER, then the arguments of auscult probe
     local folder=$1
     shift
     mkdir -p "$folder"
-    test -s "$folder/found.json" && return
     "$auscult" probe "$@" --probe linear --no-baselines --out "$folder" --json \
         >"$folder/found.part" 2>"$folder/log" || { tail -3 "$folder/log" >&2; exit 1; }
     mv "$folder/found.part" "$folder/found.json"
@@ -87,6 +87,7 @@ wait "$!"
 echo "== search" >&2
 "$auscult" subnet search "lighthubert:$tiny/lighthubert" -c "tsv:$data/timit-sample" \
     --split split_nosa --objective probe:phone39 --budget "params<=550k" --evaluations 40 \
-    --out "$out/search" --json >"$records/search.json" 2>"$out/search.log" ||
+    --out "$out/search" --json >"$out/search.part" 2>"$out/search.log" ||
     { tail -3 "$out/search.log" >&2; exit 1; }
+mv "$out/search.part" "$records/search.json"
 cp "$out/search/front.png" docs/figures/pretraining_search.png

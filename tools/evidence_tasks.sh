@@ -18,7 +18,6 @@ small=(hidden_dim=256 projector_dim=256 batch_size=8 learning_rate=1e-3)
 head() { # NAME, then the arguments of auscult run
     local name=$1
     shift
-    test -s "$records/$name.json" && return
     echo "== $name" >&2
     "$auscult" run -u fbank -u log_mel -u tiny_hubert -u "random(tiny_hubert)" --no-baselines \
         --out "$out/$name" --json "$@" \

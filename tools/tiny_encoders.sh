@@ -54,8 +54,10 @@ probe() { # NAME of the encoder, corpus, then options
 }
 
 for name in hubert lighthubert mockingjay audio_albert w2v_bert; do
-    probe "tiny_$name" demo -t phone
-    probe "tiny_$name" "tsv:$data/timit-sample" --split split_nosa -t phone39
-    pack "tiny_$name" "$name" --probes "$out/tiny_$name"-*.json
+    encoder=tiny_$name
+    test "$name" != lighthubert || encoder+=@largest
+    probe "$encoder" demo -t phone
+    probe "$encoder" "tsv:$data/timit-sample" --split split_nosa -t phone39
+    pack "tiny_$name" "$name" --probes "$out/$encoder"-*.json
 done
 du -sh upstreams/weights

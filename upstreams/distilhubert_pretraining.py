@@ -140,6 +140,10 @@ class DistilHubertObjective(Objective):
         if config.initialize:
             copy_teacher(self.network, teacher)
 
+    def sources(self) -> Mapping[str, str]:
+        """Return the teacher's fingerprint."""
+        return {"teacher": self._frozen[0].spec.sha256}
+
     def forward(self, batch: Batch) -> Mapping[str, Term]:
         """Return both distances, and the cosine of each predicted layer."""
         encoding = self.network(batch.audio)

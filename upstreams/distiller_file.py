@@ -1,12 +1,13 @@
 """DistilHuBERT's checkpoint as s3prl's Distiller stores it, written from transformers' encoder."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from auscult.whole_file import whole_file
 
 from .distiller import PredictionHeads
 
@@ -44,9 +45,8 @@ def write_distiller(path: Path, model: Any, heads: PredictionHeads) -> None:
         {n: tensor.detach().float().cpu() for n, tensor in heads.state_dict().items()}
     )
     content = {"Distiller": weights, "Config": {"distiller": _describe(model.config, heads)}}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        torch.save(content, temporary)
 
 
 def _as_stored(heads: dict[str, Tensor]) -> dict[str, Tensor]:

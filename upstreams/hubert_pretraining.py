@@ -136,6 +136,10 @@ class HubertObjective(Objective):
             self.projection = nn.Linear(config.width, config.projection)
             self.labels = nn.Parameter(torch.empty(config.clusters, config.projection).uniform_())
 
+    def sources(self) -> Mapping[str, str]:
+        """Return the fingerprint of what the clusters are of."""
+        return {"labels_from": self._frozen[0].upstream.spec.sha256}
+
     def fit(self, pool: Pool) -> None:
         """Fit the clusters.
 

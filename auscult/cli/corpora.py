@@ -102,8 +102,8 @@ def _show(out: Output, corpus: "Corpus", skip_bad: bool) -> None:
             "alignments": [asdict(alignment) for alignment in alignments],
             "speaker_overlap": list(corpus.speaker_overlap),
             "notes": list(corpus.notes),
-            "skipped": list(corpus.skipped),
-        }
+        },
+        skipped=list(corpus.skipped),
     )
 
 

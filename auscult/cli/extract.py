@@ -1,6 +1,5 @@
 """`auscult extract`: every layer of every utterance as files, for people who want features."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from auscult.cli.output import (
     choose_device,
 )
 from auscult.errors import UserError, unknown
+from auscult.whole_file import whole_file
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
@@ -154,10 +154,8 @@ class _Target:
                         f"{name} of {self.path.stem} holds values beyond 65,504, which float16 "
                         "cannot; write --dtype float32."
                     )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        save_file(tensors, temporary, metadata=dict(self.made_from))
-        os.replace(temporary, self.path)
+        with whole_file(self.path) as temporary:
+            save_file(tensors, temporary, metadata=dict(self.made_from))
 
 
 def _path_of(cut: Any, out: Path) -> Path:

@@ -1,6 +1,6 @@
 """`auscult finetune`: a pretrained encoder learns to transcribe."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +26,7 @@ from auscult.cli.run import provenance_here
 from auscult.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    from auscult.contracts import UpstreamSpec
     from auscult.dataset import Corpus
     from auscult.downstreams.score import Score
     from auscult.downstreams.split import LabelledCorpus
@@ -70,7 +71,7 @@ def finetune(
       auscult finetune w2v_bert:M -c librispeech:LibriSpeech total_steps=50000 --out models/asr
     """
     import auscult
-    from auscult.pretraining import Run, pretrain
+    from auscult.pretraining import Run, check_settings, pretrain
     from auscult.process import Processes
     from auscult.speech_pool import SpeechPool
     from auscult.upstreams.w2v_bert.finetuning import build
@@ -83,8 +84,6 @@ def finetune(
     origin = provenance_here(processes, where)
     with processes.joined(where):
         with processes.leader_first():
-            if processes.leads:
-                prepare(out, store)
             found = auscult.corpus(corpus, split=split, skip_bad=skip_bad)
             check_speakers(found, allow_shared_speakers)
             labelled = _transcribed(found, skip_bad)
@@ -92,29 +91,32 @@ def finetune(
             train, dev = (_texts(labelled, name) for name in ("train", "dev"))
             transcripts = {str(cut.id): text for cut, text in train}
             objective = build(folder, transcripts, dev, config, seed)
+            encoder = auscult.load(upstream).spec
         pool = SpeechPool.of(
             [cut for cut, _ in train],
             crop_seconds=config.crop_seconds,
             batch_seconds=config.batch_seconds,
             seed=seed,
         )
-        about = {"upstream": upstream, "corpus": corpus, "split": found.split_column}
-        steps = pretrain(
-            Run(
-                objective=objective,
-                config=config,
-                pool=pool,
-                seed=seed,
-                folder=out,
-                about=about,
-                device=where,
-                processes=processes,
-            )
+        run = Run(
+            objective=objective,
+            config=config,
+            pool=pool,
+            seed=seed,
+            folder=out,
+            about={"upstream": upstream, "corpus": corpus, "split": found.split_column},
+            reads={"upstream": encoder.sha256} | {s: found.sha256[s] for s in ("train", "dev")},
+            device=where,
+            processes=processes,
         )
+        check_settings(run)
+        if processes.leads:
+            prepare(out, store)
+        steps = pretrain(run)
         if not processes.leads:
             return
-        run = _Finetuned(upstream, out, found, labelled, config, seed, where, origin)
-        records = run.score(beam)
+        finetuned = _Finetuned(encoder, out, found, labelled, config, seed, where, origin)
+        records = finetuned.score(beam)
     save(records, [], out, store)
     columns = ["split", "beam", "metric", "value", "low", "high", "num_items", "num_speakers"]
     rows = [[_shown(_cell(record, column)) for column in columns] for record in records]
@@ -180,7 +182,7 @@ def _check_lengths(corpus: "LabelledCorpus", config: "Config") -> None:
 class _Finetuned:
     """A recogniser that is trained, and where it comes from."""
 
-    upstream: str
+    encoder: "UpstreamSpec"  # of what it was made from
     folder: Path
     corpus: "Corpus"
     labelled: "LabelledCorpus"
@@ -191,7 +193,6 @@ class _Finetuned:
 
     def score(self, beam: int) -> "list[Record]":
         """Return error rates of dev and test, greedy and with the beam."""
-        import auscult
         from auscult.audio import read_samples
         from auscult.downstreams.ctc import character_errors, word_errors
         from auscult.downstreams.score import ratio_score
@@ -200,7 +201,6 @@ class _Finetuned:
 
         recognizer = load_recognizer(self.folder)
         recognizer.transducer.to(self.device)
-        encoder = auscult.load(self.upstream).spec.record_fields()
         metrics: dict[str, Callable[..., Any]] = {"wer": word_errors, "cer": character_errors}
         records = []
         for split in ("dev", "test"):
@@ -212,16 +212,14 @@ class _Finetuned:
                 for metric, count in metrics.items():
                     edits, totals = count(wanted, found)
                     score = ratio_score(metric, edits, totals, data.speakers)
-                    records.append(self._record(score, encoder, split, width))
+                    records.append(self._record(score, split, width))
         return records
 
-    def _record(
-        self, score: "Score", encoder: Mapping[str, Any], split: str, beam: int
-    ) -> "Record":
+    def _record(self, score: "Score", split: str, beam: int) -> "Record":
         from auscult.record import Record
 
         return Record(
-            **encoder,
+            **self.encoder.record_fields(),
             **asdict(score),
             corpus=self.corpus.spec,
             corpus_sha256=self.corpus.sha256[split],

@@ -60,8 +60,8 @@ def pretrain(
     """Pretrain or distil an encoder on unlabelled speech.
 
     The result loads at once as FAMILY:OUT. Run the same command again to go on after a kill: the
-    weights end as if nothing had happened. Ctrl-C keeps the step that it comes in; a second one
-    stops at once. OUT receives the encoder, training.json, curve.jsonl, TensorBoard's curves and
+    weights end as if nothing had happened. Ctrl-C keeps the step that it comes in (a second one
+    stops at once, and so does one to several processes). OUT receives the encoder, training.json, curve.jsonl, TensorBoard's curves and
     checkpoints.
 
     Examples:
@@ -72,6 +72,7 @@ def pretrain(
     from auscult.pretraining import Run
     from auscult.pretraining import pretrain as train
     from auscult.process import Processes
+    from auscult.record import fingerprint
     from auscult.speech_pool import SpeechPool
     from auscult.upstreams.pretraining import find_pretraining
 
@@ -82,7 +83,8 @@ def pretrain(
     where = processes.device(choose_device(device))
     with processes.joined(where):
         with processes.leader_first():
-            cuts = [cut for spec in corpus for cut in _read(spec, splits, skip_bad)]
+            read = [_read(spec, splits, skip_bad) for spec in corpus]
+            cuts = [cut for found, _ in read for cut in found]
             objective = row.build(training, seed)
         pool = SpeechPool.of(
             cuts,
@@ -102,6 +104,7 @@ def pretrain(
                 seed=seed,
                 folder=out,
                 about=about,
+                reads={"corpora": fingerprint([hashes for _, hashes in read])},
                 device=where,
                 processes=processes,
             )
@@ -128,8 +131,8 @@ def _assignments(path: Path | None) -> list[str]:
     return [f"{key}={value}" for key, value in found.items()]
 
 
-def _read(spec: str, splits: str, skip_bad: bool) -> list[Any]:
-    """Return the utterances of a corpus' splits, or of all audio below a folder."""
+def _read(spec: str, splits: str, skip_bad: bool) -> tuple[list[Any], list[str]]:
+    """Return the utterances of a corpus' splits, or of all audio below a folder; fingerprints."""
     import auscult
     from auscult.corpora import READERS, read_files
 
@@ -146,7 +149,8 @@ def _read(spec: str, splits: str, skip_bad: bool) -> list[Any]:
         address, _, column = spec.partition("#")
         found = auscult.corpus(address, split=column or None, skip_bad=skip_bad)
         names = list(found.splits) if splits == "all" else splits.split(",")
-    return [cut for name in names for cut in found.split(name)]
+    cuts = [cut for name in names for cut in found.split(name)]
+    return cuts, [found.sha256[name] for name in names]
 
 
 def _describe(training: "Training", objective: "Objective", cuts: list[Any]) -> dict[str, Any]:

@@ -59,6 +59,22 @@ def test_each_family_is_made_and_loads(
     assert "trained to its end" in errors
 
 
+def test_another_teacher_of_the_same_name_is_refused(
+    folder: Path, tmp_path: Path, run: Command
+) -> None:
+    for seed in (0, 1):
+        made = ("pretrain", "hubert", "-c", folder, "--preset", "tiny", "--seed", seed, *SHORT)
+        assert run(*made, "fit_seconds=4", "--out", tmp_path / f"teacher{seed}")[0] == 0
+    (tmp_path / "teacher").symlink_to(tmp_path / "teacher0")
+    words = ("pretrain", "lighthubert", "-c", folder, "--preset", "tiny", "--out", tmp_path / "out")
+    words = (*words, *SHORT, f"teacher=hubert:{tmp_path / 'teacher'}")
+    assert run(*words)[0] == 0
+    (tmp_path / "teacher").unlink()
+    (tmp_path / "teacher").symlink_to(tmp_path / "teacher1")
+    status, _, errors = run(*words)
+    assert status == 2 and "began with another content of teacher" in errors
+
+
 def test_settings_come_from_a_file_and_the_command_line(
     folder: Path, tmp_path: Path, run: Command
 ) -> None:

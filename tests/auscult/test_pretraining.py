@@ -26,6 +26,7 @@ from auscult.errors import UserError
 from auscult.objective import Batch, Objective, Term, Training
 from auscult.pretraining import Run, check_settings, learning_rate, pretrain, read_curve
 from auscult.process import ALONE, Processes
+from auscult.record import fingerprint
 from auscult.snapshot import newest_snapshot
 from auscult.speech_pool import SpeechPool, draw_of
 from auscult.upstreams.hubert_network import NetworkTraining
@@ -106,6 +107,7 @@ def _run(cuts: list[Any], folder: Path, config: Config, processes: Processes = A
         seed=5,
         folder=folder,
         about={"family": "toy"},
+        reads={"corpora": fingerprint([cut.id for cut in cuts])},
         processes=processes,
     )
 
@@ -317,12 +319,27 @@ def test_a_changed_corpus_does_not_go_on(cuts: list[Any], tmp_path: Path) -> Non
     out = tmp_path / "out"
     check_settings(_run(cuts[:-1], out, Config()))
     check_settings(_run(cuts[:-1], out, Config()))
-    with pytest.raises(UserError, match="other utterances.*added"):
+    with pytest.raises(UserError, match="another content of corpora"):
         check_settings(_run(cuts, out, Config()))
     settings = json.loads((out / "training.json").read_text())
-    assert len(settings.pop("corpus_sha256")) == 64
+    assert len(settings.pop("read_sha256")["corpora"]) == 64
     (out / "training.json").write_text(json.dumps(settings))  # as it was written before
     check_settings(_run(cuts, out, Config()))
+
+
+def test_a_changed_teacher_does_not_go_on(cuts: list[Any], tmp_path: Path) -> None:
+    class Taught(Toy):
+        teacher = "a"
+
+        def sources(self) -> dict[str, str]:
+            return {"teacher": self.teacher * 64}
+
+    run = replace(_run(cuts, tmp_path, Config()), objective=Taught())
+    check_settings(run)
+    check_settings(run)
+    Taught.teacher = "b"
+    with pytest.raises(UserError, match="another content of teacher"):
+        check_settings(run)
 
 
 @pytest.mark.parametrize("text", ['{"seed": 5, "total_', "[]", ""])

@@ -33,7 +33,7 @@ def test_a_corpus_is_shown(write_corpus) -> None:
     (speaker,) = corpus["labels"]
     assert (speaker["name"], speaker["classes"], speaker["coverage"]) == ("speaker", 6, 1.0)
     (phone,) = corpus["alignments"]
-    assert phone["coverage"] == pytest.approx(1 / 17) and len(corpus["skipped"]) == 1
+    assert phone["coverage"] == pytest.approx(1 / 17) and len(shown["skipped"]) == 1
 
 
 def test_a_mistake_is_raised_to_the_command_line(write_corpus) -> None:
@@ -55,7 +55,7 @@ def test_every_bad_item_is_named(write_corpus) -> None:
         assert text in " ".join(result.stdout.split()), text
     assert "3 items are bad" in result.stderr and "--skip-bad" in result.stderr
     result = CliRunner().invoke(app, ["corpora", spec, "--json", "--quiet"])
-    assert result.exit_code == 1 and len(json.loads(result.stdout)["corpus"]["skipped"]) == 3
+    assert result.exit_code == 1 and len(json.loads(result.stdout)["skipped"]) == 3
     for path in (folder / "a").glob("[45]-*.wav"):  # all of test
         path.write_bytes(b"")
     result = CliRunner().invoke(app, ["corpora", spec])

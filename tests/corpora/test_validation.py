@@ -123,7 +123,7 @@ def test_all_bad_items_are_counted(write_corpus, caplog: pytest.LogCaptureFixtur
         load_corpus(f"tsv:{folder}")
     caplog.set_level(logging.INFO, "auscult")
     assert len(load_corpus(f"tsv:{folder}", skip_bad=True).skipped) == 3
-    assert "left out 3 of 18 items" in caplog.text
+    assert "3 of 18 items are bad" in caplog.text
 
 
 def test_the_good_corpus_passes(write_corpus) -> None:
@@ -209,7 +209,7 @@ def test_a_split_that_is_empty_after_skipping(write_corpus) -> None:
     folder = write_corpus()
     for path in (folder / "a").glob("3-*.wav"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"Split 'dev' of .* is empty without the 3 bad items"):
+    with pytest.raises(UserError, match=r"Split 'dev' of .* is empty once 3 bad items are left out"):
         load_corpus(f"tsv:{folder}", skip_bad=True)
 
 

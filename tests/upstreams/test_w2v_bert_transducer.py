@@ -458,6 +458,29 @@ def test_finetune_from_the_command_line(
     assert again == found | {"steps": 0}
 
 
+def test_a_changed_transcript_or_encoder_is_refused(
+    run: Callable[..., tuple[int, str, str]], corpus: Path, encoder: Path, tmp_path: Path
+) -> None:
+    """Else the records would name what stands there now, not what was trained on."""
+    words = ("finetune", f"w2v_bert:{encoder}", "-c", f"tsv:{corpus}", *SMALL_STEPS)
+    words = (*words, "total_steps=2", "--out", tmp_path / "asr")
+    assert run(*words)[0] == 0
+    manifest = corpus / "MANIFEST.tsv"
+    text = manifest.read_text()
+    manifest.write_text(text.replace("\ta cab.", "\ta cabbage."))
+    status, _, said = run(*words)
+    assert status == 2 and "began with another content of dev" in said
+    manifest.write_text(text)
+    save_w2v_bert(build_w2v_bert(TINY), encoder)
+    status, _, said = run(*words)
+    assert status == 2 and "began with another content of upstream" in said
+    words = (*words[:-1], encoder)  # --out: the encoder's own folder is no run of this kind
+    (encoder / "training.json").write_text('{"family": "w2v_bert"}')
+    status, _, said = run(*words)
+    assert status == 2 and "run of another kind, without upstream" in said
+    assert not list(encoder.glob("*.sqlite"))
+
+
 def test_killed_and_resumed(
     run: Callable[..., tuple[int, str, str]],
     corpus: Path,

@@ -1,6 +1,5 @@
 """The published checkpoints: which space, which extractor, and every weight accounted for."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
 from auscult.progress import logger
+from auscult.whole_file import whole_file
 
 from ..conversion import parse_convolutions
 from ..weight import fill
@@ -71,10 +71,8 @@ def write_supernet(supernet: Supernet, space: SearchSpace, stage: int, folder: P
         "model": {name: tensor.detach().cpu() for name, tensor in supernet.state_dict().items()},
         "cfg": {"model": model, "task": {"normalize": supernet.mode == "layer_norm"}},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{_FILE}.{os.getpid()}"
-    torch.save(content, temporary)
-    os.replace(temporary, folder / _FILE)
+    with whole_file(folder / _FILE) as temporary:
+        torch.save(content, temporary)
 
 
 def read_published(path: Path) -> Published:

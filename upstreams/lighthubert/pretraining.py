@@ -15,6 +15,7 @@ import torch
 
 from auscult.errors import UserError, unknown
 from auscult.objective import Batch, Objective, Term, Training
+from auscult.upstream import fingerprint_weights
 
 from .. import load_upstream
 from ..huggingface import HuggingFaceUpstream
@@ -109,6 +110,13 @@ class Distillation(Objective):
         self.space = space
         self.config = config
         self._teacher = (teacher,)  # in a tuple: not of the state dict, and never in train mode
+        self._sources = {"teacher": teacher.spec.sha256}
+        if config.start:
+            self._sources["start"] = fingerprint_weights(supernet.state_dict())
+
+    def sources(self) -> Mapping[str, str]:
+        """Return the fingerprints of the teacher and, in the second stage, of the start."""
+        return self._sources
 
     def forward(self, batch: Batch) -> Mapping[str, Term]:
         """Return the L1 loss over hidden and other frames, and what predicting zero would have."""

@@ -6,7 +6,6 @@ The newer of s3prl's and AlbertNew's are also written.
 """
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
+from auscult.whole_file import whole_file
 
 from ..spectral import DELTA_REACH, STRIDE, WINDOW, Recipe
 from ..weight import fill
@@ -366,10 +366,8 @@ def write_mockingjay(
             "Config": {"runner": dict(settings)},
             "Step": step,
         }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save({"SpecHead": dict(head.state_dict()), **own}, temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        torch.save({"SpecHead": dict(head.state_dict()), **own}, temporary)
 
 
 def _sizes(dimensions: Dimensions) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """w2v-BERT on disk: tensors in safetensors, dimensions in a config.json beside them."""
 
 import json
-import os
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError, unknown
+from auscult.whole_file import whole_file
 
 from ..weight import fill
 from .dimension import Dimensions
@@ -40,9 +40,8 @@ def pack(module: nn.Module) -> bytes:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that a kill leaves as it was, or new, but never half written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def load_w2v_bert(path: Path, dropout: float = 0.0) -> W2vBert:
