@@ -122,8 +122,8 @@ class Artifact:
     ``head_of`` (item,), ``same_head`` (head, layer, layer), ``mean`` (layer, layer)),
     ``layer_weights`` (array ``weights`` (layer,)) and ``accuracy_difference``: the accuracy of
     ``upstream`` minus that of the encoder ``over`` in ``meta``, on the same resamples of speakers
-    (arrays ``value`` () and ``interval`` (2,), its 95 % interval, as shares of -1 to 1). There
-    ``layers`` and ``over_layers`` in ``meta`` are what dev chose ``layer`` and ``over_layer`` from.
+    (arrays ``value`` () and ``interval`` (2,), its 95 % interval, as shares of -1 to 1; ``layer``
+    and ``over_layer`` in ``meta`` are the layer of each encoder, which dev chose).
     """
 
     kind: str

@@ -5,13 +5,15 @@ own; `auscult probe` measures it.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from auscult.record import Artifact
+import numpy as np
 
-from .curve import Curve, Subject, corpus_label, own_settings, short_names, subject_names
+from auscult.record import Artifact, Record
+
+from .curve import CHOSEN, Curve, Subject, corpus_label, own_settings, short_names, subject_names
 
 KIND = "accuracy_difference"
 
@@ -58,12 +60,56 @@ class Difference:
         return f"{self.value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
+def build_difference(
+    ours: Sequence[Record],
+    theirs: Sequence[Record],
+    layers: tuple[int, int],
+    value: float,
+    interval: tuple[float, float],
+) -> Artifact:
+    """Build what the store keeps of a difference.
+
+    Args:
+        ours: Scores of the encoder that is to be better, under one probe on the split reported on:
+            a record for each layer and seed.
+        theirs: Those of the encoder that is subtracted.
+        layers: The layer of each that dev prefers.
+        value: The difference, a share of -1 to 1.
+        interval: Its 95 % interval.
+    """
+    first = ours[0]
+    return Artifact(
+        kind=KIND,
+        upstream=first.upstream,
+        upstream_sha256=first.upstream_sha256,
+        corpus=first.corpus,
+        corpus_sha256=first.corpus_sha256,
+        task=first.task,
+        arrays={"value": np.array(value), "interval": np.array(interval)},
+        meta={
+            "over": theirs[0].upstream,
+            "over_sha256": theirs[0].upstream_sha256,
+            "task_version": first.task_version,
+            "probe": first.probe,
+            "metric": first.metric,
+            "split": first.split,
+            "layer": layers[0],
+            "over_layer": layers[1],
+            "layers": sorted({r.layer for r in ours if isinstance(r.layer, int)}),
+            "seeds": sorted({r.seed for r in ours}),
+            "convention": first.convention,
+            "config": {name: x for name, x in first.config.items() if name != CHOSEN},
+        },
+        provenance=first.provenance,
+    )
+
+
 def differences(artifacts: Iterable[Artifact], curves: Sequence[Curve]) -> list[Difference]:
     """Return the differences among artifacts, named as the curves that they are shown beside."""
     found = [artifact for artifact in artifacts if artifact.kind == KIND]
     subjects = subject_names(curves)
-    pairs = ((a.upstream, str(a.meta["over"])) for a in found)
-    names = short_names([*(curve.first.upstream for curve in curves), *(n for p in pairs for n in p)])
+    compared = [name for a in found for name in (a.upstream, str(a.meta["over"]))]
+    names = short_names([*(curve.first.upstream for curve in curves), *compared])
     groups: dict[tuple[object, ...], list[Artifact]] = defaultdict(list)
     for artifact in found:
         groups[_compared(artifact)].append(artifact)
@@ -84,9 +130,21 @@ def difference_rows(found: Iterable[Difference]) -> list[list[object]]:
     return [[d.subject, d.artifact.meta["probe"], d.label, d.over, d.layers, d.text] for d in found]
 
 
+def fitting(artifacts: Iterable[Artifact], wanted: Mapping[str, str | None]) -> list[Artifact]:
+    """Return the differences that agree with every field of ``wanted`` that is not None."""
+    given = {name: value for name, value in wanted.items() if value is not None}
+    return [a for a in artifacts if given.items() <= _fields(a).items()]
+
+
 def flat_difference(artifact: Artifact) -> dict[str, Any]:
     """Return a flat dictionary of JSON values, as a record has it."""
     low, high = artifact.arrays["interval"].tolist()
+    numbers = {"value": float(artifact.arrays["value"]), "low": low, "high": high}
+    return {**_fields(artifact), **numbers, **asdict(artifact.provenance)}
+
+
+def _fields(artifact: Artifact) -> dict[str, Any]:
+    """Return what was compared and how, as fields of the names that a record has."""
     return {
         "upstream": artifact.upstream,
         "upstream_sha256": artifact.upstream_sha256,
@@ -94,10 +152,6 @@ def flat_difference(artifact: Artifact) -> dict[str, Any]:
         "corpus_sha256": artifact.corpus_sha256,
         "task": artifact.task,
         **artifact.meta,
-        "value": float(artifact.arrays["value"]),
-        "low": low,
-        "high": high,
-        **asdict(artifact.provenance),
     }
 
 
@@ -130,6 +184,16 @@ def _told_apart(alike: Sequence[Artifact]) -> list[tuple[str, Artifact]]:
 
 
 def _settings(artifact: Artifact) -> dict[str, set[str]]:
+    """Return how a difference was measured, in words."""
     meta = {**artifact.meta, **artifact.meta["config"], "upstream_sha256": artifact.upstream_sha256}
+    meta |= {name: _in_short(meta[name]) for name in ("layers", "seeds")}
     left_out = ("config", "layer", "over_layer")
     return {name: {str(value)} for name, value in meta.items() if name not in left_out}
+
+
+def _in_short(numbers: Sequence[int]) -> str:
+    """Write distinct numbers in order as `--layers` reads them: ``0-12`` or ``0,3``."""
+    first, last = numbers[0], numbers[-1]
+    if len(numbers) == last - first + 1 > 1:
+        return f"{first}-{last}"
+    return ",".join(map(str, numbers))

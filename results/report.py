@@ -34,6 +34,7 @@ from .curve import (
     run_of,
     short_names,
 )
+from .difference import KIND, Difference, differences
 from .store import Store
 from .superb import BESIDE, TASKS, find_published, published, superb_s
 from .superb_table import Protocols, Table, own_rows, tables
@@ -53,7 +54,8 @@ class _Run:
     upstreams: Sequence[str]
     subjects: Sequence[str]  # task on corpus
     num_records: int
-    num_artifacts: int
+    num_differences: int
+    num_artifacts: int  # others
 
     @property
     def name(self) -> str:
@@ -61,7 +63,11 @@ class _Run:
 
     @property
     def contents(self) -> str:
-        counts = ((self.num_records, "number"), (self.num_artifacts, "array"))
+        counts = (
+            (self.num_records, "number"),
+            (self.num_differences, "difference"),
+            (self.num_artifacts, "array"),
+        )
         return ", ".join(f"{n:,} {word}{'s' * (n != 1)}" for n, word in counts if n)
 
 
@@ -76,6 +82,7 @@ class _Finding:
     rows: Sequence[tuple[str, Sequence[Choice | None]]]
     chosen_on: Sequence[str]
     optimistic: bool
+    differences: Sequence[Difference] = ()
 
     @property
     def curves(self) -> list[Curve]:
@@ -110,9 +117,10 @@ def write_report(
 
 def _page(records: Sequence[Record], artifacts: Sequence[Artifact], superb: Sequence[Table]) -> str:
     runs = _runs([*records, *artifacts])
-    found = layer_tables(held_out(records))
+    found, curves = layer_tables(held_out(records)), gather(records)
     scripts = [get_plotlyjs(), (HERE / "report.js").read_text(encoding="utf-8")]
-    labelled = list(zip(_artifact_labels(artifacts), artifacts, strict=True))
+    drawn = [artifact for artifact in artifacts if artifact.kind != KIND]
+    labelled = list(zip(_artifact_labels(drawn), drawn, strict=True))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -126,7 +134,7 @@ def _page(records: Sequence[Record], artifacts: Sequence[Artifact], superb: Sequ
         scripts=[Markup(script) for script in scripts],  # ours, and plotly's own file
         encoders=_encoders(records, artifacts),
         measured=_measured(found),
-        findings=_findings(found, gather(records)),
+        findings=_findings(found, curves, differences(artifacts, curves)),
         superb=superb,
         measures=[(t, c) for t in found for c in t.curves if c.first.unit and len(c.points) == 1],
         caption=caption,
@@ -181,6 +189,7 @@ def _runs(found: Iterable[Record | Artifact]) -> list[_Run]:
     for number, key in enumerate(sorted(groups), start=1):
         items = groups[key]
         num_records = sum(isinstance(item, Record) for item in items)
+        num_differences = sum(isinstance(i, Artifact) and i.kind == KIND for i in items)
         runs.append(
             _Run(
                 key,
@@ -189,7 +198,8 @@ def _runs(found: Iterable[Record | Artifact]) -> list[_Run]:
                 upstreams=sorted({item.upstream for item in items}),
                 subjects=sorted({f"{i.task} on {corpus_label(i.corpus)}" for i in items}),
                 num_records=num_records,
-                num_artifacts=len(items) - num_records,
+                num_differences=num_differences,
+                num_artifacts=len(items) - num_records - num_differences,
             )
         )
     return runs
@@ -236,17 +246,20 @@ def _measured(tables: Sequence[LayerTable]) -> list[Record]:
     return list(distinct.values())
 
 
-def _findings(tables: Sequence[LayerTable], curves: Sequence[Curve]) -> list[_Finding]:
+def _findings(
+    tables: Sequence[LayerTable], curves: Sequence[Curve], compared: Sequence[Difference]
+) -> list[_Finding]:
     """Summarise each task by its main metric, one finding for each corpus and task."""
     subjects: dict[str, dict[str, list[Choice]]] = defaultdict(lambda: defaultdict(list))
     for table in tables:
         for curve in table.curves:
             if choice := choose(curve, curves):
                 subjects[table.subject][curve.first.metric].append(choice)
-    return [
+    found = [
         _finding(subject, by_metric[min(by_metric, key=metric_order)])
         for subject, by_metric in subjects.items()
     ]
+    return [replace(f, differences=[d for d in compared if d.subject == f.subject]) for f in found]
 
 
 def _finding(subject: str, group: Sequence[Choice]) -> _Finding:

@@ -84,10 +84,20 @@ first=$!
 wait "$first"
 wait "$!"
 
-echo "== search" >&2
-"$auscult" subnet search "lighthubert:$tiny/lighthubert" -c "tsv:$data/timit-sample" \
-    --split split_nosa --objective probe:phone39 --budget "params<=550k" --evaluations 40 \
-    --out "$out/search" --json >"$out/search.part" 2>"$out/search.log" ||
-    { tail -3 "$out/search.log" >&2; exit 1; }
-mv "$out/search.part" "$records/search.json"
+seek() { # NAME, supernet, then the arguments of auscult subnet search
+    local name=$1 supernet=$2
+    shift 2
+    echo "== $name" >&2
+    "$auscult" subnet search "lighthubert:$supernet" -c "tsv:$data/timit-sample" \
+        --split split_nosa --budget "params<=550k" --out "$out/$name" --json "$@" \
+        >"$out/$name.part" 2>"$out/$name.log" || { tail -3 "$out/$name.log" >&2; exit 1; }
+    mv "$out/$name.part" "$records/$name.json"
+}
+
+# How far the named subnets, and one drawn, are from the teacher.
+distance=(--objective distill --strategy random --evaluations 4)
+seek distance-stage1 "$tiny/lighthubert-stage1" "${distance[@]}"
+seek distance-stage2 "$tiny/lighthubert" "${distance[@]}"
+seek distance-sandwich "$out/sandwich" "${distance[@]}"
+seek search "$tiny/lighthubert" --objective probe:phone39 --evaluations 40
 cp "$out/search/front.png" docs/figures/pretraining_search.png

@@ -34,10 +34,11 @@ from auscult.cli.output import (
 from auscult.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    from auscult.address import Address
     from auscult.dataset import Corpus
     from auscult.precision import Precision
     from auscult.probing import Examples, Margin, ProbeTask, Resampled, TrainingPlan
-    from auscult.record import Provenance, Record
+    from auscult.record import Artifact, Provenance, Record
     from auscult.upstream import Upstream
 
 SPLITS = ("train", "dev", "test")
@@ -124,6 +125,7 @@ def probe(
       auscult probe -u hf:models/wavlm-base -c demo --split sid_split -t speaker --probe linear
     """
     import auscult
+    from auscult.address import parse_address
     from auscult.precision import check_precision
     from auscult.probing import TrainingPlan, check_labels, resolve_tasks
     from auscult.record import provenance
@@ -138,8 +140,9 @@ def probe(
         raise unknown("pooling", pooling, ["mean", "statistics"])
     size = parse_bytes(budget)
     prepare(out, store)
-    specs = with_baselines(upstream) if baselines else upstream
-    encoders = [auscult.load(spec) for spec in dict.fromkeys(specs)]
+    specs = list(dict.fromkeys(with_baselines(upstream) if baselines else upstream))
+    encoders = [auscult.load(spec) for spec in specs]
+    names = {e.spec.name: parse_address(spec) for e, spec in zip(encoders, specs, strict=True)}
     for encoder in encoders:
         _layers(layers, encoder)
     data = auscult.corpus(corpus, split=split, skip_bad=skip_bad)
@@ -160,9 +163,11 @@ def probe(
         records += found
         resampled += on_test
         encoder.cpu()
-    differences = _margins([encoder.spec.name for encoder in encoders], resampled)
+    margins = _margins(names, resampled)
+    differences = [_difference(margin, records) for margin in margins]
+    save([], differences, out, store)
     _show(output, records, differences, out)
-    output.finish(records, margins=[asdict(margin) for margin in differences])
+    output.finish(records, margins=[asdict(margin) for margin in margins])
 
 
 def _probe_encoder(
@@ -316,22 +321,49 @@ def _resampled(
     ]
 
 
-def _margins(names: Sequence[str], resampled: "Sequence[Resampled]") -> "list[Margin]":
-    """Compare each encoder with its random twin and with log-mel, where they are there."""
+def _margins(names: "Mapping[str, Address]", resampled: "Sequence[Resampled]") -> "list[Margin]":
+    """Compare each encoder with its random twins and with log-mel, where they are there."""
     from auscult.probing import margins
     from auscult.progress import logger
 
     differences: list[Margin] = []
     for name in names:
-        for over in (f"random({name})", "log_mel"):
-            if over in names and name != over:
-                found = margins(resampled, name, over)
-                if not found:
-                    logger.info(
-                        f"{name} minus {over}: not given, as the utterances are not the same."
-                    )
-                differences += found
+        for over in _company(name, names):
+            found = margins(resampled, name, over)
+            if not found:
+                logger.info(f"{name} minus {over}: not given, as the utterances are not the same.")
+            differences += found
     return differences
+
+
+def _company(name: str, names: "Mapping[str, Address]") -> list[str]:
+    """Return the encoder's random twins, of whichever seed, and then log-mel."""
+    from auscult.address import Address
+
+    mine, log_mel = names[name], Address("log_mel")
+    twins = [
+        other
+        for other, address in names.items()
+        if address.random and replace(address, random=False, seed=None) == mine
+    ]
+    return twins + [other for other, address in names.items() if address == log_mel != mine]
+
+
+def _difference(margin: "Margin", records: "Sequence[Record]") -> "Artifact":
+    """Return a margin as the store keeps it, with what both encoders' records say of it."""
+    from auscult.results.difference import build_difference
+
+    ours, theirs = (
+        [
+            record
+            for record in records
+            if (record.upstream, record.task, record.probe) == (name, margin.task, margin.probe)
+            and (record.metric, record.split) == ("accuracy", "test")
+        ]
+        for name in (margin.upstream, margin.over)
+    )
+    layers, interval = (margin.layer, margin.over_layer), (margin.low, margin.high)
+    return build_difference(ours, theirs, layers, margin.value, interval)
 
 
 def _config(
@@ -367,22 +399,20 @@ def _identity(task: "ProbeTask", encoder: "Upstream", sweep: _Sweep) -> list[str
 
 
 def _show(
-    output: Output, records: "Sequence[Record]", differences: "Sequence[Margin]", out: Path
+    output: Output, records: "Sequence[Record]", compared: "Sequence[Artifact]", out: Path
 ) -> None:
     """Print the best layer of each encoder, task and probe, and draw the curves."""
+    from auscult.results import difference
+    from auscult.results.curve import gather
     from auscult.results.figures import layer_curves
     from auscult.results.table import BEST_COLUMNS, best_rows
 
     figure = out / "layer_curves.png"
     layer_curves(records, figure)
     output.table("Best layer by dev accuracy, scored on test", BEST_COLUMNS, best_rows(records))
-    if differences:
-        rows = [
-            [m.task, m.probe, m.upstream, m.over, f"{m.value:+.3f} [{m.low:+.3f}, {m.high:+.3f}]"]
-            for m in differences
-        ]
-        title = "Differences of these accuracies, on the same resamples of speakers"
-        output.table(title, ["task", "probe", "upstream", "minus", "difference [95 %]"], rows)
+    if compared:
+        rows = difference.difference_rows(difference.differences(compared, gather(records)))
+        output.table(difference.TITLE, difference.COLUMNS, rows)
     output.print(f"Layer curves: {figure}")
 
 

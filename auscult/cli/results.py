@@ -74,31 +74,41 @@ def show(
 ) -> None:
     """Show scores with their 95 % intervals, layers down, encoders across.
 
-    Where one encoder was scored on several folds of a corpus (split columns such as fold1), a last
-    table shows their mean.
+    By how much one encoder is read better than another stands in a table of its own, where probes
+    were compared. Where one encoder was scored on several folds of a corpus (split columns such as
+    fold1), a last table shows their mean.
 
     Examples:
       auscult results show out --task phone39 --metric accuracy
       auscult results show out --task emotion_recognition
     """
-    from auscult.results import open_store
-    from auscult.results.curve import held_out
+    from auscult.results import difference, open_store
+    from auscult.results.curve import gather, held_out
     from auscult.results.fold import fold_means_of
     from auscult.results.table import FOLD_COLUMNS, fold_rows, layer_tables
 
     output = Output(json=json, quiet=quiet)
-    found = open_store(store).records(
-        upstream=upstream, corpus=corpus, task=task, probe=probe, metric=metric, split=split
-    )
+    wanted = {"upstream": upstream, "corpus": corpus, "task": task}
+    wanted |= {"probe": probe, "metric": metric, "split": split}
+    opened = open_store(store)
+    found = opened.records(**wanted)
     records = held_out(_some(found, store))
     for table in layer_tables(records):
         columns = [str(table.cells.index.name), *table.cells.columns]
         output.table(table.title, columns, table.cells.itertuples())
         output.print(f"{table.caption}\n")
+    compared = difference.fitting(opened.artifacts(difference.KIND), wanted)
+    if compared:
+        rows = difference.difference_rows(difference.differences(compared, gather(found)))
+        output.table(difference.TITLE, difference.COLUMNS, rows)
     means = fold_rows(fold_means_of(found))
     if means:
         output.table("Means over folds, each of which counts the same", FOLD_COLUMNS, means)
-    output.finish(records, fold_means=[dict(zip(FOLD_COLUMNS, row, strict=True)) for row in means])
+    output.finish(
+        records,
+        margins=[difference.flat_difference(artifact) for artifact in compared],
+        fold_means=[dict(zip(FOLD_COLUMNS, row, strict=True)) for row in means],
+    )
 
 
 def export(

@@ -1,6 +1,9 @@
 import json
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -8,7 +11,10 @@ import pytest
 import soundfile
 from safetensors.torch import load_file
 
+from auscult.address import parse_address
 from auscult.record import Record
+from auscult.results import open_store
+from auscult.results.difference import KIND, flat_difference
 
 Run = Callable[..., tuple[int, str, str]]
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -22,6 +28,18 @@ def encoder(toy: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The toy encoder in place of every upstream."""
     monkeypatch.setattr("auscult.load", lambda spec, seed=0: toy)
     return toy
+
+
+@pytest.fixture
+def encoders(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A toy encoder of its own weights for every address, named as real encoders are."""
+
+    def load(spec: str, seed: int = 0) -> Any:
+        made = type(toy)(seed=sum(map(ord, spec)))
+        made.spec = replace(made.spec, name=str(parse_address(spec)))
+        return made
+
+    monkeypatch.setattr("auscult.load", load)
 
 
 def test_probe_json_is_one_object_and_curves_are_drawn(
@@ -192,6 +210,75 @@ def test_quiet_says_nothing_on_stderr(
     words = ("probe", "-u", "toy", "--no-baselines", "-c", f"tsv:{tone_corpus()}", "-t", "sex")
     _, stdout, stderr = run(*words, "--max-epochs", "1", "--quiet", "--out", tmp_path / "o")
     assert stderr == "" and "sex" in stdout
+
+
+def test_margins_are_differences_of_records_at_the_layers_that_dev_prefers(
+    run: Run, encoders: None, tone_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    specs = ("-u", "toy", "-u", "random(toy)", "-u", "log_mel", "--no-baselines")
+    words = ("probe", *specs, "-c", f"tsv:{tone_corpus()}", "-t", "keyword", "-t", "phone")
+    words = (*words, "--seeds", "2", *PROBE, "--max-epochs", "3", "--json")
+    status, stdout, stderr = run(*words, "--out", tmp_path / "o")
+    assert status == 0, stderr
+    found = json.loads(stdout)
+    scores: dict[tuple[str, ...], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for r in found["records"]:
+        if r["metric"] == "accuracy":
+            of = (r["task"], r["probe"], r["upstream"], r["split"])
+            scores[of][r["layer"]].append(r["value"])
+    means = {of: {layer: fmean(s) for layer, s in by.items()} for of, by in scores.items()}
+    pairs = {("toy", "random(toy)"), ("toy", "log_mel"), ("random(toy)", "log_mel")}
+    probes = {(task, probe) for task in ("keyword", "phone") for probe in ("linear", "mlp1")}
+    margins = {(m["task"], m["probe"], m["upstream"], m["over"]): m for m in found["margins"]}
+    assert margins.keys() == {(*probe, *pair) for probe in probes for pair in pairs}
+    assert len({m["layer"] for m in margins.values()}) > 1
+    assert len({m["value"] for m in margins.values()}) > 2
+    for (task, probe, *pair), m in margins.items():
+        chosen = dict(zip(pair, (m["layer"], m["over_layer"]), strict=True))
+        for name, layer in chosen.items():
+            dev = means[task, probe, name, "dev"]
+            assert dev[layer] == pytest.approx(max(dev.values()))
+        one, other = (means[task, probe, name, "test"][chosen[name]] for name in pair)
+        assert m["value"] == pytest.approx(one - other)
+        assert -1 <= m["low"] <= m["high"] <= 1
+
+
+def test_margins_are_kept_and_other_settings_beside_them(
+    run: Run, encoders: None, tone_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    specs = ("-u", "toy", "-u", "random(toy)", "--no-baselines", "-c", f"tsv:{tone_corpus()}")
+    words = ("probe", *specs, "-t", "keyword", "--probe", "linear", "--max-epochs", "2")
+    words = (*words, "--out", tmp_path / "o", "--json")
+    (margin,) = json.loads(run(*words)[1])["margins"]
+    for _ in range(2):  # a second run replaces
+        (kept,) = open_store(tmp_path / "o").artifacts(KIND)
+        flat = flat_difference(kept)
+        assert {name: flat[name] for name in margin} == margin
+        assert run(*words)[0] == 0
+    twin = open_store(tmp_path / "o").records(split="test", upstream="random(toy)")[0]
+    assert kept.corpus_sha256 == twin.corpus_sha256
+    assert kept.meta["over_sha256"] == twin.upstream_sha256
+    others = (("--pooling", "statistics"), ("--layers", "0"), ("--seeds", "2"))
+    for count, other in enumerate(others, start=2):
+        assert run(*words, *other)[0] == 0
+        assert len(open_store(tmp_path / "o").artifacts(KIND)) == count
+    stdout = run("results", "show", tmp_path / "o")[1]
+    assert "toy (layers=0-2, pooling=statistics, seeds=0)" in stdout
+
+
+def test_a_twin_is_found_whatever_its_seed_and_however_it_is_written(
+    run: Run, encoders: None, tone_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    twins = ("random(toy)", " random( toy,seed = 1 )", "random(toy, 2)")
+    no_twins = ("random(toy:x)", "random(toy@x)", "random(joy)")
+    specs = [word for spec in ("toy", *twins, *no_twins) for word in ("-u", spec)]
+    words = ("probe", *specs, "--no-baselines", "-c", f"tsv:{tone_corpus()}", "-t", "keyword")
+    words = (*words, "--probe", "linear", "--layers", "0", "--max-epochs", "1", "--json")
+    status, stdout, stderr = run(*words, "--out", tmp_path / "o")
+    assert status == 0, stderr
+    compared = [(m["upstream"], m["over"]) for m in json.loads(stdout)["margins"]]
+    over = ("random(toy)", "random(toy, seed=1)", "random(toy, seed=2)")
+    assert compared == [("toy", name) for name in over]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from auscult.record import Artifact, Provenance, Record
+from auscult.results.difference import build_difference
 
 UPSTREAMS = ("fbank", "random(hubert_base)", "hf:/models/hubert-base-ls960")
 TASKS = {"phone39": ("tsv:/data/timit-sample", 0.08), "keyword": ("demo", 0.1)}
@@ -119,6 +120,26 @@ def weights(upstream: str = UPSTREAMS[2]) -> Artifact:
     )
 
 
+def difference(
+    over: str = UPSTREAMS[1],
+    task: str = "phone39",
+    value: float = 0.2,
+    interval: tuple[float, float] = (0.1, 0.3),
+    layers: tuple[int, int] = (6, 0),
+    seeds: int = 2,
+) -> Artifact:
+    """HuBERT minus another encoder, both read by linear probes."""
+    ours, theirs = (
+        [
+            probe_record(upstream, task, "linear", "accuracy", layer, seed)
+            for layer in range(1 if upstream == "fbank" else 13)
+            for seed in range(seeds)
+        ]
+        for upstream in (UPSTREAMS[2], over)
+    )
+    return build_difference(ours, theirs, layers, value, interval)
+
+
 @pytest.fixture(scope="session")
 def records() -> list[Record]:
     return probe_records()
@@ -132,3 +153,8 @@ def make_divergence() -> Callable[..., Artifact]:
 @pytest.fixture(scope="session")
 def make_weights() -> Callable[..., Artifact]:
     return weights
+
+
+@pytest.fixture(scope="session")
+def make_difference() -> Callable[..., Artifact]:
+    return difference

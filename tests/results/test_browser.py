@@ -85,10 +85,12 @@ def report(
     records: list[Record],
     make_divergence: Callable[..., Artifact],
     make_weights: Callable[..., Artifact],
+    make_difference: Callable[..., Artifact],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     folder = tmp_path_factory.mktemp("report")
     artifacts = [make_divergence(), make_divergence("hf:/models/b"), make_weights()]
+    artifacts += [make_difference(), make_difference("fbank", interval=(-0.1, 0.3))]
     open_store(folder).add(records, [*artifacts, make_weights("fbank")])
     write_report(open_store(folder), folder / "report.html")
     return folder / "report.html"

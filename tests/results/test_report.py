@@ -16,6 +16,7 @@ from auscult.errors import UserError
 from auscult.record import Artifact, Record
 from auscult.results import open_store
 from auscult.results.curve import gather, label_order
+from auscult.results.difference import build_difference
 from auscult.results.figures import PALETTE
 from auscult.results.report import write_report
 
@@ -154,16 +155,43 @@ def test_names_from_files_are_text(
 ) -> None:
     run = replace(records[0].provenance, command=HOSTILE, device=HOSTILE)
     names = {"upstream": HOSTILE, "corpus": HOSTILE, "task": HOSTILE, "probe": HOSTILE}
+    hostile = replace(records[0], **names, metric=HOSTILE, provenance=run)
+    difference = build_difference([hostile], [hostile], (0, 0), 0.1, (0.1, 0.1))
     store = open_store(tmp_path)
-    store.add(
-        [replace(records[0], **names, metric=HOSTILE, provenance=run)],
-        [make_divergence(upstream=HOSTILE, heads=2, layers=2)],
-    )
+    store.add([hostile], [make_divergence(upstream=HOSTILE, heads=2, layers=2), difference])
     write_report(store, tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
     assert page.tags.count("script") == 3 and "img" not in page.tags
-    assert "alert(1)" in page.text
+    assert "alert(1)" in page.text and "† +0.100 [+0.100, +0.100]" in page.text
     assert page.figures["panels"][0]["metric"] == HOSTILE
+
+
+def test_differences_stand_in_the_section_of_their_task(
+    records: list[Record],
+    make_difference: Callable[..., Artifact],
+    make_weights: Callable[..., Artifact],
+    tmp_path: Path,
+) -> None:
+    store = open_store(tmp_path)
+    unclear = make_difference("fbank", value=0.04, interval=(-0.01, 0.09))
+    store.add(records, [make_difference(), unclear, make_weights()])
+    write_report(store, tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    summary = page.text[: page.text.index("What was run")]
+    keyword, phone = (summary.index(f"{task} on ") for task in ("keyword", "phone39"))
+    place = summary.index("Differences on the same resamples of speakers")
+    assert keyword < phone < place and summary.count("Differences on the same") == 1
+    assert "hf:hubert-base-ls960 fbank linear 6 and 0 +0.040 [-0.010, +0.090]" in summary
+    text = "hf:hubert-base-ls960 random(hubert_base) linear 6 and 0 † +0.200 [+0.100, +0.300]"
+    assert text in summary and "<strong>+0.200 [+0.100, +0.300]</strong>" in page.source
+    assert page.source.count("<strong>") == 1
+    assert "† and bold: the interval excludes zero" in summary
+    assert "numbers, 2 differences: keyword on" in page.text
+    assert page.figures["maps"] == [] and len(page.figures["weights"]) == 1
+
+
+def test_without_differences_there_is_no_table_of_them(page: Page) -> None:
+    assert "Differences on" not in page.text and "†" not in page.text
 
 
 def test_an_empty_store_is_a_mistake(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from auscult.cli import main
 from auscult.cli.output import command_line
-from auscult.record import Record
+from auscult.record import Artifact, Record
 from auscult.results import open_store
 
 Auscult = Callable[..., tuple[int, str, str]]
@@ -74,6 +74,40 @@ def test_show_json_is_records(auscult: Auscult, store: str, records: list[Record
     found = [Record.from_dict(flat) for flat in json.loads(out)["records"]]
     assert {r.upstream for r in found} == {"fbank"}
     assert all(r in records for r in found)  # and none of dev
+
+
+def test_show_has_differences_where_there_are_any(
+    auscult: Auscult, store: str, make_difference: Callable[..., Artifact]
+) -> None:
+    title = "Differences of accuracies, on the same resamples of speakers"
+    before = auscult("results", "show", store)[1]
+    assert title not in before
+    open_store(store).add([], [make_difference(), make_difference(task="keyword", value=-0.1)])
+    code, out, _ = auscult("results", "show", store)
+    assert code == 0 and title in out
+    lines = [line for line in out.splitlines() if "hf:hubert-base-ls960" in line]
+    assert any("phone39 on" in x and "6 and 0" in x and "+0.200 [+0.100" in x for x in lines)
+    assert any("keyword on" in x and "-0.100 [" in x for x in lines)
+    assert title not in auscult("results", "show", store, "--metric", "macro_accuracy")[1]
+    assert title not in auscult("results", "show", store, "--upstream", "fbank")[1]
+    assert "-0.100" not in auscult("results", "show", store, "--task", "phone39")[1]
+
+
+def test_differences_stand_beside_records_in_json_and_change_no_export(
+    auscult: Auscult, store: str, make_difference: Callable[..., Artifact]
+) -> None:
+    exported = auscult("results", "export", store)[1]
+    before = json.loads(auscult("results", "show", store, "--json", "--quiet")[1])
+    open_store(store).add([], [make_difference()])
+    after = json.loads(auscult("results", "show", store, "--json", "--quiet")[1])
+    assert before.pop("margins") == []
+    (margin,) = after.pop("margins")
+    assert after == before
+    names = ("upstream", "over", "task", "probe", "layer", "over_layer", "value", "low", "high")
+    found = [margin[name] for name in names]
+    encoders = ["hf:/models/hubert-base-ls960", "random(hubert_base)"]
+    assert found == [*encoders, "phone39", "linear", 6, 0, 0.2, 0.1, 0.3]
+    assert auscult("results", "export", store)[1] == exported
 
 
 def test_names_in_brackets_are_not_markup(
