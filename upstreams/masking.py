@@ -14,8 +14,9 @@ def span_mask(
 
     A row of n frames has ``int(probability * n / span + u)`` spans, u uniform in [0, 1), but at
     least ``least``, with distinct starts. No span reaches the last frame; rows shorter than a span
-    are hidden up to their last frame, and a row of one frame whole. Not the same: fairseq opens frames again until all rows of a batch hide
-    as many, and here a row does not depend on its batch.
+    are hidden up to their last frame, and a row of one frame whole. Not the same: fairseq opens
+    frames again until all rows of a batch hide as many, and here a row does not depend on its
+    batch.
 
     Args:
         lengths: (batch,) valid frames.

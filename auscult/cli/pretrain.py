@@ -61,8 +61,8 @@ def pretrain(
 
     The result loads at once as FAMILY:OUT. Run the same command again to go on after a kill: the
     weights end as if nothing had happened. Ctrl-C keeps the step that it comes in (a second one
-    stops at once, and so does one to several processes). OUT receives the encoder, training.json, curve.jsonl, TensorBoard's curves and
-    checkpoints.
+    stops at once, and so does one to several processes). OUT receives the encoder, training.json,
+    curve.jsonl, TensorBoard's curves and checkpoints.
 
     Examples:
       auscult pretrain mockingjay -c demo --preset tiny --out models/mockingjay

@@ -209,7 +209,7 @@ def test_a_split_that_is_empty_after_skipping(write_corpus) -> None:
     folder = write_corpus()
     for path in (folder / "a").glob("3-*.wav"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"Split 'dev' of .* is empty once 3 bad items are left out"):
+    with pytest.raises(UserError, match=r"Split 'dev' of .* once 3 bad items are left out"):
         load_corpus(f"tsv:{folder}", skip_bad=True)
 
 

@@ -12,8 +12,8 @@ Not published, so decided here: 100 distractors, cosine over 0.1 and the Gumbel 
 those of wav2vec 2.0, as in fairseq's re-implementation; dropout is the conformer's 0.1; crops have
 20 s at most, as wav2vec 2.0 Large has them; the code to name is the quantiser's likeliest, without
 Gumbel noise; diversity is that of hidden frames, as in wav2vec 2.0. Batch norm's statistics,
-diversity and noise are those of each part of a batch that is accumulated or shared. Not the same: XXL's optimiser was Adafactor. Each crop's filterbanks are
-normalised by the crop's own statistics.
+diversity and noise are those of each part of a batch that is accumulated or shared. Not the same:
+XXL's optimiser was Adafactor. Each crop's filterbanks are normalised by the crop's own statistics.
 
 Source: Chung et al., ASRU 2021, arXiv 2108.06209; Baevski et al., NeurIPS 2020, arXiv 2006.11477.
 """
