@@ -39,8 +39,8 @@ accented="tsv:$data/speechocean762-subset"
         learning_rate=1e-3
     head intent_classification -c "tsv:$data/coffee-intents-subset" -t intent_classification \
         --steps 300 learning_rate=1e-3
-    # a closed set of orders, in which a recogniser can learn words from minutes of speech
-    head speech_recognition-coffee -c "tsv:$data/coffee-intents-subset" -t speech_recognition \
+    # single words, which a recogniser can learn from minutes of speech
+    head speech_recognition-words -c "$words" --split kws_split -t speech_recognition --skip-bad \
         "${small[@]}" --steps 600
     head query_by_example -c "$words" --split kws_split -t query_by_example label=word --limit 150
 ) &
