@@ -397,14 +397,35 @@ def test_a_shared_block_is_stored_once(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(f".{FILE}*"))  # nothing temporary is left
 
 
-def test_the_random_twin_is_where_pretraining_began(tmp_path: Path) -> None:
-    objective = model("audio_albert", *ONLINE, seed=7)
+@pytest.mark.parametrize("changes", [(), ("begins_nearby=true",)])
+def test_the_random_twin_is_where_pretraining_began(
+    changes: tuple[str, ...], tmp_path: Path
+) -> None:
+    objective = model("audio_albert", *ONLINE, *changes, seed=7)
     begun = {name: tensor.clone() for name, tensor in objective.network.state_dict().items()}
-    trained("audio_albert", *ONLINE).save(tmp_path)
+    trained("audio_albert", *ONLINE, *changes).save(tmp_path)
     twin = load_upstream(f"random(audio_albert:{tmp_path})", seed=7)
     assert isinstance(twin, MockingjayUpstream)
     for name, tensor in twin.network.state_dict().items():
         assert torch.equal(tensor, begun[name])
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(160, 4), (256, 4), (768, 12), (96, 4)])
+def test_heads_begin_with_one_frame_nearby_each(dim: int, heads: int) -> None:
+    dimensions = Dimensions(
+        input_dim=80, num_layers=2, share=True, dim=dim, heads=heads, inner=dim, begins_nearby=True
+    )
+    network = draw_mockingjay(dimensions, seed=3).eval()
+    seen: list[Tensor] = []
+    with torch.no_grad():
+        network(torch.randn(2, 60, 80), visit=lambda block, weights: seen.append(weights))
+    wanted = [-1, 1, -2, 2, -3, 3, -4, 4, -5, 5, -6, 6][:heads]
+    for head, away in enumerate(wanted):
+        found = seen[0][:, head].argmax(-1) - torch.arange(60)
+        assert (found[:, 10:50] == away).float().mean() > 0.9
+    plain = draw_mockingjay(replace(dimensions, begins_nearby=False), seed=3)
+    shapes = [{k: v.shape for k, v in x.state_dict().items()} for x in (network, plain)]
+    assert shapes[0] == shapes[1]
 
 
 def test_folders_without_an_encoder(tmp_path: Path) -> None:
@@ -451,11 +472,12 @@ def test_presets_differ_in_sharing_alone(preset: str) -> None:
         ("stack=3", "stack=3: s3prl's features are not stacked"),
         ("heads=5", "dim=768 is no multiple of heads=5"),
         ("dropout=1", "dropout=1: expected a share below 1"),
-        ("mask_share=1.5", "mask_share=1.5: expected less than 1"),
+        ("mask_share=1", "mask_share=1.0: expected less than 1"),
+        ("begins_nearby=true heads=128", "heads need 8 columns or more, and dim=768 has 6"),
         ("span=0", "span=0: expected a positive number"),
         ("learning_rate=0", "learning_rate=0.0: expected a positive number"),
     ],
 )
 def test_configurations_refused(assignment: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        override(Config(), [assignment])
+        override(Config(), assignment.split())

@@ -229,6 +229,7 @@ def _assemble(
         inner=sizes.integer("intermediate_size", least=1),
         eps=sizes.number("layer_norm_eps"),
         initial_std=sizes.number("initializer_range", INITIAL_STD),
+        begins_nearby=sizes.flag("begins_nearby", False),
     )
     if not 0 < dimensions.initial_std < math.inf:
         raise UserError(
@@ -382,6 +383,7 @@ def _sizes(dimensions: Dimensions) -> dict[str, Any]:
         "hidden_dropout_prob": dimensions.dropout,
         "attention_probs_dropout_prob": dimensions.dropout,
         "initializer_range": dimensions.initial_std,
+        "begins_nearby": dimensions.begins_nearby,  # of no one else's files
         "layer_norm_eps": dimensions.eps,
         "share_layer": dimensions.share,
         "pre_layer_norm": False,

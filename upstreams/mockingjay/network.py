@@ -19,6 +19,7 @@ from auscult.seed import seeded
 from ..attention import WeightVisitor, attend
 
 INITIAL_STD = 0.02
+_SLOWEST = 0.056  # of a state's columns: there a position turns by 0.36 radians a frame
 LayerVisitor = Callable[[int, Tensor], None]  # takes the block and (batch, head, frame, frame)
 
 
@@ -35,6 +36,7 @@ class Dimensions:
     eps: float = 1e-12  # of layer norms
     dropout: float = field(default=0.0, repr=False, compare=False)  # in training; of no encoder
     initial_std: float = field(default=INITIAL_STD, repr=False, compare=False)  # of weight matrices
+    begins_nearby: bool = field(default=False, repr=False, compare=False)  # see `attend_nearby`
 
 
 class Mockingjay(nn.Module):
@@ -235,7 +237,51 @@ def draw_with_head(
             part.to_empty(device=torch.get_default_device())
             for module in part.modules():
                 _initialize(module, dimensions.initial_std)
+            if part is network and dimensions.begins_nearby:
+                attend_nearby(network)
     return network, head
+
+
+@torch.no_grad()
+def attend_nearby(network: Mockingjay) -> None:
+    """Let each head begin by attending to one frame nearby: the one before, the next, two before...
+
+    Half as many columns of every state as a head has begin with sines and cosines of the position
+    alone. Keys are these; queries are these turned to the position that the head attends to, where
+    their product is largest: in an encoder of four heads and 160 columns half of the weight is
+    there and a seventh on either side. All of it is learned further.
+
+    An untrained transformer attends to everything alike, and takes many updates to learn which
+    frames are near. Weights that begin otherwise: Trockman and Kolter, ICML 2023, arXiv 2305.09828.
+    """
+    heads, dim = network.dimensions.heads, network.dimensions.dim
+    width = dim // heads
+    count = max(width // 4, 1)
+    # from 1 radian a frame to about a third, so that frames far away do not look near
+    pairs = torch.linspace(0, max(count - 1, dim * _SLOWEST), count).round().long()
+    columns = torch.stack([2 * pairs, 2 * pairs + 1], dim=1).flatten()
+    speeds = 10_000 ** (-2 * pairs / dim)
+    sharpness = (2 * width**0.5 / (1 - speeds.cos()).sum()).sqrt()
+    network.input_representations.spec_transform.weight[columns] = 0.0
+    for block in network.encoder.layer:
+        assert isinstance(block, Block)
+        for residual in (block.attention.output, block.output):
+            residual.dense.weight[columns] = 0.0
+        query, key = block.attention.self.query.weight, block.attention.self.key.weight
+        for weight in (query, key):
+            nn.init.normal_(weight, std=INITIAL_STD)
+        for head in range(heads):
+            away = (head // 2 + 1) * (1 if head % 2 else -1)
+            rows = (head * width + torch.arange(2 * count))[:, None]
+            query[rows, columns] += sharpness * _turned(speeds * away)
+            key[rows, columns] += sharpness * torch.eye(2 * count)
+
+
+def _turned(angles: Tensor) -> Tensor:
+    """Return the matrix (2 angle, 2 angle) that turns pairs of sine and cosine by ``angles``."""
+    sines, cosines = angles.sin(), angles.cos()
+    each = torch.stack([cosines, sines, -sines, cosines], dim=1).reshape(-1, 2, 2)
+    return torch.block_diag(*each)
 
 
 def _initialize(module: nn.Module, std: float) -> None:

@@ -52,6 +52,7 @@ class Config(Training):
     heads: int = 12
     inner: int = 3072
     initial_std: float = INITIAL_STD  # of weight matrices; that of wide encoders
+    begins_nearby: bool = False  # whether heads begin by attending to frames nearby, one each
     dropout: float = 0.1
     mask_share: float = 0.15
     span: int = 7  # (stacked) frames
@@ -74,15 +75,22 @@ class Config(Training):
             )
         if self.dim % self.heads:
             raise UserError(f"dim={self.dim} is no multiple of heads={self.heads}.")
+        if self.begins_nearby and self.dim < 8 * self.heads:
+            raise UserError(
+                f"begins_nearby=true: heads need 8 columns or more, and dim={self.dim} has "
+                f"{self.dim // self.heads} for each of heads={self.heads}."
+            )
         if self.mask_share >= 1:
             raise UserError(f"mask_share={self.mask_share}: expected less than 1.")
 
 
 # Two of the papers' frames side by side, every 25 ms, halve the steps; half of them are hidden, in
 # spans of 150 ms, for single frames are told from their neighbours without knowing any phone.
-# Weights begin about the inverse root of the width, at which blocks change what passes them.
+# Weights begin about the inverse root of the width, at which blocks change what passes them, and
+# attention nearby: in so few steps it does not find the neighbours of a hidden frame by itself.
 _CPU = (
     *("front_end=albert", "stack=2", "span=6", "mask_share=0.5", "initial_std=0.08", "dropout=0"),
+    "begins_nearby=true",
     *("crop_seconds=3", "batch_seconds=48", "learning_rate=1e-3", "beta2=0.98"),
     *("gradient_clipping=1", "save_step=500"),
 )
@@ -116,6 +124,7 @@ class MaskedAcousticModel(Objective):
             inner=config.inner,
             dropout=config.dropout,
             initial_std=config.initial_std,
+            begins_nearby=config.begins_nearby,
         )
         linear = config.target == "linear"
         target_dim = self.front_end.linear_dim if linear else self.front_end.dim
