@@ -154,6 +154,27 @@ def label_order(curves: Iterable[Curve]) -> list[str]:
     return sorted({curve.label for curve in curves if curve.layers})
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a label is drawn, the same in every figure."""
+
+    place: int  # among the colours
+    twin: bool  # a random twin, in the colour of its encoder
+
+
+def looks(curves: Iterable[Curve]) -> dict[str, Look]:
+    """Return the look of each label; twins without their encoder have a colour of their own."""
+    labels = label_order(curves)
+    encoders = {label: re.sub(r"^random\((.*?)(, seed=\d+)?\)$", r"\1", label) for label in labels}
+    apart = [label for label in labels if encoders[label] == label or encoders[label] not in labels]
+    return {
+        label: Look(apart.index(label), False)
+        if label in apart
+        else Look(apart.index(encoders[label]), True)
+        for label in labels
+    }
+
+
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """Return each address without the folders of its path, where that leaves it unique."""
     distinct = sorted(set(names))

@@ -28,7 +28,7 @@ from .curve import (
     corpus_label,
     gather,
     held_out,
-    label_order,
+    looks,
     short_names,
     subject_names,
 )
@@ -76,13 +76,13 @@ def layer_curves(
     rows = list(dict.fromkeys(curve.subject for curve in curves))
     names = subject_names(curves, joint="\n")
     probes = sorted({curve.first.probe for curve in curves})
-    looks = _looks(curves)
+    styles = _styles(curves)
     with saved_figure(path, _width(len(probes)), 0.9 + 1.75 * len(rows)) as figure:
         grid = figure.subplots(len(rows), len(probes), sharey="row", sharex=True, squeeze=False)
         for panels, key in zip(grid, rows, strict=True):
             for axes, probe in zip(panels, probes, strict=True):
                 here = [c for c in curves if c.subject == key and c.first.probe == probe]
-                _curve_panel(axes, here, looks)
+                _curve_panel(axes, here, styles)
             panels[0].set_ylabel(_wrapped(f"{names[key]}\n{metric}"), fontsize=7.5)
         for axes, probe in zip(grid[0], probes, strict=True):
             axes.set_title(probe)
@@ -178,11 +178,11 @@ def _width(columns: int) -> float:
 
 
 def _curve_panel(
-    axes: Axes, curves: Sequence[Curve], look: Mapping[str, Mapping[str, Any]]
+    axes: Axes, curves: Sequence[Curve], styles: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Draw one task under one probe."""
     for curve in curves:
-        style = look[curve.label]
+        style = styles[curve.label]
         values = np.array([point.value for point in curve.layers])
         low, high = np.array([point.interval for point in curve.layers]).T
         if style["flat"]:
@@ -191,8 +191,7 @@ def _curve_panel(
             continue
         layers = curve.layer_numbers
         axes.fill_between(layers, low, high, color=style["color"], alpha=0.18, linewidth=0)
-        line = {"color": style["color"], "marker": style["marker"], "label": style["label"]}
-        axes.plot(layers, values, **line)
+        axes.plot(layers, values, **{name: x for name, x in style.items() if name != "flat"})
         if len(layers) == 1:  # a band of no width would not be seen
             axes.errorbar(layers, values, (values - low, high - values), color=style["color"])
     for majority in sorted({c.first.majority for c in curves if c.first.majority is not None}):
@@ -202,18 +201,19 @@ def _curve_panel(
         axes.text(0.5, 0.5, "not measured", ha="center", color=GREY, transform=axes.transAxes)
 
 
-def _looks(curves: Sequence[Curve]) -> dict[str, dict[str, Any]]:
-    """Give each encoder one colour and marker in all panels."""
+def _styles(curves: Sequence[Curve]) -> dict[str, dict[str, Any]]:
+    """Give each encoder one colour and marker in all panels; its twin's markers are hollow."""
     layered = any(not curve.is_flat for curve in curves)
     flat = {curve.label for curve in curves if curve.is_flat and layered}
     return {
         label: {
-            "color": PALETTE[i % len(PALETTE)],
-            "marker": MARKERS[i // len(PALETTE) % len(MARKERS)],
+            "color": PALETTE[look.place % len(PALETTE)],
+            "marker": MARKERS[look.place // len(PALETTE) % len(MARKERS)],
             "label": label,
             "flat": label in flat,
+            **({"linestyle": "-.", "markerfacecolor": "white"} if look.twin else {}),
         }
-        for i, label in enumerate(label_order(curves))
+        for label, look in looks(curves).items()
     }
 
 

@@ -51,7 +51,7 @@ function layout(extra) {
 // Layer curves
 
 function curveTraces(curve, layers) {
-  const place = figures.labels.indexOf(curve.label);
+  const { place, twin } = figures.looks[curve.label];
   const tint = palette()[place % palette().length];
   const flat = curve.flat && layers.length > 1;
   const x = flat ? layers : curve.layers;
@@ -65,8 +65,8 @@ function curveTraces(curve, layers) {
       text: over(curve.notes),
       hovertemplate: `<b>${plain(curve.label)}</b><br>${flat ? "one representation" : "layer %{x}"}<br>%{text}<extra></extra>`,
       mode: flat ? "lines" : "lines+markers",
-      line: { color: tint, width: 2, dash: flat ? "dash" : "solid" },
-      marker: { color: tint, size: 7, symbol: SYMBOLS[Math.floor(place / palette().length) % SYMBOLS.length] },
+      line: { color: tint, width: 2, dash: flat ? "dash" : twin ? "dashdot" : "solid" },
+      marker: { color: tint, size: 7, symbol: SYMBOLS[Math.floor(place / palette().length) % SYMBOLS.length] + (twin ? "-open" : "") },
     },
   ];
 }

@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from .curve import (
     corpus_label,
     gather,
     held_out,
-    label_order,
+    looks,
     metric_order,
     run_of,
     short_names,
@@ -146,7 +146,10 @@ def _page(records: Sequence[Record], artifacts: Sequence[Artifact], superb: Sequ
         place=place,
         corpus_label=corpus_label,
         figures={
-            "labels": label_order(c for table in found for c in table.curves),
+            "looks": {
+                label: asdict(look)
+                for label, look in looks(c for table in found for c in table.curves).items()
+            },
             "panels": _panels(found),
             "maps": [_map(*x) for x in labelled if x[1].kind == "attention_divergence"],
             "weights": [_weights(*x) for x in labelled if x[1].kind == "layer_weights"],

@@ -85,6 +85,18 @@ def test_an_encoder_has_one_colour_whatever_the_order(
     assert [colours[0][label] for label in labels] == list(PALETTE[:3])
 
 
+def test_a_random_twin_has_the_colour_of_its_encoder(
+    records: list[Record], tmp_path: Path, drawn: list[Figure]
+) -> None:
+    one = [r for r in records if r.upstream == "random(hubert_base)" and r.task == "phone39"]
+    names = ("hf:hubert", "random(hf:hubert, seed=1)", "random(wavlm)", "random(hf:hubert)")
+    layer_curves([replace(r, upstream=name) for name in names for r in one], tmp_path / "a.png")
+    lines = {line.get_label(): line for line in drawn[0].axes[0].lines}
+    assert [lines[name].get_color() for name in names] == [PALETTE[i] for i in (0, 0, 1, 0)]
+    hollow = [lines[name].get_markerfacecolor() == "white" for name in names]
+    assert hollow == [False, True, False, True]
+
+
 def test_an_unmeasured_combination_is_said(
     records: list[Record], tmp_path: Path, drawn: list[Figure]
 ) -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import auscult.results
 from auscult.errors import UserError
 from auscult.record import Artifact, Record
 from auscult.results import open_store
-from auscult.results.curve import gather, label_order
+from auscult.results.curve import gather, looks
 from auscult.results.difference import build_difference
 from auscult.results.figures import PALETTE
 from auscult.results.report import write_report
@@ -131,7 +131,8 @@ def test_figures_are_whole(page: Page, make_divergence: Callable[..., Artifact])
 
 
 def test_colours_are_given_out_as_in_the_figures(page: Page, records: list[Record]) -> None:
-    assert page.figures["labels"] == label_order(gather(records))
+    wanted = looks(gather(records))
+    assert page.figures["looks"] == {label: asdict(look) for label, look in wanted.items()}
     script = (Path(auscult.results.__file__).parent / "report.js").read_text(encoding="utf-8")
     light = re.search(r"light: \[(.*?)\]", script)
     assert light and re.findall("#[0-9a-f]{6}", light[1]) == [c.lower() for c in PALETTE]
