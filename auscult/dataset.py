@@ -36,6 +36,7 @@ class Corpus:
     spec: str  # the address it was loaded by
     splits: Mapping[str, Any]  # name -> lhotse CutSet (eager); one supervision each
     sha256: Mapping[str, str]  # name -> fingerprint of the split's audio and labels
+    audio_sha256: Mapping[str, str] = field(default_factory=dict)  # of the audio alone
     split_column: str = "split"  # which of the corpus' split columns this is
     speaker_overlap: tuple[str, ...] = ()  # speakers that stand in more than one split
     notes: tuple[str, ...] = ()  # what was decided on reading: a dev split made, resampling

@@ -113,7 +113,8 @@ def _check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any
         key = differing[0]
         if key not in found:
             raise UserError(
-                f"{folder} holds a run of another kind, without {key}; choose another --out."
+                f"{folder} holds a run without {key}, of another kind or begun by an older "
+                "Auscult; choose another --out, or end it with what began it."
             )
         raise UserError(
             f"{folder} holds a run with {key} {found.get(key)}, and this one has "
@@ -126,8 +127,8 @@ def _check_unchanged(folder: Path, found: Mapping[str, str], now: Mapping[str, s
     for name in found:
         if found[name] != now.get(name):
             raise UserError(
-                f"{folder} holds a run that began with another content of {name}: put back what it "
-                "read to go on, or choose another --out."
+                f"{folder} holds a run that read another {name}: its content has changed since; "
+                "put it back to go on, or choose another --out."
             )
 
 
@@ -144,7 +145,7 @@ def read_training(folder: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is no JSON: {error}; put a whole copy in its place.") from error
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not isinstance(found.get(READS, {}), dict):
         raise UserError(f"{path} holds no settings by name; put a whole copy in its place.")
     return found
 

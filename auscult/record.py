@@ -122,8 +122,8 @@ class Artifact:
     ``head_of`` (item,), ``same_head`` (head, layer, layer), ``mean`` (layer, layer)),
     ``layer_weights`` (array ``weights`` (layer,)) and ``accuracy_difference``: the accuracy of
     ``upstream`` minus that of the encoder ``over`` in ``meta``, on the same resamples of speakers
-    (arrays ``value`` () and ``interval`` (2,), its 95 % interval, as shares of -1 to 1; ``layer``
-    and ``over_layer`` in ``meta`` are the layer of each encoder, which dev chose).
+    (arrays ``value`` () and ``interval`` (2,), its 95 % interval, as shares of -1 to 1, and
+    ``chosen_layers`` (2,), the layer of each that dev chose).
     """
 
     kind: str
@@ -139,11 +139,9 @@ class Artifact:
     @property
     def key(self) -> str:
         """Fingerprint of what was measured: two runs of one measurement share it."""
-        found = {"layer", "over_layer"}  # dev chose them, and may choose others another time
-        settings = {name: value for name, value in self.meta.items() if name not in found}
         return fingerprint(
             [self.kind, self.upstream, self.upstream_sha256, self.corpus, self.corpus_sha256]
-            + [self.task, settings]
+            + [self.task, dict(self.meta)]
         )
 
 

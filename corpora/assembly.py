@@ -70,15 +70,15 @@ def assemble(spec: str, listing: Listing, *, skip_bad: bool) -> Corpus:
         )
     for note in notes:
         logger.info(f"{spec}: {note}")
-    if skipped:
-        total = len(skipped) + len(items)
-        logger.info(f"{spec}: {len(skipped)} of {total} items are bad; the first: {skipped[0]}.")
     return Corpus(
         spec=spec,
         splits={name: _cuts(part, scans) for name, part in _by_split(items).items()},
         sha256={
             name: _fingerprint(part, scans, trials.get(name, ()))
             for name, part in _by_split(items).items()
+        },
+        audio_sha256={
+            name: _audio_fingerprint(part, scans) for name, part in _by_split(items).items()
         },
         split_column=listing.split_column,
         speaker_overlap=tuple(overlap),
@@ -141,6 +141,12 @@ def _trials(
             "in two splits; not used."
         )
     return {name: tuple(part) for name, part in found.items()}
+
+
+def _audio_fingerprint(items: Sequence[Item], scans: Mapping[Path, Scan]) -> str:
+    """Return the sha256 of names and audio, whatever the labels say."""
+    parts = [[i.id, scans[i.path].sha256, i.offset, i.duration] for i in items]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _fingerprint(items: Sequence[Item], scans: Mapping[Path, Scan], trials: Sequence[Trial]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auscult.errors import UserError, unknown
+from auscult.progress import logger
 
 from .item import Listing
 
@@ -156,7 +157,7 @@ READERS: dict[str, Reader] = {row.name: row for row in _ROWS}
 
 
 def load_corpus(spec: str, *, split: str | None = None, skip_bad: bool = False) -> "Corpus":
-    """Read, check and split the labelled speech that ``spec`` addresses.
+    """Read, check and split the labelled speech that ``spec`` addresses; say what is left out.
 
     Args:
         spec: ``reader[:folder]``, such as ``tsv:/data/mine`` or ``demo``; see ``READERS``.
@@ -167,6 +168,11 @@ def load_corpus(spec: str, *, split: str | None = None, skip_bad: bool = False) 
         UserError: Unknown reader or split column, wrong folder, an empty split, or, without
             ``skip_bad``, the first bad item.
     """
+    return _said(check_corpus(spec, split=split, skip_bad=skip_bad))
+
+
+def check_corpus(spec: str, *, split: str | None = None, skip_bad: bool = False) -> "Corpus":
+    """Do what :func:`load_corpus` does, and say nothing of bad items but in ``Corpus.skipped``."""
     name, _, place = spec.strip().partition(":")
     if name not in READERS:
         raise _unknown_reader(spec, name)
@@ -194,7 +200,16 @@ def read_files(paths: Sequence[Path], *, skip_bad: bool = False) -> "Corpus":
     from .item import Item
 
     items = [Item(id=path.stem, path=path, split="files") for path in paths]
-    return assemble("audio files", Listing(items), skip_bad=skip_bad)
+    return _said(assemble("audio files", Listing(items), skip_bad=skip_bad))
+
+
+def _said(corpus: "Corpus") -> "Corpus":
+    """Say what is left out of a corpus."""
+    if corpus.skipped:
+        count = len(corpus.skipped)
+        bad = "1 bad item is" if count == 1 else f"{count} bad items are"
+        logger.info(f"{corpus.spec}: {bad} left out; the first: {corpus.skipped[0]}")
+    return corpus
 
 
 def _unknown_reader(spec: str, name: str) -> UserError:

@@ -51,7 +51,8 @@ class Difference:
     @property
     def layers(self) -> str:
         """The layer of each encoder: ``6 and 0``."""
-        return f"{self.artifact.meta['layer']} and {self.artifact.meta['over_layer']}"
+        mine, others = self.artifact.arrays["chosen_layers"].tolist()
+        return f"{mine} and {others}"
 
     @property
     def text(self) -> str:
@@ -85,7 +86,11 @@ def build_difference(
         corpus=first.corpus,
         corpus_sha256=first.corpus_sha256,
         task=first.task,
-        arrays={"value": np.array(value), "interval": np.array(interval)},
+        arrays={  # layers among them, as dev may choose others another time
+            "value": np.array(value),
+            "interval": np.array(interval),
+            "chosen_layers": np.array(layers),
+        },
         meta={
             "over": theirs[0].upstream,
             "over_sha256": theirs[0].upstream_sha256,
@@ -93,8 +98,6 @@ def build_difference(
             "probe": first.probe,
             "metric": first.metric,
             "split": first.split,
-            "layer": layers[0],
-            "over_layer": layers[1],
             "layers": sorted({r.layer for r in ours if isinstance(r.layer, int)}),
             "seeds": sorted({r.seed for r in ours}),
             "convention": first.convention,
@@ -139,8 +142,10 @@ def fitting(artifacts: Iterable[Artifact], wanted: Mapping[str, str | None]) -> 
 def flat_difference(artifact: Artifact) -> dict[str, Any]:
     """Return a flat dictionary of JSON values, as a record has it."""
     low, high = artifact.arrays["interval"].tolist()
+    layer, over_layer = artifact.arrays["chosen_layers"].tolist()
     numbers = {"value": float(artifact.arrays["value"]), "low": low, "high": high}
-    return {**_fields(artifact), **numbers, **asdict(artifact.provenance)}
+    found = {"layer": layer, "over_layer": over_layer, **numbers}
+    return {**_fields(artifact), **found, **asdict(artifact.provenance)}
 
 
 def _fields(artifact: Artifact) -> dict[str, Any]:
@@ -178,17 +183,20 @@ def _compared(artifact: Artifact) -> tuple[object, ...]:
 def _told_apart(alike: Sequence[Artifact]) -> list[tuple[str, Artifact]]:
     """Return differences of the same encoders, each with a remark on what no other of them has."""
     settings = [_settings(artifact) for artifact in alike]
-    remarks = [own_settings(mine, settings) for mine in settings]
-    told = [f" ({remark})" if remark else "" for remark in remarks]
-    return sorted(zip(told, alike, strict=True), key=lambda pair: pair[0])
+    several = len({artifact.upstream_sha256 for artifact in alike}) > 1
+    told = []
+    for artifact, mine in zip(alike, settings, strict=True):
+        remark = own_settings(mine, settings)
+        weights = f" (weights {artifact.upstream_sha256[:8]})" if several else ""  # as curves do
+        told.append((weights + (f" ({remark})" if remark else ""), artifact))
+    return sorted(told, key=lambda pair: pair[0])
 
 
 def _settings(artifact: Artifact) -> dict[str, set[str]]:
     """Return how a difference was measured, in words."""
-    meta = {**artifact.meta, **artifact.meta["config"], "upstream_sha256": artifact.upstream_sha256}
+    meta = {**artifact.meta, **artifact.meta["config"]}
     meta |= {name: _in_short(meta[name]) for name in ("layers", "seeds")}
-    left_out = ("config", "layer", "over_layer")
-    return {name: {str(value)} for name, value in meta.items() if name not in left_out}
+    return {name: {str(value)} for name, value in meta.items() if name != "config"}
 
 
 def _in_short(numbers: Sequence[int]) -> str:

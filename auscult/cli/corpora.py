@@ -34,11 +34,11 @@ def corpora(
         _list_readers(out)
         return
 
-    from auscult.corpora import load_corpus
+    from auscult.corpora import check_corpus
     from auscult.corpora.assembly import EmptySplit
 
     try:
-        corpus = load_corpus(spec, split=split, skip_bad=True)
+        corpus = check_corpus(spec, split=split, skip_bad=True)
     except EmptySplit as error:
         _show_bad(out, error.problems, skip_bad)
         out.finish(corpus=None, skipped=list(error.problems))

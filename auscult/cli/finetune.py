@@ -62,9 +62,9 @@ def finetune(
 
     Trains on train, keeps the state that is best on dev, and prints word and character error rates
     on dev and test, of greedy decoding and of beam search, with 95 % intervals. Run the same
-    command again to go on after a kill; Ctrl-C keeps the step that it comes in. OUT receives the
-    recogniser, whose encoder loads as w2v_bert:OUT, results.sqlite (unless --store), dev.jsonl,
-    curve.jsonl and checkpoints.
+    command again to go on after a kill; Ctrl-C keeps the step that it comes in, where there is one
+    process. OUT receives the recogniser, whose encoder loads as w2v_bert:OUT, results.sqlite
+    (unless --store), dev.jsonl, curve.jsonl and checkpoints.
 
     Examples:
       auscult finetune w2v_bert:models/w2v-bert -c tsv:data/mine --preset tiny --out models/asr

@@ -104,7 +104,7 @@ def pretrain(
                 seed=seed,
                 folder=out,
                 about=about,
-                reads={"corpora": fingerprint([hashes for _, hashes in read])},
+                reads={"audio": fingerprint([hashes for _, hashes in read])},
                 device=where,
                 processes=processes,
             )
@@ -132,7 +132,7 @@ def _assignments(path: Path | None) -> list[str]:
 
 
 def _read(spec: str, splits: str, skip_bad: bool) -> tuple[list[Any], list[str]]:
-    """Return the utterances of a corpus' splits, or of all audio below a folder; fingerprints."""
+    """Return the utterances of a corpus' splits, or of all audio in a folder; their hashes."""
     import auscult
     from auscult.corpora import READERS, read_files
 
@@ -150,7 +150,7 @@ def _read(spec: str, splits: str, skip_bad: bool) -> tuple[list[Any], list[str]]
         found = auscult.corpus(address, split=column or None, skip_bad=skip_bad)
         names = list(found.splits) if splits == "all" else splits.split(",")
     cuts = [cut for name in names for cut in found.split(name)]
-    return cuts, [found.sha256[name] for name in names]
+    return cuts, [found.audio_sha256[name] for name in names]
 
 
 def _describe(training: "Training", objective: "Objective", cuts: list[Any]) -> dict[str, Any]:

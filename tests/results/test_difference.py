@@ -40,7 +40,7 @@ def test_a_comparison_repeated_replaces_and_another_does_not(
     store = open_store(tmp_path)
     store.add([], [first, make_difference(value=0.25, layers=(7, 1))])
     (kept,) = store.artifacts(KIND)
-    assert (kept.arrays["value"], kept.meta["layer"], kept.meta["over_layer"]) == (0.25, 7, 1)
+    assert kept.arrays["value"] == 0.25 and kept.arrays["chosen_layers"].tolist() == [7, 1]
     config = dict(first.meta["config"])
     others = [
         make_difference("fbank"),

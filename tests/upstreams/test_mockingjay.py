@@ -293,6 +293,7 @@ BROKEN = {
     "no flag": ("Config/transformer/share_layer", None, "share_layer is nothing; expected true"),
     "word for a flag": ("Config/transformer/share_layer", "no", "share_layer is 'no'"),
     "depth": ("Config/transformer/num_hidden_layers", 4, "has 3 layers, and num_hidden_layers is"),
+    "narrow": ("Config/transformer/begins_nearby", True, "is for heads of 24 columns or more"),
     "no spread": ("Config/transformer/initializer_range", 0, "is 0; expected a positive number"),
     "half a layer": ("Config/transformer/num_hidden_layers", 2.5, "is 2.5; expected a whole"),
     "heads": ("Config/transformer/num_attention_heads", 5, "is no multiple of its num_attention"),

@@ -397,7 +397,7 @@ def test_a_shared_block_is_stored_once(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(f".{FILE}*"))  # nothing temporary is left
 
 
-@pytest.mark.parametrize("changes", [(), ("begins_nearby=true",)])
+@pytest.mark.parametrize("changes", [(), ("begins_nearby=true", "dim=96", "heads=4")])
 def test_the_random_twin_is_where_pretraining_began(
     changes: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -473,8 +473,9 @@ def test_presets_differ_in_sharing_alone(preset: str) -> None:
         ("heads=5", "dim=768 is no multiple of heads=5"),
         ("dropout=1", "dropout=1: expected a share below 1"),
         ("mask_share=1", "mask_share=1.0: expected less than 1"),
-        ("begins_nearby=true heads=128", "heads need 8 columns or more, and dim=768 has 6"),
+        ("begins_nearby=true heads=48", "heads need 24 columns or more, and dim=768 has 16"),
         ("span=0", "span=0: expected a positive number"),
+        ("mask_share=1.5", "mask_share=1.5: expected a share, at most 1"),
         ("learning_rate=0", "learning_rate=0.0: expected a positive number"),
     ],
 )

@@ -22,7 +22,7 @@ from auscult.whole_file import whole_file
 from ..spectral import DELTA_REACH, STRIDE, WINDOW, Recipe
 from ..weight import fill
 from .front_end import NUM_BINS, AlbertFrontEnd, FrontEnd, OnlineFrontEnd
-from .network import INITIAL_STD, Dimensions, Mockingjay, SpecHead
+from .network import INITIAL_STD, LEAST_NEARBY, Dimensions, Mockingjay, SpecHead
 
 FILE = "encoder.ckpt"  # in a folder of a pretraining
 _LAYER = "encoder.layer."
@@ -235,6 +235,11 @@ def _assemble(
         raise UserError(
             f"{path}: {sizes.name}.initializer_range is {dimensions.initial_std:g}; expected a "
             "positive number."
+        )
+    if dimensions.begins_nearby and dimensions.dim < LEAST_NEARBY * dimensions.heads:
+        raise UserError(
+            f"{path}: {sizes.name}.begins_nearby is for heads of {LEAST_NEARBY} columns or more; "
+            f"here {dimensions.heads} heads share {dimensions.dim}."
         )
     if dimensions.dim % dimensions.heads:
         raise UserError(

@@ -19,6 +19,7 @@ from auscult.seed import seeded
 from ..attention import WeightVisitor, attend
 
 INITIAL_STD = 0.02
+LEAST_NEARBY = 24  # columns of a head; of fewer, frames far away look near
 _SLOWEST = 0.056  # of a state's columns: there a position turns by 0.36 radians a frame
 LayerVisitor = Callable[[int, Tensor], None]  # takes the block and (batch, head, frame, frame)
 
@@ -249,7 +250,8 @@ def attend_nearby(network: Mockingjay) -> None:
     Half as many columns of every state as a head has begin with sines and cosines of the position
     alone. Keys are these; queries are these turned to the position that the head attends to, where
     their product is largest: in an encoder of four heads and 160 columns half of the weight is
-    there and a seventh on either side. All of it is learned further.
+    there and a seventh on either side, in the first layer. It fades with depth, as layer norms
+    leave less of the positions. All of it is learned further.
 
     An untrained transformer attends to everything alike, and takes many updates to learn which
     frames are near. Weights that begin otherwise: Trockman and Kolter, ICML 2023, arXiv 2305.09828.

@@ -22,7 +22,7 @@ from auscult.objective import Batch, Objective, Term, Training
 from .checkpoint import FILE, write_mockingjay
 from .front_end import AlbertFrontEnd, OnlineFrontEnd
 from .masking import draw_masks
-from .network import INITIAL_STD, Dimensions, draw_with_head, valid_keys
+from .network import INITIAL_STD, LEAST_NEARBY, Dimensions, draw_with_head, valid_keys
 
 FRONT_ENDS = ("online", "albert")
 TARGETS = ("input", "linear")
@@ -52,7 +52,7 @@ class Config(Training):
     heads: int = 12
     inner: int = 3072
     initial_std: float = INITIAL_STD  # of weight matrices; that of wide encoders
-    begins_nearby: bool = False  # whether heads begin by attending to frames nearby, one each
+    begins_nearby: bool = False  # heads of the first layer begin with one frame nearby each
     dropout: float = 0.1
     mask_share: float = 0.15
     span: int = 7  # (stacked) frames
@@ -75,10 +75,10 @@ class Config(Training):
             )
         if self.dim % self.heads:
             raise UserError(f"dim={self.dim} is no multiple of heads={self.heads}.")
-        if self.begins_nearby and self.dim < 8 * self.heads:
+        if self.begins_nearby and self.dim < LEAST_NEARBY * self.heads:
             raise UserError(
-                f"begins_nearby=true: heads need 8 columns or more, and dim={self.dim} has "
-                f"{self.dim // self.heads} for each of heads={self.heads}."
+                f"begins_nearby=true: heads need {LEAST_NEARBY} columns or more, and "
+                f"dim={self.dim} has {self.dim // self.heads} for each of heads={self.heads}."
             )
         if self.mask_share >= 1:
             raise UserError(f"mask_share={self.mask_share}: expected less than 1.")
