@@ -41,7 +41,7 @@ accented="tsv:$data/speechocean762-subset"
         --steps 300 learning_rate=1e-3
     # single words, which a recogniser can learn from minutes of speech
     head speech_recognition-words -c "$words" --split kws_split -t speech_recognition --skip-bad \
-        "${small[@]}" --steps 600
+        "${small[@]}" --steps 2000
     head query_by_example -c "$words" --split kws_split -t query_by_example label=word --limit 150
 ) &
 first=$!

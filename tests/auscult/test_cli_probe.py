@@ -255,6 +255,7 @@ def test_margins_are_kept_and_other_settings_beside_them(
         flat = flat_difference(kept)
         assert {name: flat[name] for name in margin} == margin
         assert run(*words)[0] == 0
+    (kept,) = open_store(tmp_path / "o").artifacts(KIND)
     twin = open_store(tmp_path / "o").records(split="test", upstream="random(toy)")[0]
     assert kept.corpus_sha256 == twin.corpus_sha256
     assert kept.meta["over_sha256"] == twin.upstream_sha256

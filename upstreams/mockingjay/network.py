@@ -283,7 +283,8 @@ def _turned(angles: Tensor) -> Tensor:
     """Return the matrix (2 angle, 2 angle) that turns pairs of sine and cosine by ``angles``."""
     sines, cosines = angles.sin(), angles.cos()
     each = torch.stack([cosines, sines, -sines, cosines], dim=1).reshape(-1, 2, 2)
-    return torch.block_diag(*each)
+    turned: Tensor = torch.block_diag(*each)
+    return turned
 
 
 def _initialize(module: nn.Module, std: float) -> None:
