@@ -19,7 +19,7 @@ def interrupt(*args: Any, **options: Any) -> None:
 
 
 def test_ctrl_c_is_130_and_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("auscult.corpora.load_corpus", interrupt)
+    monkeypatch.setattr("auscult.corpora.check_corpus", interrupt)
     status, _, stderr = run("corpora", "demo")
     assert status == 130 and "interrupted; the same command goes on from here" in stderr
 
