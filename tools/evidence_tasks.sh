@@ -39,9 +39,9 @@ accented="tsv:$data/speechocean762-subset"
         learning_rate=1e-3
     head intent_classification -c "tsv:$data/coffee-intents-subset" -t intent_classification \
         --steps 300 learning_rate=1e-3
-    # single words, which a recogniser can learn from minutes of speech
+    # single words, which a recogniser can learn from minutes of speech; SUPERB's masks are as long
     head speech_recognition-words -c "$words" --split kws_split -t speech_recognition --skip-bad \
-        "${small[@]}" --steps 2000
+        "${small[@]}" specaugment=false --steps 1000
     head query_by_example -c "$words" --split kws_split -t query_by_example label=word --limit 150
 ) &
 first=$!
