@@ -127,8 +127,8 @@ def _check_unchanged(folder: Path, found: Mapping[str, str], now: Mapping[str, s
     for name in found:
         if found[name] != now.get(name):
             raise UserError(
-                f"{folder} holds a run that read another {name}: its content has changed since; "
-                "put it back to go on, or choose another --out."
+                f"The {name} of the run in {folder} has changed since it began; put back what it "
+                "was to go on, or choose another --out."
             )
 
 

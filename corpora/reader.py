@@ -231,6 +231,8 @@ def _check_folder(reader: Reader, folder: Path | None) -> None:
     expected = f"expected {reader.name}:FOLDER, where FOLDER holds {reader.layout}"
     if folder is None:
         raise UserError(f"Corpus {reader.name!r} needs a folder: {expected}.")
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; {expected}. Try {reader.name}:{folder.parent}.")
     if not folder.is_dir():
         raise UserError(f"Folder {folder} does not exist; {expected}.")
     if not reader.matches(folder):

@@ -44,9 +44,9 @@ class Difference:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether all of the interval is on one side of zero."""
+        """Whether all of the interval is on one side of zero; one without width says nothing."""
         low, high = self.interval
-        return low > 0 or high < 0
+        return low < high and (low > 0 or high < 0)
 
     @property
     def layers(self) -> str:

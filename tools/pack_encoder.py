@@ -22,7 +22,8 @@ from auscult.compact import write_compact
 WEIGHTS = Path(__file__).parents[1] / "upstreams" / "weights"
 TITLES = {
     "tiny_hubert": "a HuBERT (Hsu et al., 2021, arXiv 2106.07447)",
-    "tiny_lighthubert": "a LightHuBERT supernet (Wang et al., 2022, arXiv 2203.15610)",
+    "tiny_lighthubert": "a LightHuBERT supernet (Wang et al., 2022, arXiv 2203.15610),\n"
+    "whose middle subnet the plain name is",
     "tiny_mockingjay": "a Mockingjay (Liu et al., 2020, arXiv 1910.12638)",
     "tiny_audio_albert": "an Audio ALBERT (Chi et al., 2021, arXiv 2005.08575)",
     "tiny_w2v_bert": "a w2v-BERT (Chung et al., 2021, arXiv 2108.06209)",
@@ -97,7 +98,7 @@ def write_card(
     options = " ".join(
         f"{key}={value}"
         for key, value in settings.items()
-        if key not in ("family", "seed", "corpora", "corpus_sha256", "splits", "teacher", "start")
+        if key not in ("family", "seed", "corpora", "read_sha256", "splits", "teacher", "start")
     )
     lines = [
         f"# {name}",

@@ -95,6 +95,7 @@ def pretrain(
         shown = _describe(training, objective, cuts)
         if dry_run:
             return _show(output, family, shown)
+        _announce(training, shown, preset, where)
         about = {"family": family, "corpora": " ".join(corpus), "splits": splits}
         steps = train(
             Run(
@@ -111,7 +112,9 @@ def pretrain(
         )
     if processes.leads:
         address = row.loads_as.format(out)
-        output.print(f"{steps} steps made; load it as {address}")
+        output.print(
+            f"All {training.total_steps} steps are made, {steps} of them now; load it as {address}"
+        )
         output.finish(upstream=address, steps=steps, **shown)
 
 
@@ -164,6 +167,18 @@ def _describe(training: "Training", objective: "Objective", cuts: list[Any]) -> 
         "hours": round(hours, 3),
         "epochs_at_most": round(epochs, 2),
     }
+
+
+def _announce(training: "Training", shown: dict[str, Any], preset: str, device: str) -> None:
+    """Say how much is about to be done."""
+    from auscult.progress import logger
+
+    logger.info(
+        f"{training.total_steps:,} steps of {training.batch_seconds:g} s of audio, of which there "
+        f"are {shown['hours']:g} h; {shown['trained_parameters']:,} parameters."
+    )
+    if preset == "published" and device == "cpu":
+        logger.info("That is the published protocol; --preset tiny or small is made for a CPU.")
 
 
 def _show(output: Output, family: str, shown: dict[str, Any]) -> None:

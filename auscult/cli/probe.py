@@ -218,6 +218,7 @@ def _probe_encoder(
         records += _records(task, encoder, sweep, classes, targets, scores, skipped)
         ids = [cuts["test"][i].id for i in scores["test"][0].items]
         speakers = [targets["test"].speakers[i] for i in scores["test"][0].items]
+        _warn_alone(task, speakers)
         resampled += _resampled(task, encoder, scores, ids, speakers)
     return records, resampled
 
@@ -291,6 +292,17 @@ def _records(
                     )
                 )
     return records
+
+
+def _warn_alone(task: "ProbeTask", speakers: Sequence[str | None]) -> None:
+    """Say it where there is nothing to resample."""
+    from auscult.progress import logger
+
+    if len(speakers) == 1 or len(set(speakers)) == 1 and speakers[0] is not None:
+        of = "utterance" if len(speakers) == 1 else "speaker"
+        logger.warning(
+            f"{task.spec.name}: test has one {of}; its intervals have no width and say nothing."
+        )
 
 
 def _resampled(

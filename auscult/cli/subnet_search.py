@@ -191,7 +191,6 @@ def search(
     axis = cost or next(iter(limits), "params")
     if axis not in COSTS:
         raise unknown("cost", axis, COSTS)
-    prepare(out, store)
     sharing = share(upstream, device=where)
     costs = _counted(sharing)
     check_limits(sharing.space, costs, {k: limit for k, limit in limits.items() if k in costs})
@@ -203,6 +202,7 @@ def search(
     else:
         task = _task(objective, speech, allow_shared_speakers, skip_bad)
         criterion = ProbeCriterion(sharing, speech, task, _layer(layer, sharing))
+    prepare(out, store)
     latency = _latency(output, sharing, out / "latency.json", where)
     costs |= {"rtf": latency.cost}
     check_limits(sharing.space, costs, limits)

@@ -72,7 +72,7 @@ def test_another_teacher_of_the_same_name_is_refused(
     (tmp_path / "teacher").unlink()
     (tmp_path / "teacher").symlink_to(tmp_path / "teacher1")
     status, _, errors = run(*words)
-    assert status == 2 and "holds a run that read another teacher" in errors
+    assert status == 2 and "The teacher of the run in" in errors
 
 
 def test_settings_come_from_a_file_and_the_command_line(

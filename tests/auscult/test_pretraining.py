@@ -319,7 +319,7 @@ def test_a_changed_corpus_does_not_go_on(cuts: list[Any], tmp_path: Path) -> Non
     out = tmp_path / "out"
     check_settings(_run(cuts[:-1], out, Config()))
     check_settings(_run(cuts[:-1], out, Config()))
-    with pytest.raises(UserError, match="that read another corpora"):
+    with pytest.raises(UserError, match="The corpora of the run in"):
         check_settings(_run(cuts, out, Config()))
     settings = json.loads((out / "training.json").read_text())
     assert len(settings.pop("read_sha256")["corpora"]) == 64
@@ -338,7 +338,7 @@ def test_a_changed_teacher_does_not_go_on(cuts: list[Any], tmp_path: Path) -> No
     check_settings(run)
     check_settings(run)
     Taught.teacher = "b"
-    with pytest.raises(UserError, match="that read another teacher"):
+    with pytest.raises(UserError, match="The teacher of the run in"):
         check_settings(run)
 
 

@@ -89,7 +89,10 @@ def test_other_settings_of_one_comparison_are_said(make_difference: Make) -> Non
 
 @pytest.mark.parametrize(
     ("interval", "expected"),
-    [((0.1, 0.3), True), ((-0.3, -0.1), True), ((-0.1, 0.3), False), ((0.0, 0.3), False)],
+    [
+        *(((0.1, 0.3), True), ((-0.3, -0.1), True), ((-0.1, 0.3), False), ((0.0, 0.3), False)),
+        ((0.2, 0.2), False),  # of one speaker
+    ],
 )
 def test_an_interval_excludes_zero_or_does_not(
     interval: tuple[float, float], expected: bool, make_difference: Make

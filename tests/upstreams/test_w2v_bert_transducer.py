@@ -469,11 +469,11 @@ def test_a_changed_transcript_or_encoder_is_refused(
     text = manifest.read_text()
     manifest.write_text(text.replace("\ta cab.", "\ta cabbage."))
     status, _, said = run(*words)
-    assert status == 2 and "holds a run that read another dev" in said
+    assert status == 2 and "The dev of the run in" in said
     manifest.write_text(text)
     save_w2v_bert(build_w2v_bert(TINY), encoder)
     status, _, said = run(*words)
-    assert status == 2 and "holds a run that read another upstream" in said
+    assert status == 2 and "The upstream of the run in" in said
     words = (*words[:-1], encoder)  # --out: the encoder's own folder is no run of this kind
     (encoder / "training.json").write_text('{"family": "w2v_bert"}')
     status, _, said = run(*words)
