@@ -258,14 +258,17 @@ def _findings(
         for curve in table.curves:
             if choice := choose(curve, curves):
                 subjects[table.subject][curve.first.metric].append(choice)
-    found = [
-        _finding(subject, by_metric[min(by_metric, key=metric_order)])
+    return [
+        _finding(
+            subject,
+            by_metric[min(by_metric, key=metric_order)],
+            [difference for difference in compared if difference.subject == subject],
+        )
         for subject, by_metric in subjects.items()
     ]
-    return [replace(f, differences=[d for d in compared if d.subject == f.subject]) for f in found]
 
 
-def _finding(subject: str, group: Sequence[Choice]) -> _Finding:
+def _finding(subject: str, group: Sequence[Choice], compared: list[Difference]) -> _Finding:
     first = group[0].curve.first
     probes = sorted({choice.curve.first.probe for choice in group})
     cells: dict[str, dict[str, Choice]] = defaultdict(dict)
@@ -274,10 +277,11 @@ def _finding(subject: str, group: Sequence[Choice]) -> _Finding:
     rows = [(label, [found.get(probe) for probe in probes]) for label, found in cells.items()]
     chosen_on = sorted({choice.chosen_on for choice in group} - {""})
     optimistic = any(choice.optimistic for choice in group)
-    return _Finding(subject, first, _sentence(group), probes, rows, chosen_on, optimistic)
+    sentence = _sentence(group, compared)
+    return _Finding(subject, first, sentence, probes, rows, chosen_on, optimistic, compared)
 
 
-def _sentence(group: Sequence[Choice]) -> str:
+def _sentence(group: Sequence[Choice], compared: Sequence[Difference]) -> str:
     """Say in words which encoder reads best, and whether the next one can be told from it."""
     sign = -1 if group[0].lower_is_better else 1
     ranked = sorted(group, key=lambda choice: -sign * choice.point.value)
@@ -288,15 +292,23 @@ def _sentence(group: Sequence[Choice]) -> str:
     others = [c for c in ranked if c.curve.label != best.curve.label]
     if others:
         text += f"; next is {others[0].curve.label} with {cell(others[0].point)}"
-        text += ", the intervals overlap" if _overlap(best, others[0]) else ""
+        text += _apart(best, others[0], compared)
     if first.majority is not None:
         text += f". Always answering the commonest class scores {first.majority:.3f}"
     return text + "."
 
 
-def _overlap(one: Choice, other: Choice) -> bool:
+def _apart(one: Choice, other: Choice, compared: Sequence[Difference]) -> str:
+    """Say how far apart two are: by their paired difference, else if their intervals overlap."""
+    names = one.curve.label, other.curve.label
+    of = {(choice.curve.first.probe, choice.curve.first.metric) for choice in (one, other)}
+    for difference in compared:
+        meta = difference.artifact.meta
+        same = {(meta["probe"], meta["metric"])} == of
+        if same and (difference.label, difference.over) == names:
+            return f", less by {difference.text} on the same resamples"
     (a, b), (c, d) = one.point.interval, other.point.interval
-    return a <= d and c <= b
+    return ", the intervals overlap" if a <= d and c <= b else ""
 
 
 def _panels(tables: Sequence[LayerTable]) -> list[dict[str, Any]]:

@@ -157,13 +157,13 @@ def test_names_from_files_are_text(
     run = replace(records[0].provenance, command=HOSTILE, device=HOSTILE)
     names = {"upstream": HOSTILE, "corpus": HOSTILE, "task": HOSTILE, "probe": HOSTILE}
     hostile = replace(records[0], **names, metric=HOSTILE, provenance=run)
-    difference = build_difference([hostile], [hostile], (0, 0), 0.1, (0.1, 0.1))
+    difference = build_difference([hostile], [hostile], (0, 0), 0.1, (0.1, 0.2))
     store = open_store(tmp_path)
     store.add([hostile], [make_divergence(upstream=HOSTILE, heads=2, layers=2), difference])
     write_report(store, tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
     assert page.tags.count("script") == 3 and "img" not in page.tags
-    assert "alert(1)" in page.text and "† +0.100 [+0.100, +0.100]" in page.text
+    assert "alert(1)" in page.text and "† +0.100 [+0.100, +0.200]" in page.text
     assert page.figures["panels"][0]["metric"] == HOSTILE
 
 
@@ -189,6 +189,20 @@ def test_differences_stand_in_the_section_of_their_task(
     assert "† and bold: the interval excludes zero" in summary
     assert "numbers, 2 differences: keyword on" in page.text
     assert page.figures["maps"] == [] and len(page.figures["weights"]) == 1
+
+
+def test_the_summary_quotes_a_paired_difference(
+    records: list[Record], make_difference: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    """Two intervals that overlap say less than one of the difference."""
+    linear = [r for r in records if (r.task, r.probe) == ("phone39", "linear")]
+    dev = [replace(r, split="dev", corpus_sha256="d" * 64) for r in linear]
+    store = open_store(tmp_path)
+    store.add(linear + dev, [make_difference(), make_difference("fbank")])
+    write_report(store, tmp_path / "report.html")
+    summary = Page(tmp_path / "report.html").text
+    assert re.search(r"next is \S+ with [^;]*, less by \+0\.200 \[\+0\.100, \+0\.300\]", summary)
+    assert "overlap" not in summary
 
 
 def test_without_differences_there_is_no_table_of_them(page: Page) -> None:
