@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -175,7 +176,25 @@ def load_upstream(spec: str, *, seed: int = 0) -> Upstream:
     if address.random:
         seed = seed if address.seed is None else address.seed
         address = replace(address, seed=seed or None)
-    return _loader(address)(address, seed).eval()
+    loader = _loader(address)
+    try:
+        return loader(address, seed).eval()
+    except UserError as error:
+        made = _pretrained_as(Path(address.checkpoint)) if address.checkpoint else ""
+        if made in ("", address.family):
+            raise
+        raise UserError(f"{error} It was made by `auscult pretrain {made}`: load it so.") from error
+
+
+def _pretrained_as(folder: Path) -> str:
+    """Return the family that a folder was pretrained as; empty where nothing says so."""
+    from auscult.pretraining import read_training
+
+    try:
+        settings = read_training(folder.expanduser()) or {}
+    except UserError:
+        return ""
+    return str(settings.get("family", ""))
 
 
 def outline_upstream(spec: str) -> Upstream:

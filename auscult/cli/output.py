@@ -166,17 +166,28 @@ def prepare(out: Path, store: str | None) -> None:
     """Make the folder and open the store before any work, so that neither fails after it.
 
     Raises:
-        UserError: The store cannot be opened.
+        UserError: It is a file, or the store cannot be opened.
         OSError: The folder cannot be written.
     """
     import tempfile
 
     from auscult.results import open_store
 
+    expect_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out):
         pass
     open_store(store or out).add([])
+
+
+def expect_folder(out: Path) -> None:
+    """Refuse a file as ``--out``.
+
+    Raises:
+        UserError: It is one.
+    """
+    if out.is_file():
+        raise UserError(f"--out {out} is a file; expected a folder, which may be new.")
 
 
 def save(

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from auscult.cli.output import Device, Json, Output, Quiet, SkipBad, choose_device
+from auscult.cli.output import (
+    Device,
+    Json,
+    Output,
+    Quiet,
+    SkipBad,
+    choose_device,
+    expect_folder,
+)
 from auscult.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,6 +84,7 @@ def pretrain(
     from auscult.speech_pool import SpeechPool
     from auscult.upstreams.pretraining import find_pretraining
 
+    expect_folder(out)
     processes = Processes.of_environment()
     output = Output(json=json, quiet=quiet or not processes.leads)
     row = find_pretraining(family)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from auscult.cli.output import Json, Output, Quiet
+from auscult.errors import UserError
 
 
 def report(
@@ -28,6 +29,8 @@ def report(
     from auscult.results import open_store
     from auscult.results.report import write_report
 
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; expected a file, such as {out}/report.html.")
     output = Output(json=json, quiet=quiet)
     write_report([open_store(store) for store in stores], out, protocols)
     output.print(f"Report: {out.resolve()}")

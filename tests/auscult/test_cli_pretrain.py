@@ -11,6 +11,7 @@ import torch
 
 import auscult
 from auscult.contracts import Waveforms
+from auscult.errors import UserError
 from auscult.pretraining import read_curve
 from auscult.upstreams.pretraining import PRETRAININGS
 
@@ -57,6 +58,17 @@ def test_each_family_is_made_and_loads(
     assert status == 0, errors
     assert json.loads(said)["steps"] == 0
     assert "trained to its end" in errors
+
+
+def test_what_a_folder_was_made_as_is_said(folder: Path, tmp_path: Path, run: Command) -> None:
+    out = tmp_path / "out"
+    made = ("pretrain", "mockingjay", "-c", folder, "--preset", "tiny", "--out", out, *SHORT)
+    assert run(*made)[0] == 0
+    with pytest.raises(UserError, match="made by `auscult pretrain mockingjay`: load it so"):
+        auscult.load(f"hubert:{out}")
+    (tmp_path / "file").touch()
+    status, _, errors = run(*made[: -len(SHORT) - 1], tmp_path / "file", *SHORT)
+    assert status == 2 and "is a file; expected a folder" in errors
 
 
 def test_another_teacher_of_the_same_name_is_refused(
