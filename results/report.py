@@ -300,13 +300,13 @@ def _sentence(group: Sequence[Choice], compared: Sequence[Difference]) -> str:
 
 def _apart(one: Choice, other: Choice, compared: Sequence[Difference]) -> str:
     """Say how far apart two are: by their paired difference, else if their intervals overlap."""
-    names = one.curve.label, other.curve.label
-    of = {(choice.curve.first.probe, choice.curve.first.metric) for choice in (one, other)}
+    first, second = one.curve.first, other.curve.first
+    pair = (one.curve.label, other.curve.label, first.probe, first.metric)
     for difference in compared:
         meta = difference.artifact.meta
-        same = {(meta["probe"], meta["metric"])} == of
-        if same and (difference.label, difference.over) == names:
-            return f", less by {difference.text} on the same resamples"
+        if (difference.label, difference.over, meta["probe"], meta["metric"]) == pair:
+            under = "" if first.probe == second.probe else f" with {first.probe}"
+            return f", less by {difference.text}{under} on the same resamples"
     (a, b), (c, d) = one.point.interval, other.point.interval
     return ", the intervals overlap" if a <= d and c <= b else ""
 

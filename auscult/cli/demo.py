@@ -44,7 +44,6 @@ STEPS = (
             "probe",
             *(word for name in OTHERS for word in ("-u", name)),
             *("-c", "demo", "-t", "phone", "--probe", "linear", "--max-epochs", "8"),
-            "--no-baselines",
         ),
     ),
     Step(
