@@ -25,6 +25,7 @@ from torch import Tensor
 
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
+from auscult.memory import within_memory
 from auscult.objective import Batch, Objective, Term, Training
 from auscult.precision import check_precision
 from auscult.process import ALONE, Processes
@@ -49,7 +50,7 @@ class Run:
     seed: int
     folder: Path
     about: Mapping[str, str]  # family and corpora: a resumed run must be of the same
-    reads: Mapping[str, str]  # fingerprints of corpora, and of encoders, by what they are
+    reads: Mapping[str, str]  # fingerprints of audio, labels and encoders, by what they are
     device: str = "cpu"
     processes: Processes = ALONE
 
@@ -226,7 +227,7 @@ class _Trainer:
                 parts = pending.result()
                 if step + 1 < total:
                     pending = reader.submit(self._read, next(batches), step + 1)
-                with self._within_memory(step):
+                with within_memory(self._out_of_memory(step)):
                     found = self._update(parts, step)
                 sums = {name: sums.get(name, torch.zeros(2)) + pair for name, pair in found.items()}
                 done = step + 1
@@ -332,22 +333,15 @@ class _Trainer:
         audio = batch.audio.to(self.accelerator.device)
         return Batch(audio, batch.ids, batch.draws, batch.step, batch.draw)
 
-    @contextmanager
-    def _within_memory(self, step: int) -> Iterator[None]:
+    def _out_of_memory(self, step: int) -> str:
         """Say what to do where memory does not suffice."""
-        try:
-            yield
-        except RuntimeError as error:
-            on_cpu = "DefaultCPUAllocator" in str(error)
-            if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
-                raise
-            config = self.config
-            raise UserError(
-                f"Step {step + 1} needs more memory than {self.run.device} has; in a new --out, "
-                f"raise gradient_accumulation (of {config.gradient_accumulation}) or lower "
-                f"batch_seconds (of {config.batch_seconds:g}). The checkpoints in "
-                f"{self.run.folder} stay."
-            ) from error
+        config = self.config
+        return (
+            f"Step {step + 1} needs more memory than {self.run.device} has; in a new --out, "
+            f"raise gradient_accumulation (of {config.gradient_accumulation}) or lower "
+            f"batch_seconds (of {config.batch_seconds:g}). The checkpoints in "
+            f"{self.run.folder} stay."
+        )
 
     def _diverged(self, what: str, parts: Sequence[tuple[Batch, bool]], step: int) -> UserError:
         ids = [name for batch, _ in parts for name in batch.ids]

@@ -70,16 +70,14 @@ def assemble(spec: str, listing: Listing, *, skip_bad: bool) -> Corpus:
         )
     for note in notes:
         logger.info(f"{spec}: {note}")
+    parts = _by_split(items)
     return Corpus(
         spec=spec,
-        splits={name: _cuts(part, scans) for name, part in _by_split(items).items()},
+        splits={name: _cuts(part, scans) for name, part in parts.items()},
         sha256={
-            name: _fingerprint(part, scans, trials.get(name, ()))
-            for name, part in _by_split(items).items()
+            name: _fingerprint(part, scans, trials.get(name, ())) for name, part in parts.items()
         },
-        audio_sha256={
-            name: _audio_fingerprint(part, scans) for name, part in _by_split(items).items()
-        },
+        audio_sha256={name: _audio_fingerprint(part, scans) for name, part in parts.items()},
         split_column=listing.split_column,
         speaker_overlap=tuple(overlap),
         notes=tuple(notes),

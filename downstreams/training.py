@@ -10,7 +10,7 @@ import argparse
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from auscult import bridge
 from auscult.errors import UserError, unknown
+from auscult.memory import within_memory
 from auscult.precision import PRECISIONS, computing_in
 from auscult.process import ALONE, Processes
 from auscult.progress import logger, progress
@@ -196,7 +197,7 @@ class HeadTraining:
         )
         with (
             closing(curves),
-            self._within_memory(),
+            within_memory(self._out_of_memory()),
             progress(self.args.title, last - first + 1, "steps") as advance,
         ):
             for step in range(first, last + 1):
@@ -221,7 +222,7 @@ class HeadTraining:
         """Return what the head records on a split; weights and generators are left alone."""
         records: Records = defaultdict(list)
         self._set_modes(training=False)
-        with kept_random_state(), torch.no_grad(), self._within_memory():
+        with kept_random_state(), torch.no_grad(), within_memory(self._out_of_memory()):
             for wavs, *others in self.downstream.model.get_dataloader(split):
                 features = self._features(wavs)
                 self.downstream.model(split, features, *others, records=records)
@@ -364,22 +365,15 @@ class HeadTraining:
         self.featurizer.model.train(training)
         self.downstream.model.train(training)
 
-    @contextmanager
-    def _within_memory(self) -> Iterator[None]:
+    def _out_of_memory(self) -> str:
         """Say what to do where memory does not suffice."""
-        try:
-            yield
-        except RuntimeError as error:
-            on_cpu = "DefaultCPUAllocator" in str(error)
-            if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
-                raise
-            size = self.config["runner"]["batch_size"]
-            raise UserError(
-                f"{self.args.title}: a batch needs more memory than {self.args.device} has; pass "
-                f"batch_size={max(size // 2, 1)} (of {size}) with twice the "
-                "gradient_accumulate_steps, or, if features are encoded anew for every batch, a "
-                "--budget that they all fit."
-            ) from error
+        size = self.config["runner"]["batch_size"]
+        return (
+            f"{self.args.title}: a batch needs more memory than {self.args.device} has; pass "
+            f"batch_size={max(size // 2, 1)} (of {size}) with twice the "
+            "gradient_accumulate_steps, or, if features are encoded anew for every batch, a "
+            "--budget that they all fit."
+        )
 
 
 def loss_size(head: Any, features: Sequence[Tensor], others: Sequence[Any]) -> float:

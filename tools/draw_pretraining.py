@@ -17,6 +17,9 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from pack_encoder import best_layers
+
+from auscult.pretraining import read_curve
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("phone39", "keyword", "speaker")
@@ -56,7 +59,7 @@ def main() -> None:
             "with": options.tiny / "w2v_bert",
             "without": options.out / "w2v_bert-alone",
         }
-        kept["curves"] = {name: read_curve(folder) for name, folder in folders.items()}
+        kept["curves"] = {name: codes(folder) for name, folder in folders.items()}
     path = ROOT / "results" / "records" / "pretraining" / f"{options.name}.json"
     path.write_text(
         json.dumps(kept, separators=(",", ":")).replace('},{"upstream"', '},\n{"upstream"') + "\n"
@@ -83,31 +86,22 @@ def main() -> None:
     figure.savefig(ROOT / "docs" / "figures" / f"pretraining_{options.name}.png", dpi=150)
 
 
-def read_curve(folder: Path) -> list[dict[str, float]]:
+def codes(folder: Path) -> list[dict[str, float]]:
     """Return what the curve says of codes."""
-    lines = map(json.loads, (folder / "curve.jsonl").read_text().splitlines())
     names = ("step", "code_perplexity", "masked_prediction_accuracy")
-    return [{name: line[name] for name in names} for line in lines]
+    return [{name: point[name] for name in names} for point in read_curve(folder)]
 
 
-def best(records: Sequence[dict[str, Any]]) -> list[Row]:
+def best(records: list[dict[str, Any]]) -> list[Row]:
     """Return each encoder's test score at the layer that dev prefers, in the order given."""
-    rows = []
-    for upstream in dict.fromkeys(r["upstream"] for r in records):
-        own = [r for r in records if r["upstream"] == upstream]
-        dev = max((r for r in own if r["split"] == "dev"), key=lambda r: r["value"])
-        (test,) = [r for r in own if r["split"] == "test" and r["layer"] == dev["layer"]]
-        rows.append(
-            Row(
-                upstream,
-                test["num_parameters"] or 0,
-                test["layer"],
-                test["value"],
-                test["low"],
-                test["high"],
-            )
+    return [
+        Row(
+            record["upstream"],
+            record["num_parameters"] or 0,
+            *(record[name] for name in ("layer", "value", "low", "high")),
         )
-    return rows
+        for record in best_layers(records)
+    ]
 
 
 def short(upstream: str) -> str:
