@@ -71,6 +71,17 @@ def test_what_a_folder_was_made_as_is_said(folder: Path, tmp_path: Path, run: Co
     assert status == 2 and "is a file; expected a folder" in errors
 
 
+def test_other_audio_of_the_same_name_and_length_is_refused(
+    folder: Path, tmp_path: Path, run: Command
+) -> None:
+    words = ("pretrain", "mockingjay", "-c", folder, "--preset", "tiny", "--out", tmp_path / "out")
+    assert run(*words, *SHORT)[0] == 0
+    samples, rate = soundfile.read(folder / "a.wav")
+    soundfile.write(folder / "a.wav", samples[::-1], rate)
+    status, _, errors = run(*words, *SHORT)
+    assert status == 2 and f"The audio of the run in {tmp_path / 'out'} has changed" in errors
+
+
 def test_another_teacher_of_the_same_name_is_refused(
     folder: Path, tmp_path: Path, run: Command
 ) -> None:
