@@ -66,6 +66,8 @@ probe() { # FOLDER, then the arguments of auscult probe
 }
 
 sizes=(smallest "params<=250k" "params<=400k" "params<=550k" largest)
+twins=("${sizes[@]/#/random(lighthubert:$tiny/lighthubert@}") # of all three supernets, alike in shape
+twins=("${twins[@]/%/)}")
 (
     measure sharing fbank log_mel tiny_mockingjay tiny_audio_albert \
         "random(tiny_mockingjay)" "random(tiny_audio_albert)"
@@ -76,7 +78,7 @@ first=$!
 (
     measure distillation fbank log_mel "hubert:$tiny/hubert" "random(hubert:$tiny/hubert)" \
         "distilhubert:$out/distilhubert" "random(distilhubert:$out/distilhubert)" \
-        "random(lighthubert:$tiny/lighthubert@largest)" \
+        "${twins[@]}" \
         "${sizes[@]/#/lighthubert:$tiny/lighthubert-stage1@}" \
         "${sizes[@]/#/lighthubert:$tiny/lighthubert@}" \
         "${sizes[@]/#/lighthubert:$out/sandwich@}"
