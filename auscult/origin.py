@@ -1,0 +1,91 @@
+"""What kept work was made by: a fingerprint of the code that its numbers come from.
+
+The version of a checkout never changes, so that work which was kept by one state of the code would
+be read by the next. The fingerprint covers the modules that are named and all of this package that
+they import, directly or through others; it stays the same while anything else changes.
+"""
+
+import ast
+import hashlib
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+PACKAGE = "auscult"
+# How things are said and written changes no number, and the package's face only passes on.
+_SILENT = {
+    PACKAGE,
+    *(f"{PACKAGE}.{name}" for name in ("errors", "progress", "shown", "whole_file")),
+}
+
+
+def code_of(*made_by: object) -> str:
+    """Return the fingerprint of the code behind ``made_by``.
+
+    Args:
+        made_by: Modules by name, or objects whose class's modules (those of its bases too) count.
+    """
+    names: set[str] = set()
+    for one in made_by:
+        names |= {one} if isinstance(one, str) else {kind.__module__ for kind in type(one).__mro__}
+    digest = hashlib.sha256()
+    for name in sorted(_reached(frozenset(names))):
+        digest.update(f"{name} {_sha256(name)}\n".encode())
+    return digest.hexdigest()
+
+
+@cache
+def _reached(names: frozenset[str]) -> frozenset[str]:
+    """Return ``names`` and every module of the package that they import, but for silent ones."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in _SILENT or _file_of(name) is None:
+            continue
+        found.add(name)
+        waiting += _imported(name)
+    return frozenset(found)
+
+
+@cache
+def _imported(name: str) -> frozenset[str]:
+    """Return the modules of the package that ``name`` imports at any depth of its code."""
+    file = _file_of(name)
+    if file is None or not _is_ours(name):
+        return frozenset()
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = "." * node.level + (node.module or "")
+            module = importlib.util.resolve_name(start, package) if node.level else start
+            inside = {f"{module}.{alias.name}" for alias in node.names}
+            # a name that a package offers is followed through the package itself
+            modules = {n for n in inside if _is_ours(n) and _file_of(n) is not None}
+            found |= modules or {module}
+    return frozenset(filter(_is_ours, found))
+
+
+def _is_ours(name: str) -> bool:
+    return name == PACKAGE or name.startswith(f"{PACKAGE}.")
+
+
+@cache
+def _file_of(name: str) -> Path | None:
+    """Return the source file of a module; None where it has none or is no module."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    return Path(spec.origin)
+
+
+@cache
+def _sha256(name: str) -> str:
+    file = _file_of(name)
+    return "" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
