@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from auscult import watch
 from auscult.contracts import SAMPLE_RATE, Waveforms
 from auscult.errors import UserError
 
@@ -22,8 +23,10 @@ def read_samples(cut: Any) -> torch.Tensor:
     try:
         samples = np.asarray(resampled.load_audio(), dtype=np.float32)
     except Exception as error:  # lhotse's backends raise many kinds
+        _check_unchanged(cut)
         reason = _reason(error, _path_of(cut))
         raise UserError(f"{_name_of(cut)} cannot be read as audio: {reason}.") from error
+    _check_unchanged(cut)
     samples = samples.mean(axis=0) if samples.ndim == 2 else samples
     if samples.size == 0:
         raise UserError(f"{_name_of(cut)} holds no samples; remove it or pass --skip-bad.")
@@ -47,6 +50,12 @@ def _reason(error: Exception, path: str | None) -> str:
     if "declared samples" in text:
         return "it is not as long as it was when the corpus was read"
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
+def _check_unchanged(cut: Any) -> None:
+    path = _path_of(cut)
+    if path is not None and Path(path).exists():
+        watch.check(path)
 
 
 def _path_of(cut: Any) -> str | None:

@@ -6,11 +6,10 @@ versions), written to a temporary name and renamed. A killed pass goes on at the
 shard.
 """
 
-import hashlib
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +29,7 @@ from auscult.process import ALONE, Processes
 from auscult.progress import logger
 from auscult.record import fingerprint, library_versions
 from auscult.upstream import Upstream
+from auscult.watch import content_sha256
 from auscult.whole_file import whole_file
 
 FORMAT = 1  # of the shards; part of their names
@@ -275,12 +275,6 @@ def _open(path: Path) -> Any:
     return safe_open(path, "pt")
 
 
-@cache
-def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def audio_sha256(cut: Any) -> str:
     """Return a fingerprint of a cut's audio: its files' contents and the part that it takes."""
     parts: list[object] = [round(cut.start * SAMPLE_RATE), round(cut.duration * SAMPLE_RATE)]
@@ -288,8 +282,7 @@ def audio_sha256(cut: Any) -> str:
     for source in cut.recording.sources:
         if source.type != "file":
             raise UserError(f"Cut {cut.id} is not read from a file; save it to one first.")
-        status = os.stat(source.source)
-        parts.append(_file_sha256(str(source.source), status.st_size, status.st_mtime_ns))
+        parts.append(content_sha256(source.source))
     return fingerprint(parts)
 
 

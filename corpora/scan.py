@@ -1,10 +1,8 @@
 """What is in an audio file: decoded once, remembered as long as the file does not change."""
 
 import hashlib
-import json
 import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -13,12 +11,14 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from auscult import watch
 from auscult.feature import cache_folder
+from auscult.kept import read_json, write_json
 from auscult.progress import progress
 
 from .riff import missing_audio
 
-FORMAT = 2  # of the remembered scans
+FORMAT = 3  # of the remembered scans
 THREADS = 2
 BLOCK = 2**20  # frames decoded at a time
 ALL_ZERO = "holds only zeros"
@@ -32,6 +32,7 @@ class Scan:
     frames: int
     rate: int
     channels: int
+    content_sha256: str = ""  # of the file's bytes
     problem: str = ""  # what is wrong with it, to stand after the file's name
 
 
@@ -40,7 +41,7 @@ def scan_file(path: Path) -> Scan:
     frames, loud, finite = 0, False, True
     try:
         if lacks := missing_audio(path):
-            return Scan("", 0, 0, 0, lacks)
+            return Scan("", 0, 0, 0, "", lacks)
         with soundfile.SoundFile(path) as file:
             rate, channels = file.samplerate, file.channels
             digest = hashlib.sha256(f"{rate} {channels} ".encode())
@@ -51,7 +52,7 @@ def scan_file(path: Path) -> Scan:
                 finite = finite and bool(np.isfinite(block).all())
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
         reason = (getattr(error, "error_string", "") or str(error)).removeprefix("Error : ")
-        return Scan("", 0, 0, 0, f"cannot be read as audio: {reason.strip().rstrip('.')}")
+        return Scan("", 0, 0, 0, "", f"cannot be read as audio: {reason.strip().rstrip('.')}")
     problem = ""
     if frames == 0:
         problem = "holds no samples"
@@ -59,7 +60,7 @@ def scan_file(path: Path) -> Scan:
         problem = "holds NaN or infinite samples"
     elif not loud:
         problem = ALL_ZERO
-    return Scan(digest.hexdigest(), frames, rate, channels, problem)
+    return Scan(digest.hexdigest(), frames, rate, channels, watch.file_sha256(path), problem)
 
 
 def scan_files(paths: Sequence[Path]) -> dict[Path, Scan]:
@@ -75,20 +76,20 @@ def scan_files(paths: Sequence[Path]) -> dict[Path, Scan]:
     memory = cache_folder() / "scans" / f"{hashlib.sha256(root.encode()).hexdigest()[:16]}.json"
     known = _recall(memory)
     found: dict[Path, Scan] = {}
-    stamps: dict[Path, list[int]] = {}
+    stamps = {path: watch.Stamp.of(path) for path in names}
     for path, name in names.items():
-        status = path.stat()
-        stamps[path] = [status.st_size, status.st_mtime_ns]
-        size, changed, *fields = known.get(name, (None, None))
-        if [size, changed] == stamps[path]:
+        stamp, fields = known.get(name, (None, ()))
+        if stamp == list(astuple(stamps[path])):
             found[path] = Scan(*fields)
     missing = [path for path in names if path not in found]
     if missing:
         try:
             _scan_into(found, missing)
         finally:
-            fresh = {names[p]: [*stamps[p], *astuple(scan)] for p, scan in found.items()}
-            _remember(memory, known | fresh)
+            fresh = {names[p]: [astuple(stamps[p]), astuple(scan)] for p, scan in found.items()}
+            write_json([FORMAT, known | fresh], memory)
+    for path, scan in found.items():
+        watch.remember(path, stamps[path], scan.content_sha256)
     return found
 
 
@@ -104,19 +105,6 @@ def _scan_into(found: dict[Path, Scan], paths: list[Path]) -> None:
 
 
 def _recall(memory: Path) -> dict[str, list[Any]]:
-    """Return the remembered scans; none where the file is missing or was damaged."""
-    try:
-        memory_format, scans = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    """Return stamp and scan of each remembered file, by its absolute path."""
+    memory_format, scans = read_json(memory) or (FORMAT, {})
     return dict(scans) if memory_format == FORMAT else {}
-
-
-def _remember(memory: Path, scans: Mapping[str, list[Any]]) -> None:
-    """Write the scans, to a temporary name first: another process may be reading."""
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=memory.parent, suffix=".tmp", delete=False
-    ) as file:
-        json.dump([FORMAT, scans], file)
-    os.replace(file.name, memory)

@@ -1,4 +1,3 @@
-import json
 import logging
 import shutil
 import struct
@@ -13,6 +12,7 @@ from auscult.audio import read_batch, read_samples
 from auscult.corpora import load_corpus, read_files, scan
 from auscult.corpora.riff import missing_audio
 from auscult.errors import UserError
+from auscult.kept import read_json
 
 BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path.unlink(), "does not exist"),
@@ -271,7 +271,7 @@ class TestScanMemory:
         with pytest.raises(KeyboardInterrupt):
             load_corpus(f"tsv:{folder}")
         (memory,) = (cache / "scans").iterdir()
-        assert len(json.loads(memory.read_text())[1]) == 9
+        assert len(read_json(memory)[1]) == 9
 
     def test_a_damaged_memory_is_made_anew(self, write_corpus, cache: Path) -> None:
         folder = write_corpus()
@@ -293,7 +293,7 @@ class TestReadSamples:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"no audio", "0-0.wav cannot be read as audio: Format not recognised."),
+            (b"no audio", "0-0.wav changed while it was in use: "),
             (None, "0-0.wav cannot be read as audio: it does not exist."),
         ],
     )
@@ -304,12 +304,12 @@ class TestReadSamples:
         path.unlink() if content is None else path.write_bytes(content)
         with pytest.raises(UserError) as caught:
             read_samples(cut)
-        assert str(caught.value).endswith(message)
+        assert message in str(caught.value)
 
     def test_a_file_that_became_shorter(self, write_corpus, write_audio) -> None:
         folder = write_corpus()
         write_audio(folder / "a" / "0-0.wav", seconds=1.0)
         cut = load_corpus(f"tsv:{folder}").split("train")[0]
         write_audio(folder / "a" / "0-0.wav", seconds=0.1)
-        with pytest.raises(UserError, match="not as long as it was when the corpus was read"):
+        with pytest.raises(UserError, match="0-0.wav changed while it was in use"):
             read_samples(cut)
