@@ -149,12 +149,12 @@ class _Torchaudio(ModuleType):
     @staticmethod
     def load(path: str, *args: object, **kwargs: object) -> tuple[Tensor, int]:
         """Return samples (channel, time), float32, and their rate in Hz."""
-        import soundfile
+        from auscult.decoder import open_audio
 
         if args or kwargs:
             raise NotImplementedError("The stand-in for torchaudio.load reads whole files only.")
-        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-        return torch.from_numpy(samples.T.copy()), rate
+        with open_audio(Path(path)) as file:
+            return torch.from_numpy(file.samples().T.copy()), file.samplerate
 
     def __getattr__(self, name: str) -> Any:
         import torchaudio

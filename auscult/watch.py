@@ -7,14 +7,16 @@ word otherwise.
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from auscult.errors import UserError
 from auscult.progress import track
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,13 @@ def check(path: str | Path) -> None:
     seen = _seen.get(str(path))
     if seen is None:
         return
-    stamp = _stamp(path)
+    stamp = _read(Stamp.of, path)
     if stamp == seen.stamp:
         return
     if (stamp.size, stamp.modified) != (seen.stamp.size, seen.stamp.modified):
         raise _changed(path)
     # moved, copied over with the old time, or merely chmod: its content says which
-    if file_sha256(path) != seen.sha256:
+    if _read(file_sha256, path) != seen.sha256:
         raise _changed(path)
     _seen[str(path)] = replace(seen, stamp=stamp)
 
@@ -84,7 +86,7 @@ def content_sha256(path: str | Path) -> str:
     """
     check(path)
     seen = _seen.get(str(path))
-    return _sha256_of(str(path), _stamp(path)) if seen is None else seen.sha256
+    return _sha256_of(str(path), _read(Stamp.of, path)) if seen is None else seen.sha256
 
 
 def check_content(cuts: Iterable[Any]) -> None:
@@ -99,8 +101,8 @@ def check_content(cuts: Iterable[Any]) -> None:
     sources = (source for cut in cuts for source in getattr(cut.recording, "sources", ()))
     paths = dict.fromkeys(str(source.source) for source in sources if source.type == "file")
     for path in track(paths, "Comparing audio", len(paths), "file"):
-        stamp = _stamp(path)
-        sha256 = file_sha256(path)
+        stamp = _read(Stamp.of, path)
+        sha256 = _read(file_sha256, path)
         seen = _seen.get(path)
         if seen is not None and seen.sha256 != sha256:
             raise _changed(path)
@@ -111,23 +113,20 @@ def file_sha256(path: str | Path) -> str:
     """Return the sha256 of a file's bytes as they are now.
 
     Raises:
-        UserError: The file cannot be read.
+        OSError: The file cannot be read.
     """
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache
 def _sha256_of(path: str, stamp: Stamp) -> str:
-    return file_sha256(path)
+    return _read(file_sha256, path)
 
 
-def _stamp(path: str | Path) -> Stamp:
+def _read(how: Callable[[str | Path], T], path: str | Path) -> T:
     try:
-        return Stamp.of(path)
+        return how(path)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read any more: {error.strerror or error}; put it back and run the "

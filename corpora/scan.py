@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from auscult import watch
+from auscult.decoder import AudioFile, Undecodable, open_audio, rate_problem
 from auscult.feature import cache_folder
 from auscult.kept import read_json, write_json
 from auscult.progress import progress
@@ -20,7 +20,6 @@ from .riff import missing_audio
 
 FORMAT = 3  # of the remembered scans
 THREADS = 2
-BLOCK = 2**20  # frames decoded at a time
 ALL_ZERO = "holds only zeros"
 
 
@@ -38,21 +37,32 @@ class Scan:
 
 def scan_file(path: Path) -> Scan:
     """Decode ``path`` from beginning to end."""
-    frames, loud, finite = 0, False, True
     try:
         if lacks := missing_audio(path):
-            return Scan("", 0, 0, 0, "", lacks)
-        with soundfile.SoundFile(path) as file:
-            rate, channels = file.samplerate, file.channels
-            digest = hashlib.sha256(f"{rate} {channels} ".encode())
-            for block in file.blocks(BLOCK, dtype="float32", always_2d=True):
-                digest.update(np.ascontiguousarray(block, dtype="<f4").data)
-                frames += len(block)
-                loud = loud or bool(block.any())
-                finite = finite and bool(np.isfinite(block).all())
-    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        reason = (getattr(error, "error_string", "") or str(error)).removeprefix("Error : ")
-        return Scan("", 0, 0, 0, "", f"cannot be read as audio: {reason.strip().rstrip('.')}")
+            return _bad(lacks)
+        with open_audio(path) as file:
+            if problem := rate_problem(file.samplerate):
+                return _bad(problem)
+            return _scan(file, watch.file_sha256(path))
+    except Undecodable as error:
+        return _bad(f"cannot be read as audio: {error}")
+    except OSError as error:
+        return _bad(f"cannot be read: {error.strerror or error}")
+
+
+def _bad(problem: str) -> Scan:
+    return Scan("", 0, 0, 0, "", problem)
+
+
+def _scan(file: AudioFile, content_sha256: str) -> Scan:
+    rate, channels = file.samplerate, file.channels
+    digest = hashlib.sha256(f"{rate} {channels} ".encode())
+    frames, loud, finite = 0, False, True
+    for block in file.blocks_from():
+        digest.update(np.ascontiguousarray(block, dtype="<f4").data)
+        frames += len(block)
+        loud = loud or bool(block.any())
+        finite = finite and bool(np.isfinite(block).all())
     problem = ""
     if frames == 0:
         problem = "holds no samples"
@@ -60,7 +70,7 @@ def scan_file(path: Path) -> Scan:
         problem = "holds NaN or infinite samples"
     elif not loud:
         problem = ALL_ZERO
-    return Scan(digest.hexdigest(), frames, rate, channels, watch.file_sha256(path), problem)
+    return Scan(digest.hexdigest(), frames, rate, channels, content_sha256, problem)
 
 
 def scan_files(paths: Sequence[Path]) -> dict[Path, Scan]:
