@@ -25,6 +25,7 @@ from auscult.record import fingerprint
 from auscult.whole_file import whole_file
 
 SEAL = "sha256"  # the name of the hash in metadata and in JSON
+OBJECT_SEAL = "content_sha256"  # in objects for people, where sha256 is often that of weights
 _OPEN = "0" * 64
 _MARK = b"\n#auscult-sha256:"  # what stands before the hash after a file's end
 _HEADER_LIMIT = 2**26
@@ -105,10 +106,45 @@ def read_json(path: Path) -> Any | None:
     return None
 
 
+def write_object(value: Mapping[str, Any], path: Path) -> None:
+    """Write a JSON object that people read too, its hash among its keys, whole or not at all.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(_sealed(value, OBJECT_SEAL), indent=1) + "\n")
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Return what :func:`write_object` kept, without the hash.
+
+    Returns:
+        None where it is missing, or where it was damaged or has no hash: it is then removed.
+    """
+    if not path.exists():
+        return None
+    with suppress(ValueError, RecursionError):
+        found = json.loads(path.read_bytes())
+        if isinstance(found, dict) and OBJECT_SEAL in found and not is_damaged(found):
+            del found[OBJECT_SEAL]
+            return found
+    drop(path)
+    return None
+
+
+def is_damaged(found: Mapping[str, Any]) -> bool:
+    """Say whether an object as :func:`write_object` writes it was changed since.
+
+    One without a hash, of an older version or made by hand, was not.
+    """
+    rest = {name: value for name, value in found.items() if name != OBJECT_SEAL}
+    return OBJECT_SEAL in found and found[OBJECT_SEAL] != fingerprint(rest)
+
+
 def sealed_line(row: Mapping[str, Any]) -> str:
     """Return one line of a file that grows: a JSON object with the hash of the rest of it."""
-    content = json.loads(json.dumps(row))
-    return json.dumps({**content, SEAL: fingerprint(content)}) + "\n"
+    return json.dumps(_sealed(row)) + "\n"
 
 
 def sealed_rows(path: Path) -> list[dict[str, Any]]:
@@ -137,6 +173,13 @@ def seal(path: Path) -> None:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0, 2)
         file.write(_MARK + digest.encode())
+
+
+def is_sealed(path: Path) -> bool:
+    """Say whether a file ends as :func:`seal` closes it; those of an older version do not."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - len(_MARK) - len(_OPEN), 0))
+        return file.read(len(_MARK)) == _MARK
 
 
 def is_whole(path: Path) -> bool:
@@ -219,6 +262,11 @@ def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
     while size > 0 and (chunk := file.read(min(size, _CHUNK))):
         size -= len(chunk)
         yield chunk
+
+
+def _sealed(value: Mapping[str, Any], name: str = SEAL) -> dict[str, Any]:
+    content = json.loads(json.dumps(value))
+    return {**content, name: fingerprint(content)}
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

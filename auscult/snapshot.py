@@ -1,6 +1,5 @@
-"""Training states on disk: written whole or not at all, the newest readable one found again."""
+"""Training states on disk: written whole or not at all, the newest undamaged one found again."""
 
-import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -9,28 +8,48 @@ from typing import Any
 
 import torch
 
+from auscult.kept import is_sealed, is_whole, seal
 from auscult.progress import logger
-from auscult.whole_file import whole_file
+from auscult.whole_file import whole_file, writing
 
 
 def write_snapshot(states: Mapping[str, Any], folder: Path, step: int, keep: int = 1) -> Path:
     """Write ``states-STEP.ckpt`` to ``folder``, then remove all but the ``keep`` newest.
 
-    The file appears under its name when all of it is on the disk.
+    The file appears under its name when all of it is on the disk, closed by a hash of its content.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written; older files stay.
     """
     path = folder / f"states-{step}.ckpt"
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        torch.save(dict(states), file)
-        file.flush()
-        os.fsync(file.fileno())
-    for old in _by_step(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+    with whole_file(path) as temporary:
+        _save(states, temporary)
+        seal(temporary)
+    with writing(path):
+        for old in _by_step(folder)[:-keep]:
+            old.unlink(missing_ok=True)
     return path
 
 
+def write_archive(content: Mapping[str, Any], path: Path) -> None:
+    """Write what ``torch.load`` reads, whole or not at all; equal content gives equal bytes.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
+    with whole_file(path) as temporary:
+        _save(content, temporary)
+
+
 def newest_snapshot(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return the newest file that can be read, with its states; the others are warned about."""
+    """Return the newest file that is whole, with its states.
+
+    Damaged ones are warned about and removed; those of older versions, which have no hash, are
+    passed over where they cannot be read.
+    """
     for path in reversed(_by_step(folder)):
+        if is_sealed(path) and not is_whole(path):
+            continue
         try:
             states: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
@@ -39,6 +58,11 @@ def newest_snapshot(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         else:
             return path, states
     return None
+
+
+def _save(content: Mapping[str, Any], path: Path) -> None:
+    with path.open("wb") as file:  # an open file, for torch would put the path's name into it
+        torch.save(dict(content), file)
 
 
 def _by_step(folder: Path) -> list[Path]:

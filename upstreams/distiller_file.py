@@ -4,10 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from auscult.whole_file import whole_file
+from auscult.snapshot import write_archive
 
 from .distiller import PredictionHeads
 
@@ -45,8 +44,7 @@ def write_distiller(path: Path, model: Any, heads: PredictionHeads) -> None:
         {n: tensor.detach().float().cpu() for n, tensor in heads.state_dict().items()}
     )
     content = {"Distiller": weights, "Config": {"distiller": _describe(model.config, heads)}}
-    with whole_file(path) as temporary:
-        torch.save(content, temporary)
+    write_archive(content, path)
 
 
 def _as_stored(heads: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 Both look at every subnet on the supernet's own weights and compute once what all of them share.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from auscult.errors import UserError
+from auscult.origin import code_of
+from auscult.progress import logger
+from auscult.whole_file import writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +44,12 @@ class Criterion(Protocol):
 
     @property
     def identity(self) -> list[object]:
-        """What its scores depend on beside the subnet, as JSON values."""
+        """What its scores depend on beside the subnet and the code, as JSON values."""
+        ...
+
+    @property
+    def code(self) -> str:
+        """The fingerprint of the code that its scores are made by."""
         ...
 
     def score(self, subnet: "Subnet", split: str) -> Score:
@@ -130,6 +136,11 @@ class ProbeCriterion:
         sharing = self._sharing.fingerprint()
         about = [self._task.spec.name, self._layer, asdict(self._plan)]
         return [sharing, *about, *self._speech.identity]
+
+    @property
+    def code(self) -> str:
+        """See :class:`Criterion`."""
+        return code_of(__name__)
 
     def score(self, subnet: "Subnet", split: str) -> Score:
         """See :class:`Criterion`."""
@@ -234,6 +245,11 @@ class DistillationCriterion:
         about = [self._sharing.fingerprint(), teacher, asdict(self._config)]
         return [*about, *self._speech.identity]
 
+    @property
+    def code(self) -> str:
+        """See :class:`Criterion`."""
+        return code_of(__name__, self._losses["dev"].teacher)
+
     def score(self, subnet: "Subnet", split: str) -> Score:
         """See :class:`Criterion`."""
         from auscult.interval import quantiles
@@ -266,44 +282,49 @@ class DistillationCriterion:
 class ScoreLog:
     """Scores on disk, a line each, so that a search goes on where it was killed."""
 
-    def __init__(self, path: Path, identity: str) -> None:
-        """Read the scores of ``identity``; a line that a kill cut short is dropped.
+    def __init__(self, path: Path, identity: str, code: str) -> None:
+        """Read the scores of ``identity``; torn or damaged lines are dropped.
 
-        Raises:
-            UserError: A line is not a score.
+        Args:
+            path: The file.
+            identity: Of what the scores depend on beside subnet and code.
+            code: Fingerprint of the code; what other code scored is measured again.
         """
+        from auscult.kept import sealed_rows
+
         self._path = path
-        self._identity = identity
+        self._about = {"identity": identity, "code": code}
         self._found: dict[tuple[str, str], Score] = {}
-        if not path.exists():
-            return
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            os.truncate(path, len(whole))
-        for number, line in enumerate(whole.decode().splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                if row["identity"] == identity:
-                    score = Score(row["value"], row["low"], row["high"])
-                    self._found[row["split"], row["subnet"]] = score
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{path}, line {number} is no score ({error}); delete the line, or choose "
-                    "another --out."
-                ) from None
+        others = set()
+        for row in sealed_rows(path):
+            key = row["split"], row["subnet"]
+            if row["identity"] == identity and row["code"] == code:
+                self._found[key] = Score(row["value"], row["low"], row["high"])
+            elif row["identity"] == identity:
+                others.add(key)
+        if others := others - self._found.keys():
+            logger.warning(
+                f"{len(others)} scores in {path} were made by other code; they are measured again "
+                "where they are needed."
+            )
 
     def __len__(self) -> int:
         return len(self._found)
 
     def score(self, criterion: Criterion, subnet: "Subnet", split: str) -> Score:
-        """Return a score that is there, or measure it and write it down."""
+        """Return a score that is there, or measure it and write it down.
+
+        Raises:
+            UserError: The disk is full, or the folder cannot be written.
+        """
+        from auscult.kept import sealed_line
+
         key = split, str(subnet)
         if key not in self._found:
             self._found[key] = score = criterion.score(subnet, split)
-            row = {"identity": self._identity, "split": split, "subnet": str(subnet)}
-            with self._path.open("a") as file:
-                file.write(json.dumps(row | asdict(score)) + "\n")
+            row = {**self._about, "split": split, "subnet": str(subnet), **asdict(score)}
+            with writing(self._path), self._path.open("a") as file:
+                file.write(sealed_line(row))
                 file.flush()
                 os.fsync(file.fileno())
         return self._found[key]

@@ -1,6 +1,5 @@
 """`auscult subnet search`: which subnets of a supernet are worth what they cost."""
 
-import json as json_module
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -207,7 +206,8 @@ def search(
     costs |= {"rtf": latency.cost}
     check_limits(sharing.space, costs, limits)
     run = provenance(command_line(), where)
-    log = ScoreLog(out / "scores.jsonl", fingerprint([run.code_version, *criterion.identity]))
+    identity = fingerprint([dict(run.libraries), *criterion.identity])
+    log = ScoreLog(out / "scores.jsonl", identity, criterion.code)
     found = _Search(sharing, criterion, costs, limits, axis, log)
     found.go(strategy, evaluations, seed)
     records = _test(found, run)
@@ -356,6 +356,7 @@ def _entry(found: _Search, subnet: "Subnet", *, tested: bool = False) -> dict[st
 
 def _write(found: _Search, result: Mapping[str, Any], out: Path) -> None:
     """Write the front, its figure, and the best as a file that an address takes."""
+    from auscult.kept import write_object
     from auscult.results.curve import short_names
     from auscult.results.pareto import Place, pareto_front
 
@@ -364,7 +365,7 @@ def _write(found: _Search, result: Mapping[str, Any], out: Path) -> None:
         return Place(found.costs[found.cost](subnet), score.value, score.low, score.high)
 
     for name, content in (("front", result), ("best", result["best"])):
-        (out / f"{name}.json").write_text(json_module.dumps(content, indent=1) + "\n")
+        write_object(content, out / f"{name}.json")
     named = {"best within the budget" if found.limits else "best": place(found.best.subnet)}
     pareto_front(
         [place(candidate.subnet) for candidate in found.candidates],

@@ -29,6 +29,7 @@ def read_snapshot(path: Path) -> bool | None:
 FORMATS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
     "tensors": (lambda path: kept.write_tensors(TENSORS, path, {"x": "y"}), kept.read_tensors),
     "json": (lambda path: kept.write_json(VALUE, path), kept.read_json),
+    "object": (lambda path: kept.write_object(VALUE, path), kept.read_object),
     "snapshot": (write_snapshot, read_snapshot),
 }
 
@@ -66,7 +67,7 @@ def test_any_flipped_bit_or_cut_is_noticed(
         if (found := read(path)) is None:
             assert not path.exists()
         else:  # JSON that says the same in other bytes, such as a line break for a blank
-            assert name == "json" and found == VALUE
+            assert name in ("json", "object") and found == VALUE
             unnoticed += 1
     assert unnoticed < 10
     assert caplog.text.count("was damaged since it was written") == len(broken) - unnoticed

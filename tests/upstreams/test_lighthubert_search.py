@@ -260,6 +260,22 @@ def test_the_draws_depend_on_seed_and_values_alone() -> None:
     assert look(distance(SMALL.default), seed=4)[-1] != first[-1]
 
 
+@pytest.mark.parametrize("limits", [{}, {"params": 20_000_000}, {"macs": 800_000_000_000}])
+def test_no_draw_depends_on_times(limits: dict[str, float]) -> None:
+    found = []
+    for machine in range(10):
+        chance = random.Random(machine)
+        times = tabulate(SMALL, lambda subnet: 0.0)
+        times = LayerCost(
+            {dim: chance.random() for dim in times.stem},
+            {part: chance.random() for part in times.layer},
+        )
+        costs = {**COSTS["small"], "rtf": times}
+        seen = search(SMALL, costs, limits, distance(SMALL.sample(1)), evaluations=40, seed=2)
+        found.append([(c.subnet, c.value) for c in seen])
+    assert all(one == found[0] for one in found)
+
+
 def test_what_does_not_keep_the_limits_is_no_parent() -> None:
     limits = {"params": 20_000_000}
     named = [SMALL.largest, SMALL.smallest, SMALL.default]
@@ -307,8 +323,10 @@ def test_a_table_comes_back_on_the_same_machine_only(measured: Latency, tmp_path
     measured.write(path)
     assert read_latency(path, measured.place) == measured
     assert read_latency(path, place_of(TINY, "group_norm", "cpu")) is None
-    path.write_text(path.read_text()[:-30])
-    assert read_latency(path, measured.place) is None
+    for damage in (lambda text: text[:-30], lambda text: text.replace("0.0", "0.1", 1)):
+        measured.write(path)
+        path.write_text(damage(path.read_text()))
+        assert read_latency(path, measured.place) is None and not path.exists()
 
 
 @pytest.mark.parametrize(("processor", "warns"), [(19.0, False), (11.0, True)])

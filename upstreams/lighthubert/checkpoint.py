@@ -10,7 +10,7 @@ import torch
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
 from auscult.progress import logger
-from auscult.whole_file import whole_file
+from auscult.snapshot import write_archive
 
 from ..conversion import parse_convolutions
 from ..weight import fill
@@ -71,8 +71,7 @@ def write_supernet(supernet: Supernet, space: SearchSpace, stage: int, folder: P
         "model": {name: tensor.detach().cpu() for name, tensor in supernet.state_dict().items()},
         "cfg": {"model": model, "task": {"normalize": supernet.mode == "layer_norm"}},
     }
-    with whole_file(folder / _FILE) as temporary:
-        torch.save(content, temporary)
+    write_archive(content, folder / _FILE)
 
 
 def read_published(path: Path) -> Published:

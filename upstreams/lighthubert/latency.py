@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from auscult.contracts import SAMPLE_RATE, Waveforms
+from auscult.kept import read_object, write_object
 from auscult.measurement import LENGTHS, processor_name
 from auscult.progress import logger, progress
 
@@ -93,22 +94,20 @@ class Latency:
             "layer": [[*part, seconds] for part, seconds in self.cost.layer.items()],
             "checked": [asdict(one) for one in self.checked],
         }
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        temporary.replace(path)
+        write_object(content, path)
 
 
 def read_latency(path: Path, place: Place) -> Latency | None:
-    """Return the table in ``path``; None where there is none that holds for ``place``."""
-    try:
-        found = json.loads(path.read_text())
-        if found["place"] != json.loads(json.dumps(asdict(place))):
-            return None
-        stem = {int(dim): float(seconds) for dim, seconds in found["stem"]}
-        layer = {(int(a), int(b), int(c)): float(seconds) for a, b, c, seconds in found["layer"]}
-        checked = tuple(Checked(**one) for one in found["checked"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    """Return the table in ``path``; None where there is none that holds for ``place``.
+
+    One that was damaged is removed, and said.
+    """
+    found = read_object(path)
+    if found is None or found.get("place") != json.loads(json.dumps(asdict(place))):
         return None
+    stem = {int(dim): float(seconds) for dim, seconds in found["stem"]}
+    layer = {(int(a), int(b), int(c)): float(seconds) for a, b, c, seconds in found["layer"]}
+    checked = tuple(Checked(**one) for one in found["checked"])
     return Latency(place, LayerCost(stem, layer), checked)
 
 

@@ -21,6 +21,7 @@ from .budget import read_limit
 from .space import SearchSpace, Subnet, ffn_dim
 
 COSTS = ("params", "macs", "rtf")
+MEASURED = ("rtf",)  # differs from one measurement to the next
 Strategy = Literal["random", "evolution"]
 
 _DRAWN, _LEAST_DRAWN = 0.1, 8  # share of the evaluations that evolution begins with; at least
@@ -139,12 +140,14 @@ def search(
     Each is bred under limits of its own: the whole budget half of the time, else a share of it
     drawn anew, so that the front moves everywhere and its dear end most. Evolution crosses and
     changes the best that keep those limits; random search draws choices uniformly and mends them.
-    The draws depend on ``seed`` and the values alone.
+    The draws depend on ``seed``, the values and the limited costs alone: on none that is measured,
+    unless it is limited.
 
     Args:
         space: Where to look.
         costs: What subnets cost, by name.
-        limits: The most that they may cost, of some of ``costs``; see :func:`check_limits`.
+        limits: The most that they may cost, of some of ``costs``; see :func:`check_limits`. Where
+            there are none, shares are drawn of what the largest subnet counts.
         evaluate: What is searched for: more is better.
         evaluations: How many subnets are evaluated, ``first`` included; fewer where there are no
             more within the limits, or none is found in a few attempts.
@@ -153,7 +156,8 @@ def search(
         first: Evaluated before any are drawn, those within the limits.
     """
     breeder = Breeder(space, costs, random.Random(seed))
-    bounds = {name: costs[name](space.largest) for name in costs} | dict(limits)
+    counted = {name: cost(space.largest) for name, cost in costs.items() if name not in MEASURED}
+    bounds = dict(limits) or counted
     found: dict[Subnet, Candidate] = {}
     for subnet in first:
         if subnet not in found and breeder.fits(subnet, limits) and len(found) < evaluations:

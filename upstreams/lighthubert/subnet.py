@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from auscult.errors import UserError, unknown
+from auscult.kept import OBJECT_SEAL, is_damaged
 from auscult.progress import logger
+from auscult.text import read_bytes
 
 from .budget import largest_within, read_limit
 from .cost import count_parameters, count_superb_macs
@@ -142,11 +144,17 @@ def _within(
 
 def _from_file(path: Path, stored: Dimensions) -> Subnet:
     try:
-        return _from_dict(json.loads(path.read_text()), stored)
-    except OSError as error:
-        raise UserError(f"the file cannot be read: {error.strerror}.") from None
+        found = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"the file is not JSON: {error}.") from None
+    if isinstance(found, dict) and is_damaged(found):
+        raise UserError(
+            "the file was damaged or changed since it was written; make it again, or, if it was "
+            f"meant, take {OBJECT_SEAL} out of it."
+        )
+    if isinstance(found, dict):
+        found.pop(OBJECT_SEAL, None)
+    return _from_dict(found, stored)
 
 
 def _inline(text: str, space: SearchSpace) -> Subnet:

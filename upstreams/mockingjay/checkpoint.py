@@ -17,7 +17,7 @@ from torch import Tensor
 
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
-from auscult.whole_file import whole_file
+from auscult.snapshot import write_archive
 
 from ..spectral import DELTA_REACH, STRIDE, WINDOW, Recipe
 from ..weight import fill
@@ -372,8 +372,7 @@ def write_mockingjay(
             "Config": {"runner": dict(settings)},
             "Step": step,
         }
-    with whole_file(path) as temporary:
-        torch.save({"SpecHead": dict(head.state_dict()), **own}, temporary)
+    write_archive({"SpecHead": dict(head.state_dict()), **own}, path)
 
 
 def _sizes(dimensions: Dimensions) -> dict[str, Any]:
