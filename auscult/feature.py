@@ -1,48 +1,35 @@
 """Frozen features of a set of utterances: encoded once and kept, or encoded anew at each pass.
 
-Kept features are float16 shards in a folder: safetensors, named by a hash of what they depend on
-(weights and preprocessing of the encoder, the precision it computes in, audio, device, library
-versions), written to a temporary name and renamed. A killed pass goes on at the first missing
-shard.
+Kept features are float16 shards in a folder: safetensors, named by hashes of what they depend on
+(weights and preprocessing of the encoder, the precision it computes in, audio, kind of device) and
+of what made them (the encoder's code and library versions). A killed pass goes on at the first
+missing shard; a shard that was damaged since is encoded anew.
 """
 
-import os
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from auscult import __version__
+from auscult import kept
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
 from auscult.extraction import Encoded, encode, plan_batches
+from auscult.origin import made_by
+from auscult.pooled import Pooled
 from auscult.precision import Precision, precision_of
 from auscult.process import ALONE, Processes
 from auscult.progress import logger
-from auscult.record import fingerprint, library_versions
+from auscult.record import code_version, fingerprint
 from auscult.upstream import Upstream
 from auscult.watch import content_sha256
-from auscult.whole_file import whole_file
 
-FORMAT = 1  # of the shards; part of their names
+FORMAT = 2  # of the shards; part of their names
 SHARD_BYTES = 128 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Pooled:
-    """Statistics over the valid frames of each utterance."""
-
-    mean: Tensor  # (item, layer, dim) float32
-    std: Tensor  # (item, layer, dim) float32, biased
-    num_frames: NDArray[np.int64]  # (item,)
 
 
 class FrameSource(Protocol):
@@ -60,11 +47,6 @@ class FrameSource(Protocol):
         both give the same scores.
         """
         ...
-
-
-def cache_folder() -> Path:
-    """Return where features and the demo corpus are kept: ``$AUSCULT_CACHE`` or the user's."""
-    return Path(os.environ.get("AUSCULT_CACHE") or Path.home() / ".cache" / "auscult")
 
 
 def frame_bytes(upstream: Upstream, cuts: Sequence[Any]) -> int:
@@ -90,13 +72,26 @@ class FeatureStore:
         self._cuts = list(cuts)
         self._keep_frames = keep_frames
         self._precision: Precision = precision_of(upstream, precision)
-        origin = [FORMAT, __version__, library_versions(), upstream.device.type, self._precision]
-        origin.append(upstream.spec.sha256)
-        self._shards = [_Shard(origin, self._cuts, items, folder) for items in self._plan()]
+        inputs = [FORMAT, upstream.device.type, self._precision, upstream.spec.sha256]
+        maker = made_by(__name__, *upstream.modules())
+        about = {
+            "upstream": upstream.spec.name,
+            "precision": self._precision,
+            "device": upstream.device.type,
+            "made_by": maker,
+            "auscult": code_version(),
+        }
+        self._shards = [
+            _Shard(inputs, self._cuts, batches, folder, about) for batches in self._plan()
+        ]
 
     def shards_there(self) -> tuple[int, int]:
         """Return how many shards need not be encoded, and how many there are."""
         return len(self._shards) - len(self._missing(self._shards)), len(self._shards)
+
+    def made_otherwise(self) -> int:
+        """Return how many shards are to be encoded though other code or libraries made them."""
+        return kept.made_otherwise(shard.pooled_path for shard in self._missing(self._shards))
 
     def encode(self, processes: Processes = ALONE) -> "FeatureStore":
         """Encode what is not there yet; each utterance goes through the encoder once.
@@ -130,9 +125,9 @@ class FeatureStore:
         std: Tensor | None = None
         num_frames = np.zeros(size, dtype=np.int64)
         for shard in self._shards:
-            with safe_open(shard.pooled_path, "pt") as file:
-                means, stds = file.get_tensor("mean"), file.get_tensor("std")
-                frames = file.get_tensor("frames")
+            file = self._open(shard, shard.pooled_path)
+            means, stds = file.get_tensor("mean"), file.get_tensor("std")
+            frames = file.get_tensor("frames")
             if mean is None or std is None:
                 mean, std = (torch.zeros(size, *means.shape[1:]) for _ in range(2))
             mean[shard.items], std[shard.items] = means, stds
@@ -144,8 +139,30 @@ class FeatureStore:
     def frames(self) -> FrameSource:
         """Return the frames: from the shards, or encoded anew at each reading."""
         if self._keep_frames:
-            return KeptFrames(self._shards)
+            return KeptFrames(self)
         return ReencodedFrames(self._upstream, self._cuts, self._precision)
+
+    def places(self) -> "Iterator[tuple[int, _Shard, int, int]]":
+        """Yield each utterance with its shard, its first frame there, and the end."""
+        for shard in self._shards:
+            frames = self._open(shard, shard.pooled_path).get_tensor("frames")
+            ends = frames.cumsum(0).tolist()
+            for item, start, end in zip(shard.items, [0, *ends[:-1]], ends, strict=True):
+                yield item, shard, start, end
+
+    def open_frames(self, shard: "_Shard") -> Any:
+        """Return a shard's frames as ``safe_open`` does, its content checked."""
+        return self._open(shard, shard.frames_path)
+
+    def _open(self, shard: "_Shard", path: Path) -> Any:
+        """Open a file of a shard; where it was damaged, encode the shard anew."""
+        found = kept.open_tensors(path)
+        if found is None:
+            self._encode([shard])
+            found = kept.open_tensors(path)
+        if found is None:
+            raise UserError(f"{path} was damaged as soon as it was written; look at its disk.")
+        return found
 
     def _plan(self) -> list[list[list[int]]]:
         """Group the batches into shards of about SHARD_BYTES."""
@@ -174,6 +191,11 @@ def encode_stores(
     done, total = map(sum, zip(*(store.shards_there() for store in stores), strict=True))
     if done:
         logger.info(f"{encoder}: {done} of {total} feature shards are there already.")
+    if others := sum(store.made_otherwise() for store in stores):
+        logger.info(
+            f"{encoder}: {others} feature shards were made by other code or libraries and are "
+            "made anew."
+        )
     for store in stores:
         store.encode(processes)
 
@@ -183,16 +205,20 @@ class _Shard:
 
     def __init__(
         self,
-        origin: Sequence[object],
+        inputs: Sequence[object],
         cuts: Sequence[Any],
         batches: list[list[int]],
         folder: Path,
+        about: Mapping[str, str],
     ) -> None:
         self.batches = batches
         self.items = [i for batch in batches for i in batch]
-        name = fingerprint([*origin, *(audio_sha256(cuts[i]) for i in self.items)])
-        self.frames_path = folder / f"{name}.frames.safetensors"
-        self.pooled_path = folder / f"{name}.pooled.safetensors"
+        self._about = about
+        identity = [*inputs, *(audio_sha256(cuts[i]) for i in self.items)]
+        self.frames_path, self.pooled_path = (
+            kept.place(folder, identity, about["made_by"], f".{what}.safetensors")
+            for what in ("frames", "pooled")
+        )
 
     def complete(self, with_frames: bool) -> bool:
         return self.pooled_path.exists() and (not with_frames or self.frames_path.exists())
@@ -208,29 +234,29 @@ class _Shard:
             for i, frames in enumerate(layers):
                 _refuse_overflow(i, frames)
             tensors = {f"layer_{i:02d}": layer for i, layer in enumerate(layers)}
-            _write(tensors | {"frames": num_frames}, self.frames_path)
+            kept.write_tensors(tensors | {"frames": num_frames}, self.frames_path, self._about)
         mean = torch.stack([torch.stack([x.mean(0) for x in row.layers]) for row in ordered])
         std = torch.stack(
             [torch.stack([x.std(0, correction=0) for x in row.layers]) for row in ordered]
         )
         for i in range(mean.shape[1]):
             _refuse_overflow(i, mean[:, i], std[:, i])
-        _write({"mean": mean, "std": std, "frames": num_frames}, self.pooled_path)
+        pooled = {"mean": mean, "std": std, "frames": num_frames}
+        kept.write_tensors(pooled, self.pooled_path, self._about)
 
 
 class KeptFrames:
-    """Frames read from memory-mapped shards, any layer alone."""
+    """Frames read from memory-mapped shards, any layer alone; a shard is checked when it is read.
+
+    Checking reads a shard once from its beginning to its end, and from then on it is in memory as
+    far as there is room.
+    """
 
     kept = True
 
-    def __init__(self, shards: Sequence[_Shard]) -> None:
-        self._place: dict[int, tuple[Path, int, int]] = {}  # item -> file, first frame, end
-        for shard in shards:
-            with safe_open(shard.frames_path, "pt") as file:
-                ends = file.get_tensor("frames").cumsum(0).tolist()
-            starts = [0, *ends[:-1]]
-            for item, start, end in zip(shard.items, starts, ends, strict=True):
-                self._place[item] = (shard.frames_path, start, end)
+    def __init__(self, store: FeatureStore) -> None:
+        self._place = {item: place for item, *place in store.places()}
+        self._open = lru_cache(maxsize=256)(store.open_frames)
 
     def read(self, items: Sequence[int], layers: Sequence[int]) -> list[Tensor]:
         """See :class:`FrameSource`."""
@@ -239,9 +265,8 @@ class KeptFrames:
             for layer in layers
         ]
 
-    @staticmethod
-    def _slice(path: Path, start: int, end: int, layer: int) -> Tensor:
-        found: Tensor = _open(path).get_slice(f"layer_{layer:02d}")[start:end]
+    def _slice(self, shard: _Shard, start: int, end: int, layer: int) -> Tensor:
+        found: Tensor = self._open(shard).get_slice(f"layer_{layer:02d}")[start:end]
         return found
 
 
@@ -270,11 +295,6 @@ class ReencodedFrames:
         return [column.float() for column in columns]
 
 
-@lru_cache(maxsize=256)
-def _open(path: Path) -> Any:
-    return safe_open(path, "pt")
-
-
 def audio_sha256(cut: Any) -> str:
     """Return a fingerprint of a cut's audio: its files' contents and the part that it takes."""
     parts: list[object] = [round(cut.start * SAMPLE_RATE), round(cut.duration * SAMPLE_RATE)]
@@ -284,11 +304,6 @@ def audio_sha256(cut: Any) -> str:
             raise UserError(f"Cut {cut.id} is not read from a file; save it to one first.")
         parts.append(content_sha256(source.source))
     return fingerprint(parts)
-
-
-def _write(tensors: dict[str, Tensor], path: Path) -> None:
-    with whole_file(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
 
 def _refuse_overflow(layer: int, *values: Tensor) -> None:

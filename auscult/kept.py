@@ -3,6 +3,9 @@
 A flipped bit would otherwise become another number, and a torn file a traceback. Each file is
 checked when it is opened: what fails is removed, said, and made again by whoever asked.
 
+A name says what was kept and then what made it, so that the work of other code is neither read nor
+lost (see :func:`place`).
+
 Tensors stand in safetensors, whose metadata has the hash of the whole file with zeros in the
 hash's own place. Values stand in JSON beside the hash of their canonical form. Any other format
 that stands bytes after its end (torch's archives do) has the hash there.
@@ -10,7 +13,8 @@ that stands bytes after its end (torch's archives do) has the hash there.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +34,39 @@ _OPEN = "0" * 64
 _MARK = b"\n#auscult-sha256:"  # what stands before the hash after a file's end
 _HEADER_LIMIT = 2**26
 _CHUNK = 2**22
+
+
+def place(folder: Path, identity: Sequence[object], made_by: str, suffix: str = "") -> Path:
+    """Return the path of kept work, whose name says what it is and then what made it.
+
+    Args:
+        folder: Where it is.
+        identity: JSON values that all of it depends on, but for code and libraries.
+        made_by: Fingerprint of those, see :func:`auscult.origin.made_by`.
+        suffix: Of the name, with its dot.
+    """
+    return folder / f"{fingerprint(identity)[:32]}-{made_by[:16]}{suffix}"
+
+
+def made_otherwise(missing: Iterable[Path]) -> int:
+    """Return of how many places that are empty there is the work of other code or libraries.
+
+    Args:
+        missing: Paths as :func:`place` returns them.
+    """
+    paths = list(missing)
+    there = {
+        name
+        for folder in {path.parent for path in paths}
+        if folder.is_dir()
+        for name in map(_without_maker, os.listdir(folder))
+    }
+    return sum(_without_maker(path.name) in there for path in paths if not path.exists())
+
+
+def _without_maker(name: str) -> tuple[str, str]:
+    stem, _, rest = name.rpartition("-")
+    return stem, rest.partition(".")[2]
 
 
 def write_tensors(

@@ -8,15 +8,26 @@ they import, directly or through others; it stays the same while anything else c
 import ast
 import hashlib
 import importlib.util
+import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from auscult.record import fingerprint, library_versions
+
 PACKAGE = "auscult"
-# How things are said and written changes no number, and the package's face only passes on.
-_SILENT = {
-    PACKAGE,
-    *(f"{PACKAGE}.{name}" for name in ("errors", "progress", "shown", "whole_file")),
-}
+# How things are said, kept and written changes no number, and the package's face only passes on.
+_SPEAKERS = ("errors", "progress", "shown")
+_WRITERS = ("cache", "kept", "origin", "record", "snapshot", "whole_file")
+_SILENT = {PACKAGE, *(f"{PACKAGE}.{name}" for name in (*_SPEAKERS, *_WRITERS))}
+
+
+def made_by(*parts: object) -> str:
+    """Return the fingerprint of all that kept work comes from, but for its inputs.
+
+    That is the code behind ``parts``, as for :func:`code_of`, and the versions of the libraries.
+    """
+    return fingerprint([code_of(*parts), library_versions()])
 
 
 def code_of(*made_by: object) -> str:
@@ -56,7 +67,7 @@ def _imported(name: str) -> frozenset[str]:
         return frozenset()
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in _running(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -69,6 +80,14 @@ def _imported(name: str) -> frozenset[str]:
     return frozenset(filter(_is_ours, found))
 
 
+def _running(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield a node and those below it, but for what only a type checker reads."""
+    yield node
+    typing = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+    for child in node.orelse if typing else ast.iter_child_nodes(node):
+        yield from _running(child)
+
+
 def _is_ours(name: str) -> bool:
     return name == PACKAGE or name.startswith(f"{PACKAGE}.")
 
@@ -79,10 +98,10 @@ def _file_of(name: str) -> Path | None:
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
-        return None
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    return Path(spec.origin)
+        spec = None
+    # a script, or a module that was made by hand, has no spec
+    file = getattr(sys.modules.get(name), "__file__", None) if spec is None else spec.origin
+    return Path(file) if file and file.endswith(".py") else None
 
 
 @cache

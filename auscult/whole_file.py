@@ -8,12 +8,14 @@ import errno
 import itertools
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from auscult import cache
 from auscult.errors import UserError
 
 _DAY = 86_400.0  # seconds after which another machine's temporary file is surely left over
@@ -45,19 +47,46 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         UserError: The disk is full, or the folder cannot be written.
     """
+    with _beside(path) as temporary, writing(path):
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``folder``; with what is written there it becomes ``folder``.
+
+    A folder that stands in its place is removed. Where another process was faster, its work stays.
+    Files are not waited for until they are on the disk: who needs that keeps their hashes.
+
+    Raises:
+        UserError: The disk is full, or the folder around cannot be written.
+    """
+    with _beside(folder) as temporary, _beside(folder) as old, writing(folder):
+        temporary.mkdir()
+        yield temporary
+        with suppress(FileNotFoundError):
+            folder.rename(old)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the folder of ``path``, which is made; remove what is left of it."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
     temporary = path.with_name(f".auscult-{_HOST}-{os.getpid()}-{next(_numbers)}.part")
     _active.add(temporary.name)
     try:
-        with writing(path):
-            yield temporary
-            _flush(temporary)
-            os.replace(temporary, path)
+        yield temporary
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
         _active.discard(temporary.name)
 
 
@@ -85,10 +114,12 @@ def writing(path: Path) -> Iterator[None]:
     except Exception as error:  # safetensors, torch, h5py, ... each wrap the system's error
         if (reason := disk_problem(error, path.parent)) is None:
             raise
+        ours = path.is_relative_to(cache.cache_folder())
+        another = f"set {cache.VARIABLE} to another folder" if ours else "give another folder"
         raise UserError(
             f"{path.parent} {reason}, so {path.name} was not written; what was finished before is "
-            "kept. Mend that (free space, or give another folder), then type the same command "
-            "again: it goes on from there."
+            f"kept. Mend that (free space, or {another}), then type the same command again: it "
+            "goes on from there."
         ) from error
 
 
@@ -140,8 +171,16 @@ def _sweep(folder: Path) -> None:
     for entry in os.scandir(folder):
         found = _PATTERN.fullmatch(entry.name)
         if found and _left_over(entry, found[1], int(found[2])):
-            with suppress(OSError):
-                os.unlink(entry.path)
+            _remove(Path(entry.path))
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, where it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _left_over(entry: os.DirEntry[str], host: str, process: int) -> bool:

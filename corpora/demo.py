@@ -27,9 +27,9 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from auscult.cache import cache_folder
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
-from auscult.feature import cache_folder
 from auscult.progress import logger, track
 
 from . import tsv

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from auscult import watch
+from auscult.cache import cache_folder
 from auscult.decoder import AudioFile, Undecodable, open_audio, rate_problem
-from auscult.feature import cache_folder
 from auscult.kept import read_json, write_json
 from auscult.progress import progress
 

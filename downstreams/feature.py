@@ -11,15 +11,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from auscult.audio import read_batch
 from auscult.bridge import HubUpstream
+from auscult.cache import cache_folder
 from auscult.contracts import HiddenStates
 from auscult.feature import (
     FeatureStore,
     FrameSource,
-    Pooled,
-    cache_folder,
     encode_stores,
     frame_bytes,
 )
+from auscult.pooled import Pooled
 from auscult.precision import Precision, computing_in, precision_of
 from auscult.process import ALONE, Processes
 from auscult.progress import logger
@@ -112,10 +112,7 @@ class CorpusUpstream(HubUpstream):
         """Return the kept layers whose mean over time is the same in every training utterance."""
         if not self._kept:
             return []
-        mean = self._kept["train"].pooled.mean  # (item, layer, dim)
-        std = self._kept["train"].pooled.std
-        spread = mean.std(dim=0).mean(dim=-1) / std.mean(dim=(0, 2)).clamp(min=1e-12)
-        return [layer for layer, value in enumerate(spread.tolist()) if value < 1e-3]
+        return self._kept["train"].pooled.constant_layers()
 
     def _encode(self, split: str, items: Sequence[int]) -> HiddenStates:
         audio = read_batch([self._corpus.splits[split].cuts[i] for i in items])

@@ -32,16 +32,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from auscult.cache import cache_folder
 from auscult.dataset import Corpus, utterance_label
 from auscult.errors import UserError
 from auscult.feature import (
     FeatureStore,
     FrameSource,
-    Pooled,
-    cache_folder,
     encode_stores,
     frame_bytes,
 )
+from auscult.pooled import Pooled
 from auscult.precision import Precision
 from auscult.progress import logger, progress
 from auscult.upstream import Upstream

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from auscult.feature import FrameSource, Pooled
+from auscult.feature import FrameSource
+from auscult.pooled import Pooled
 
 from .target import UNLABELLED, Targets
 
-CONSTANT = 1e-5  # a dimension that varies less than this, relative to its size, is constant
+ROUNDING = 1e-5  # of its size: what a dimension in float32 deviates by though it is constant
 
 
 class Examples(Protocol):
@@ -71,7 +72,7 @@ class FrameExamples:
         mean, std = self._pooled.mean[:, layer].double(), self._pooled.std[:, layer].double()
         centre = (weight * mean).sum(0) / weight.sum()
         square = (weight * (std**2 + mean**2)).sum(0) / weight.sum()
-        return _usable(centre, (square - centre**2).clamp(min=0).sqrt())
+        return _usable(centre, (square - centre**2).clamp(min=0).sqrt(), centre.abs())
 
 
 class PooledExamples:
@@ -81,15 +82,13 @@ class PooledExamples:
 
     def __init__(self, pooled: Pooled, targets: Targets, pooling: str = "mean") -> None:
         self.targets = targets
-        parts = {"mean": [pooled.mean], "statistics": [pooled.mean, pooled.std]}[pooling]
-        self._vectors = torch.cat(parts, dim=-1)  # (item, layer, dim)
-        frames = torch.sqrt((pooled.std**2 + pooled.mean**2).mean((0, 2)))
-        self._loudness = frames  # (layer,) root mean square of the frames that were pooled
+        self._pooled = pooled
+        self._pooling = pooling
 
     def read(self, items: Sequence[int], layers: Sequence[int]) -> list[Tensor]:
         """See :class:`Examples`."""
         labelled = [i for i in items if int(self.targets.labels[i][0]) != UNLABELLED]
-        return [self._vectors[labelled, layer] for layer in layers]
+        return [self._vectors(layer)[labelled] for layer in layers]
 
     def size(self, item: int) -> int:
         """See :class:`Examples`."""
@@ -97,21 +96,28 @@ class PooledExamples:
 
     def scale(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return mean and deviation over utterances."""
-        vectors = self._vectors[:, layer].double()
+        vectors = self._vectors(layer).double()
         centre, spread = vectors.mean(0), vectors.std(0, correction=0)
-        return _usable(centre, spread, size=float(self._loudness[layer]))
+        return _usable(centre, spread, self._pooled.sizes(layer, self._pooling))
 
     def constant(self, layer: int) -> bool:
         """Whether a layer says the same of every utterance, as a mean after CMVN does."""
-        spread = self._vectors[:, layer].double().std(0, correction=0)
-        return bool((spread <= CONSTANT * float(self._loudness[layer])).all())
+        return self._pooled.constant(layer, self._pooling)
+
+    def _vectors(self, layer: int) -> Tensor:
+        return self._pooled.vectors(layer, self._pooling)
 
 
-def _usable(centre: Tensor, spread: Tensor, size: float | None = None) -> tuple[Tensor, Tensor]:
-    """Replace the deviation of constant dimensions by one, lest rounding noise be blown up."""
-    reference = centre.abs() if size is None else torch.full_like(centre, size)
-    spread = torch.where(spread > CONSTANT * reference, spread, torch.ones_like(spread))
-    spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+def _usable(centre: Tensor, spread: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace the deviation of constant dimensions by one, lest rounding noise be blown up.
+
+    Args:
+        centre: Mean of each dimension, (dim,).
+        spread: Its deviation, (dim,).
+        size: How large it is itself, (dim,).
+    """
+    varies = (spread > ROUNDING * size) & (spread > 0)
+    spread = torch.where(varies, spread, torch.ones_like(spread))
     return centre.float(), spread.float()
 
 

@@ -174,8 +174,9 @@ def _probe_encoder(
     encoder: "Upstream", tasks: "Sequence[ProbeTask]", sweep: _Sweep
 ) -> "tuple[list[Record], list[Resampled]]":
     """Encode the corpus once, then sweep every task over it."""
+    from auscult.cache import cache_folder
     from auscult.extraction import long_enough
-    from auscult.feature import FeatureStore, cache_folder, encode_stores, frame_bytes
+    from auscult.feature import FeatureStore, encode_stores, frame_bytes
     from auscult.probing import build_targets, sweep_layers
     from auscult.progress import logger
 

@@ -189,7 +189,7 @@ class ProbeCriterion:
         import torch
 
         from auscult.extraction import encode
-        from auscult.feature import Pooled
+        from auscult.pooled import Pooled
         from auscult.probing import FrameExamples, PooledExamples
 
         cuts = self._speech.cuts[split]

@@ -442,7 +442,7 @@ def _free_bytes() -> tuple[Path, int]:
     """Return where features go, and how much room is there."""
     import shutil
 
-    from auscult.feature import cache_folder
+    from auscult.cache import cache_folder
 
     folder = cache_folder() / "features"
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())

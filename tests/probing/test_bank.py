@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from auscult.feature import Pooled
+from auscult.pooled import Pooled
 from auscult.probing import PooledExamples, ProbeKey, Targets, TrainingPlan, train_bank
 from auscult.probing.example import FrameExamples, chunks
 from auscult.probing.probe import build_probe
