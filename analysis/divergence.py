@@ -6,11 +6,12 @@ show are slices of them: Audio ALBERT's figures (Chi et al., arXiv 2005.08575) c
 same head index, in nats.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from auscult import kept
 from auscult.contracts import AttentionMap, Waveforms
 from auscult.errors import UserError, unknown
 from auscult.progress import logger, track
+from auscult.record import Provenance
 from auscult.upstream import Upstream
 
 from .kernel import pairwise_divergence
 from .spill import MapStack
-from .state import read_state, write_state
 
 BASES = {"2": ("bit", 1.0), "e": ("nat", math.log(2))}  # unit, and its amount in a bit
 MEMORY_LIMIT = 256 * 2**20  # bytes of one utterance's maps that stay in memory
@@ -55,6 +57,7 @@ class DivergenceMaps:
     utterance_same_head: NDArray[np.float64]  # (utterance,) mean over pairs of different blocks
     utterance_next_layer: NDArray[np.float64]  # (utterance, layer - 1) block i + 1 against i + 2
     skipped: tuple[str, ...] = ()  # one sentence for each utterance left out
+    provenance: Provenance | None = None  # of the run that finished them
 
     @property
     def num_utterances(self) -> int:
@@ -223,6 +226,7 @@ def measure(
     base: str = "2",
     skip_bad: bool = False,
     file: Path | None = None,
+    provenance: Provenance | None = None,
 ) -> DivergenceMaps:
     """Measure the divergence of an encoder's heads, one utterance at a time.
 
@@ -233,7 +237,8 @@ def measure(
         skip_bad: Leave utterances too short for one frame out instead of stopping.
         file: Where sums are kept while the work lasts and after it. A later call goes on from
             there and ends with the same bits; the file must belong to the same upstream,
-            utterances and base.
+            utterances and base. Where it was damaged, the work begins anew.
+        provenance: Of this run. Maps of several runs say the one that finished them.
 
     Raises:
         UserError: The encoder has no attention, or an utterance is too short for one frame.
@@ -241,12 +246,15 @@ def measure(
     spec = upstream.spec
     check_attention(upstream)
     divergence = Divergence(spec.heads, base=base)
-    if file and file.exists():
-        divergence.restore(read_state(file))
+    found = kept.read_arrays(file) if file else None
+    if found is not None:
+        divergence.restore(found)
         if divergence.skipped and not skip_bad:
             raise UserError(divergence.skipped[0])
         logger.info(f"{spec.name}: {divergence.num_done} utterances are there, in {file}.")
     rest, saved = utterances[divergence.num_done :], time.monotonic()
+    if found is not None and not rest:
+        provenance = _provenance(found)
     for name, read in track(rest, f"Attention of {spec.name}", unit="utterances"):
         samples = read()
         if int(upstream.num_frames(torch.tensor([len(samples)]))) < 1:
@@ -258,11 +266,22 @@ def measure(
         with torch.inference_mode(), divergence.batch([name]) as visit:
             upstream.visit_attention(audio, visit)
         if file and time.monotonic() - saved >= SAVE_SECONDS:
-            write_state(divergence.state(), file)
+            kept.write_arrays(divergence.state() | _run(provenance), file)
             saved = time.monotonic()
     if file and rest:
-        write_state(divergence.state(), file)
-    return divergence.result()
+        kept.write_arrays(divergence.state() | _run(provenance), file)
+    return replace(divergence.result(), provenance=provenance)
+
+
+def _run(provenance: Provenance | None) -> dict[str, NDArray[Any]]:
+    """Return a provenance as an array, to be kept with others."""
+    text = json.dumps(None if provenance is None else asdict(provenance))
+    return {"provenance": np.array(text)}
+
+
+def _provenance(arrays: Mapping[str, NDArray[Any]]) -> Provenance | None:
+    values = json.loads(str(arrays["provenance"]))
+    return None if values is None else Provenance(**values)
 
 
 def check_attention(upstream: Upstream) -> None:

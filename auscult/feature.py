@@ -89,9 +89,9 @@ class FeatureStore:
         """Return how many shards need not be encoded, and how many there are."""
         return len(self._shards) - len(self._missing(self._shards)), len(self._shards)
 
-    def made_otherwise(self) -> int:
-        """Return how many shards are to be encoded though other code or libraries made them."""
-        return kept.made_otherwise(shard.pooled_path for shard in self._missing(self._shards))
+    def missing(self) -> list[Path]:
+        """Return where shards that are to be encoded will be kept."""
+        return [shard.pooled_path for shard in self._missing(self._shards)]
 
     def encode(self, processes: Processes = ALONE) -> "FeatureStore":
         """Encode what is not there yet; each utterance goes through the encoder once.
@@ -191,11 +191,8 @@ def encode_stores(
     done, total = map(sum, zip(*(store.shards_there() for store in stores), strict=True))
     if done:
         logger.info(f"{encoder}: {done} of {total} feature shards are there already.")
-    if others := sum(store.made_otherwise() for store in stores):
-        logger.info(
-            f"{encoder}: {others} feature shards were made by other code or libraries and are "
-            "made anew."
-        )
+    missing = [path for store in stores for path in store.missing()]
+    kept.say_made_otherwise(missing, encoder, "feature shards")
     for store in stores:
         store.encode(processes)
 

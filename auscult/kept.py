@@ -8,7 +8,7 @@ lost (see :func:`place`).
 
 Tensors stand in safetensors, whose metadata has the hash of the whole file with zeros in the
 hash's own place. Values stand in JSON beside the hash of their canonical form. Any other format
-that stands bytes after its end (torch's archives do) has the hash there.
+that stands bytes after its end (numpy's and torch's archives do) has the hash there.
 """
 
 import hashlib
@@ -20,6 +20,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -48,11 +50,13 @@ def place(folder: Path, identity: Sequence[object], made_by: str, suffix: str = 
     return folder / f"{fingerprint(identity)[:32]}-{made_by[:16]}{suffix}"
 
 
-def made_otherwise(missing: Iterable[Path]) -> int:
-    """Return of how many places that are empty there is the work of other code or libraries.
+def say_made_otherwise(missing: Iterable[Path], whose: str, things: str) -> None:
+    """Say for how many empty places there is the work of other code or libraries.
 
     Args:
         missing: Paths as :func:`place` returns them.
+        whose: The encoder, say.
+        things: What the places are for, in the plural.
     """
     paths = list(missing)
     there = {
@@ -61,7 +65,10 @@ def made_otherwise(missing: Iterable[Path]) -> int:
         if folder.is_dir()
         for name in map(_without_maker, os.listdir(folder))
     }
-    return sum(_without_maker(path.name) in there for path in paths if not path.exists())
+    if found := sum(_without_maker(path.name) in there for path in paths if not path.exists()):
+        logger.info(
+            f"{whose}: {found} {things} were made by other code or libraries and are made anew."
+        )
 
 
 def _without_maker(name: str) -> tuple[str, str]:
@@ -116,6 +123,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
     with file as opened:
         about = {name: text for name, text in opened.metadata().items() if name != SEAL}
         return {name: opened.get_tensor(name) for name in opened.keys()}, about
+
+
+def write_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Write arrays, compressed, to a sealed .npz file, whole or not at all.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
+    with whole_file(path) as temporary:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        seal(temporary)
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
+    """Return what :func:`write_arrays` kept; None where it is missing, or damaged and removed."""
+    if not is_whole(path):
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def write_json(value: Any, path: Path) -> None:

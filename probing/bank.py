@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from auscult.record import Provenance
+
 from .example import Examples, chunks, labels_of, shuffled
 from .probe import ProbeKey, build_probe
 
@@ -41,6 +43,7 @@ class ProbeScore:
     total: NDArray[np.float64]  # (item, label)
     items: tuple[int, ...]  # utterances that the rows stand for
     epochs: int  # the epoch whose weights were kept
+    provenance: Provenance | None = None  # of the run that measured it
 
 
 @dataclass(slots=True)

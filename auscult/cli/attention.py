@@ -27,6 +27,7 @@ from auscult.cli.output import (
     spread,
 )
 from auscult.errors import unknown
+from auscult.whole_file import whole_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,7 +113,10 @@ def attention(
 
 
 def _measure(encoder: "Upstream", run: _Run, out: Path, *, skip_bad: bool) -> "DivergenceMaps":
-    """Listen to all utterances of a run, going on where a killed one was."""
+    """Listen to all utterances of a run, going on where a killed one was.
+
+    Where an earlier command has finished, the maps say which one that was.
+    """
     from auscult.analysis import measure
     from auscult.audio import read_samples
 
@@ -122,18 +126,21 @@ def _measure(encoder: "Upstream", run: _Run, out: Path, *, skip_bad: bool) -> "D
         base=run.config["base"],
         skip_bad=skip_bad,
         file=_sum_file(encoder, run, out),
+        provenance=run.provenance,
     )
 
 
 def _sum_file(encoder: "Upstream", run: _Run, out: Path) -> Path:
-    """Return where sums are kept, a place for all that the sums depend on."""
-    from auscult.record import fingerprint
+    """Return where sums are kept, a place for all that they depend on."""
+    from auscult import kept
+    from auscult.origin import made_by
 
-    origin = run.provenance
     identity = [TASK, TASK_VERSION, encoder.spec.name, encoder.spec.sha256, run.config["base"]]
-    identity += [run.corpus.sha256[run.split], [cut.id for cut in run.cuts]]
-    identity += [origin.code_version, dict(origin.libraries), origin.device]
-    return out / ".attention" / f"{fingerprint(identity)[:32]}.npz"
+    identity += [run.corpus.sha256[run.split], [cut.id for cut in run.cuts], encoder.device.type]
+    maker = made_by("auscult.analysis.divergence", "auscult.audio", *encoder.modules())
+    file = kept.place(out / ".attention", identity, maker, ".npz")
+    kept.say_made_otherwise([file], encoder.spec.name, "sums of divergences")
+    return file
 
 
 def _records(encoder: "Upstream", maps: "DivergenceMaps", run: _Run) -> "list[Record]":
@@ -174,7 +181,7 @@ def _records(encoder: "Upstream", maps: "DivergenceMaps", run: _Run) -> "list[Re
                 num_skipped=len(run.corpus.skipped) + len(maps.skipped),
                 seed=0,
                 config=run.config,
-                provenance=run.provenance,
+                provenance=maps.provenance or run.provenance,
             )
         )
     return records
@@ -198,7 +205,7 @@ def _artifact(encoder: "Upstream", maps: "DivergenceMaps", run: _Run) -> "Artifa
             "split": run.split,
             **run.config,
         },
-        provenance=run.provenance,
+        provenance=maps.provenance or run.provenance,
     )
 
 
@@ -213,11 +220,11 @@ def _write(artifact: "Artifact", out: Path) -> list[Path]:
     stem = f"attention_{words}_{artifact.key[:8]}"
     paths = [out / f"{stem}_{kind}" for kind in ("same_head.png", "all_pairs.png")]
     paths.append(out / f"{stem}.npz")
-    out.mkdir(parents=True, exist_ok=True)
     divergence_maps(artifact, paths[0])
     all_pairs_map(artifact, paths[1])
     arrays: dict[str, Any] = {**artifact.arrays, "unit": artifact.meta["unit"]}
-    np.savez_compressed(paths[2], **arrays)
+    with whole_file(paths[2]) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
     return paths
 
 

@@ -173,10 +173,14 @@ def probe(
 def _probe_encoder(
     encoder: "Upstream", tasks: "Sequence[ProbeTask]", sweep: _Sweep
 ) -> "tuple[list[Record], list[Resampled]]":
-    """Encode the corpus once, then sweep every task over it."""
+    """Encode the corpus once, then sweep every task over it.
+
+    Scores that an earlier command left are not measured again, and say which one that was.
+    """
     from auscult.cache import cache_folder
     from auscult.extraction import long_enough
     from auscult.feature import FeatureStore, encode_stores, frame_bytes
+    from auscult.origin import made_by
     from auscult.probing import build_targets, sweep_layers
     from auscult.progress import logger
 
@@ -215,6 +219,8 @@ def _probe_encoder(
             identity=_identity(task, encoder, sweep),
             folder=sweep.out / ".probe",
             device=sweep.device,
+            made_by=made_by("auscult.probing.sweep", *encoder.modules()),
+            provenance=sweep.provenance,
         )
         records += _records(task, encoder, sweep, classes, targets, scores, skipped)
         ids = [cuts["test"][i].id for i in scores["test"][0].items]
@@ -289,7 +295,7 @@ def _records(
                         num_skipped=skipped[split] + targets[split].num_unlabelled,
                         seed=score.key.seed,
                         config=config | {"learning_rate": score.key.learning_rate},
-                        provenance=sweep.provenance,
+                        provenance=score.provenance or sweep.provenance,
                     )
                 )
     return records
@@ -402,12 +408,10 @@ def _config(
 
 def _identity(task: "ProbeTask", encoder: "Upstream", sweep: _Sweep) -> list[str]:
     from auscult.precision import precision_of
-    from auscult.record import code_version, fingerprint, library_versions
 
     corpus = [sweep.corpus.sha256[name] for name in SPLITS]
     pooling = "" if task.frames else sweep.pooling
-    where = [code_version(), fingerprint(library_versions()), sweep.corpus.split_column]
-    where.append(precision_of(encoder, sweep.precision))
+    where = [sweep.corpus.split_column, precision_of(encoder, sweep.precision)]
     return [*where, task.spec.name, encoder.spec.sha256, *corpus, pooling]
 
 
