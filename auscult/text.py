@@ -1,8 +1,10 @@
 """People's text files: lists, labels, tables. What is wrong with one is said with file and line."""
 
 import codecs
+import json
 import stat
 from pathlib import Path
+from typing import Any
 
 from auscult.errors import UserError
 
@@ -36,6 +38,21 @@ def read_lines(path: Path) -> list[str]:
     """
     lines = read_text(path).split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        UserError: As :func:`read_text`, or the file holds no JSON object.
+    """
+    try:
+        found = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is wrong: expected a JSON object, got a {type(found).__name__}.")
+    return found
 
 
 def read_bytes(path: Path) -> bytes:

@@ -18,6 +18,7 @@ from torch import Tensor
 from auscult.checkpoint import Stub
 from auscult.errors import UserError
 
+from .configuration import build_configuration
 from .hub import build_model
 from .weight import fill
 
@@ -171,23 +172,13 @@ def write_config(
     Raises:
         UserError: The two contradict each other, or cannot be an encoder.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
     for name in sizes.keys() & said.keys():
         if said[name] != sizes[name]:
             raise UserError(
                 f"{path} contradicts itself: {name} is {said[name]!r} by its configuration and "
                 f"{sizes[name]!r} by its tensors."
             )
-    heads, width = said["num_attention_heads"], sizes["hidden_size"]
-    if not isinstance(heads, int) or heads < 1 or width % heads:
-        raise UserError(f"{path}: {heads!r} attention heads do not divide a width of {width}.")
-    try:
-        return AutoConfig.for_model(model_type, **{**said, **sizes}, mask_feature_prob=0.0)
-    except StrictDataclassError as error:  # its cause says what was expected and what came
-        reason = error.__cause__ or error
-        raise UserError(f"{path}: its configuration is wrong: {reason}.") from error
+    return build_configuration(path, model_type, {**said, **sizes, "mask_feature_prob": 0.0})
 
 
 def fill_model(path: Path, config: Any, weights: Mapping[str, Tensor], seed: int | None) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor
 from auscult.contracts import SAMPLE_RATE
 from auscult.frame import FrameGeometry, conv_geometry, conv_lengths
 
+STACKED = 2  # filterbank frames that w2v-BERT 2.0 reads as one
 EPSILON = 1e-7  # what transformers adds to an utterance's variance; fairseq and torchaudio add 1e-5
 
 
@@ -68,12 +69,13 @@ class WaveformFrontEnd:
 
 @dataclass(frozen=True)
 class FilterbankFrontEnd:
-    """w2v-BERT 2.0's input: 80 log-mel filters every 10 ms, stacked in pairs.
+    """w2v-BERT 2.0's input: log-mel filters every 10 ms, stacked in pairs.
 
     An odd last filterbank frame is dropped: the published extractor masks the pair it begins.
     """
 
     normalize: bool
+    num_filters: int = 80
     kernels: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
     geometry: FrameGeometry = FrameGeometry(stride=320, receptive_field=560)
@@ -82,10 +84,10 @@ class FilterbankFrontEnd:
     def _extractor(self) -> Any:
         from transformers import SeamlessM4TFeatureExtractor
 
-        return SeamlessM4TFeatureExtractor()
+        return SeamlessM4TFeatureExtractor(self.num_filters, num_mel_bins=self.num_filters)
 
     def prepare(self, samples: Tensor) -> Tensor:
-        """Return stacked filterbanks (frame, 160)."""
+        """Return stacked filterbanks (frame, dim)."""
         features = self._extractor(
             samples.cpu().numpy(),
             sampling_rate=SAMPLE_RATE,
@@ -97,12 +99,12 @@ class FilterbankFrontEnd:
 
     def num_frames(self, lengths: Tensor) -> Tensor:
         """Return the frames (batch,) of utterances of ``lengths`` (batch,) samples."""
-        return conv_lengths(lengths, (400, 2), (160, 2))
+        return conv_lengths(lengths, (400, STACKED), (160, STACKED))
 
 
 def front_end_of(config: Any, normalize: bool, epsilon: float = EPSILON) -> FrontEnd:
     """Return the front end of the encoder that a transformers configuration describes."""
     if config.model_type == "wav2vec2-bert":
-        return FilterbankFrontEnd(normalize)
+        return FilterbankFrontEnd(normalize, config.feature_projection_input_dim // STACKED)
     kernels, strides = tuple(config.conv_kernel), tuple(config.conv_stride)
     return WaveformFrontEnd(kernels, strides, normalize, epsilon)

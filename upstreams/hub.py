@@ -1,35 +1,29 @@
 """What stands in a folder or on the hub: configuration, weights, normalisation; never code."""
 
-import json
-import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from auscult.contracts import SAMPLE_RATE
+from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
 from auscult.progress import logger
 from auscult.seed import seeded
+from auscult.text import read_table
 
-from .packaged import WEIGHTS
+from .configuration import SUPPORTED, read_configuration
+from .weight import check_size, fits, plain_names
 
-SUPPORTED = (
-    "data2vec-audio",
-    "hubert",
-    "unispeech",
-    "unispeech-sat",
-    "wav2vec2",
-    "wav2vec2-bert",
-    "wav2vec2-conformer",
-    "wavlm",
-)
+__all__ = ["SUPPORTED", "Source", "find_source", "read_config", "read_model"]
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _MASK_VECTOR = "masked_spec_embed"  # training alone reads it, and some files lack it
-_BLOCK = re.compile(r"(?:^|\.)encoder\.layers\.(\d+)\.")
+_BLOCK = re.compile(r"encoder\.layers\.(\d{1,6})\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +75,43 @@ def find_source(checkpoint: str) -> Source:
     return Source(checkpoint, local_only=False)
 
 
+def find_file(source: Source, name: str) -> Path | None:
+    """Return where a file of ``source`` is, fetched where it is not yet; None without one.
+
+    Raises:
+        UserError: The hub does not give it, or it is a folder, a pipe or a device.
+    """
+    from transformers.utils import cached_file
+
+    with _readable(source):
+        found = cached_file(
+            source.name,
+            name,
+            local_files_only=source.local_only,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=not source.local_only,
+        )
+    if found is None and Path(source.name, name).exists():
+        raise UserError(f"{Path(source.name, name)} cannot be read: it is not a regular file.")
+    return None if found is None else Path(found)
+
+
 def read_config(source: Source) -> Any:
     """Return the transformers configuration of a supported encoder.
 
     Raises:
-        UserError: Unreadable, or of another architecture.
+        UserError: Unreadable, of another architecture, or an adapter is to be added to it.
     """
-    from transformers import AutoConfig
-
-    with _readable(source):
-        config = AutoConfig.from_pretrained(
-            source.name, local_files_only=source.local_only, trust_remote_code=False
-        )
-    if config.model_type not in SUPPORTED:
+    path = find_file(source, "config.json")
+    if path is None:
+        raise UserError(f"{source} has no config.json; hf needs what save_pretrained writes.")
+    if find_file(source, "adapter_config.json") is not None:
         raise UserError(
-            f"{source} is a {config.model_type!r} model; hf reads {', '.join(SUPPORTED)}."
+            f"{source} holds an adapter of PEFT (adapter_config.json) beside its weights: merge it "
+            "into them (merge_and_unload), save the whole model in a folder of its own, and name "
+            "that."
         )
-    return config
+    return read_configuration(path, source)
 
 
 def build_model(config: Any, seed: int) -> Any:
@@ -111,26 +125,42 @@ def build_model(config: Any, seed: int) -> Any:
     return model.eval()
 
 
+def draw_model(source: Source, config: Any, seed: int) -> Any:
+    """Build the encoder that ``config`` describes with weights from ``seed``.
+
+    Raises:
+        UserError: It is larger than what lies beside its configuration, or than any published.
+    """
+    stored = sum(path.stat().st_size for path in _weight_files(source, fetch=False))
+    check_size(source, outline_model(source, config), stored)
+    with _readable(source):
+        return build_model(config, seed)
+
+
+def outline_model(source: Source, config: Any) -> Any:
+    """Build the encoder that ``config`` describes on the meta device.
+
+    Raises:
+        UserError: It describes none.
+    """
+    with _readable(source), torch.device("meta"):
+        return build_model(config, 0)
+
+
 def read_model(source: Source, config: Any) -> Any:
     """Read weights, and nothing that runs, into the encoder that ``config`` describes.
 
     Raises:
         UserError: Unreadable, or not the weights of that encoder.
     """
-    from transformers import AutoModel
+    from transformers import MODEL_MAPPING
 
-    with _readable(source), _quiet(), seeded(0):  # for the mask vector, where the file lacks it
-        model, loading = AutoModel.from_pretrained(
-            source.name,
-            config=_encoder_alone(config),
-            dtype=torch.float32,
-            local_files_only=source.local_only,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-        )
-    missing = sorted(set(loading["missing_keys"]) - {_MASK_VECTOR})
-    mismatched = sorted(str(key[0]) for key in loading["mismatched_keys"])
+    kind: Any = MODEL_MAPPING[type(config)]
+    weights = plain_names(_read_weights(source), f"{kind.base_model_prefix}.")
+    _check_blocks(source, config, weights)
+    wanted = outline_model(source, config).state_dict()
+    missing = sorted(set(wanted) - set(weights) - {_MASK_VECTOR})
+    mismatched = sorted(n for n in set(wanted) & set(weights) if not fits(weights[n], wanted[n]))
     if missing or mismatched:
         what = "lacks" if missing else "has other shapes for"
         keys = missing or mismatched
@@ -138,51 +168,78 @@ def read_model(source: Source, config: Any) -> Any:
             f"The weights in {source} do not fit its config.json: it {what} {len(keys)} of the "
             f"encoder's tensors ({keys[0]}{', ...' if len(keys) > 1 else ''})."
         )
-    left_over = sorted(loading["unexpected_keys"])
-    blocks = {int(found[1]) for key in left_over if (found := _BLOCK.search(key))}
+    if left_over := sorted(set(weights) - set(wanted)):
+        logger.debug(f"{source}: left over, not of the encoder: {', '.join(left_over)}")
+    kept = {name: weights[name] for name in wanted if name in weights}
+    with _readable(source), _quiet(), seeded(0):  # for the mask vector, where the file lacks it
+        model = kind.from_pretrained(
+            None, config=_encoder_alone(config), state_dict=kept, dtype=torch.float32
+        )
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)  # not of the file
+    return model.eval()
+
+
+def _check_blocks(source: Source, config: Any, weights: Mapping[str, Tensor]) -> None:
+    blocks = {int(found[1]) for name in weights if (found := _BLOCK.match(name))}
     if blocks and max(blocks) >= config.num_hidden_layers:
         raise UserError(
             f"The weights in {source} do not fit its config.json: they have {max(blocks) + 1} "
             f"blocks, and num_hidden_layers is {config.num_hidden_layers}."
         )
-    if left_over:
-        logger.debug(f"{source}: left over, not of the encoder: {', '.join(left_over)}")
-    return model.eval()
 
 
-def reads_normalized(source: Source, config: Any) -> bool:
-    """Return whether the encoder expects each utterance at zero mean and unit variance.
+def _read_weights(source: Source) -> dict[str, Tensor]:
+    """Return the tensors of a model."""
+    paths = _weight_files(source, fetch=True)
+    if not paths:
+        raise UserError(f"{source} has no file named {' or '.join(_WEIGHTS)}.")
+    stored: dict[str, Tensor] = {}
+    for path in paths:
+        content = read_checkpoint(path)
+        if not isinstance(content, Mapping):
+            raise UserError(f"{path}: expected a table of tensors, got a {type(content).__name__}.")
+        for name, value in content.items():
+            if not isinstance(value, Tensor):
+                raise UserError(
+                    f"The weights in {path} hold more than tensors ({name!r} is a "
+                    f"{type(value).__name__}), and code from files is not run; convert them to "
+                    "safetensors where you trust them."
+                )
+            stored[str(name)] = value
+    return stored
 
-    Raises:
-        UserError: The encoder reads audio at another rate than 16 kHz, or its file is wrong.
+
+def _weight_files(source: Source, *, fetch: bool) -> list[Path]:
+    """Return the files with a model's weights, in transformers' order of preference.
+
+    Args:
+        source: Where the model is.
+        fetch: Whether what is not here yet is fetched from the hub; else it is left out.
     """
-    from transformers.utils import cached_file
+    where = source if fetch else replace(source, local_only=True)
+    for name in _WEIGHTS:
+        if (path := find_file(where, name)) is not None:
+            return [path]
+        if (index := find_file(where, f"{name}.index.json")) is not None:
+            return [_shard(where, index, shard) for shard in _shards(index)]
+    return []
 
-    with _readable(source):
-        path = cached_file(
-            source.name,
-            "preprocessor_config.json",
-            local_files_only=source.local_only,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        settings = json.loads(Path(path).read_text()) if path else None
-    if settings is not None:
-        said = settings.get("do_normalize", True) if isinstance(settings, dict) else None
-        if not isinstance(said, bool):
-            raise UserError(f"{path} is wrong: expected an object with do_normalize true or false.")
-        rate = settings.get("sampling_rate", SAMPLE_RATE)
-        if rate != SAMPLE_RATE:
-            raise UserError(f"{source} reads audio at {rate} Hz; Auscult works at {SAMPLE_RATE}.")
-        return said
-    normalize = getattr(config, "feat_extract_norm", "layer") == "layer"
-    if not Path(source.name).is_relative_to(WEIGHTS):  # those were trained as goes with the norm
-        logger.info(
-            f"{source} has no preprocessor_config.json: utterances are "
-            f"{'normalised' if normalize else 'read as they are'}, as goes with its extractor's "
-            "norm."
-        )
-    return normalize
+
+def _shards(index: Path) -> list[str]:
+    places = read_table(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(x, str) for x in places.values()):
+        raise UserError(f"{index} does not say in which file each tensor is (weight_map).")
+    return sorted(set(places.values()))
+
+
+def _shard(source: Source, index: Path, name: str) -> Path:
+    if re.fullmatch(r"[\w.-]+", name) is None or name.startswith("."):
+        raise UserError(f"{index} names a file {name!r}; expected one that stands beside it.")
+    path = find_file(source, name)
+    if path is None:
+        raise UserError(f"{index} names {name}, which is not there.")
+    return path
 
 
 def _encoder_alone(config: Any) -> Any:
@@ -197,28 +254,11 @@ def _encoder_alone(config: Any) -> Any:
 
 @contextmanager
 def _readable(source: Source) -> Iterator[None]:
-    """Turn the many errors about what is not there or not readable into one sentence."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
+    """Turn whatever transformers and the hub raise at odd files into one sentence."""
     try:
         yield
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"The weights in {source} hold more than tensors, and code from files is not run; "
-            "convert them to safetensors where you trust them."
-        ) from error
-    except (OSError, ValueError, EOFError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # theirs alone runs inside, on what a stranger wrote
         raise UserError(f"hf cannot read {source}: {_first_line(error)}") from error
-    except StrictDataclassError as error:  # its cause says what was expected and what came
-        reason = _first_line(error.__cause__ or error)
-        raise UserError(f"hf cannot read {source}: its config.json is wrong: {reason}") from error
-    except (ArithmeticError, LookupError, TypeError) as error:  # of transformers, at odd values
-        reason = f"{type(error).__name__}: {_first_line(error)}"
-        raise UserError(
-            f"hf cannot read {source}: transformers cannot build what its config.json says "
-            f"({reason})."
-        ) from error
 
 
 @contextmanager
@@ -238,5 +278,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
+    """Return what ``error`` says, with its kind where that alone says nothing."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    kind = type(error).__name__
+    if isinstance(error, OSError | ValueError | RuntimeError):
+        return lines[0] if lines else kind
+    return f"{kind}: {lines[0]}" if lines else kind

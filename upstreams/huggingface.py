@@ -14,9 +14,10 @@ from auscult.cost import Macs
 from auscult.errors import UserError
 from auscult.upstream import AttentionVisitor, Upstream, fingerprint_weights
 
+from .extractor import reads_normalized
 from .front_end import EPSILON, front_end_of
 from .hook import exact_padding, recorded_states, single_precision, visited_attention
-from .hub import build_model, find_source, read_config, read_model, reads_normalized
+from .hub import build_model, draw_model, find_source, read_config, read_model
 from .huggingface_cost import encoder_macs
 from .padded import PaddedUpstream, Padding
 from .shape import SHAPES, Shape
@@ -133,7 +134,7 @@ def load(address: Address, seed: int) -> Upstream:
     source = find_source(address.checkpoint)
     config = read_config(source)
     normalize = reads_normalized(source, config)
-    model = build_model(config, seed) if address.random else read_model(source, config)
+    model = draw_model(source, config, seed) if address.random else read_model(source, config)
     return HuggingFaceUpstream(model, name=str(address), source=str(source), normalize=normalize)
 
 

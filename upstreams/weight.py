@@ -9,6 +9,14 @@ from torch import Tensor, nn
 
 from auscult.errors import UserError
 
+MAX_PARAMETERS = 2_500_000_000  # the largest published speech encoder has 2.2e9
+_REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # others have scales
+_WEIGHT_NORM = {
+    ".weight_g": ".parametrizations.weight.original0",
+    ".weight_v": ".parametrizations.weight.original1",
+}
+MOST_PER_BYTE = 4  # parameters for each byte of the file that they are said to be in
+
 
 def fill(
     holder: Path | str,
@@ -35,7 +43,7 @@ def fill(
         "holds": [
             f"{name} as {_kind(tensors[name])}, expected {_kind(wanted[name])}"
             for name in wanted
-            if name in tensors and not _fits(tensors[name], wanted[name])
+            if name in tensors and not fits(tensors[name], wanted[name])
         ],
     }
     for fault, found in faults.items():
@@ -49,11 +57,48 @@ def fill(
     module.load_state_dict(copies, assign=True)
 
 
-def _fits(found: object, wanted: Tensor) -> bool:
+def check_size(holder: object, module: nn.Module, stored: int) -> None:
+    """Refuse a module that is larger than what it is said to stand in, or than any published.
+
+    Args:
+        holder: The file or folder, for messages.
+        module: On the meta device.
+        stored: Bytes of the file with its weights; 0 where there is none.
+
+    Raises:
+        UserError: Too large.
+    """
+    most = min(MAX_PARAMETERS, MOST_PER_BYTE * stored) if stored else MAX_PARAMETERS
+    count = sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
+    if count > most:
+        raise UserError(
+            f"{holder} describes an encoder of {count:,} parameters; expected {most:,} at most"
+            f"{f' beside weights of {stored:,} bytes' if stored else ''}."
+        )
+
+
+def plain_names(stored: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """Return weights without what stands before each name, positional convolutions as in torch 2.
+
+    Where some names begin with ``prefix``, the others are kept, unless one is then the same.
+    """
+    found = {name: x for name, x in stored.items() if not name.startswith(prefix)}
+    found |= {n.removeprefix(prefix): x for n, x in stored.items() if n.startswith(prefix)}
+    return {_renamed(name): tensor for name, tensor in found.items()}
+
+
+def _renamed(name: str) -> str:
+    for old, new in _WEIGHT_NORM.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
+def fits(found: object, wanted: Tensor) -> bool:
     """Say whether ``found`` is a tensor of this shape, in any real precision where that is one."""
     if not isinstance(found, Tensor) or found.shape != wanted.shape:
         return False
-    return found.dtype == wanted.dtype or (found.is_floating_point() and wanted.is_floating_point())
+    return found.dtype == wanted.dtype or {found.dtype, wanted.dtype} <= _REAL
 
 
 def _kind(found: object) -> str:

@@ -182,11 +182,12 @@ def test_missing_weights_are_refused(hubert_folder: Path) -> None:
     ("change", "sentence"),
     [
         ({"num_hidden_layers": 1}, "they have 3 blocks, and num_hidden_layers is 1"),
-        ({"num_hidden_layers": -1}, "they have 3 blocks, and num_hidden_layers is -1"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers is -1; expected from 1 to 256"),
         ({"hidden_size": "x"}, "Field 'hidden_size' expected int, got str"),
         ({"conv_dim": [8]}, "Configuration for convolutional layers is incorrect"),
-        ({"num_attention_heads": 0}, "cannot build what its config.json says .ZeroDivisionError"),
-        ({"hidden_act": "step"}, "cannot build what its config.json says .KeyError: 'step'"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0; expected from 1 to 1024"),
+        ({"num_attention_heads": 5}, "5 attention heads do not divide a width of 32"),
+        ({"hidden_act": "step"}, "hidden_act is 'step'; expected gelu or "),
     ],
 )
 def test_configurations_that_do_not_fit(
@@ -195,13 +196,6 @@ def test_configurations_that_do_not_fit(
     path = hubert_folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=sentence):
-        auscult.load(f"hf:{hubert_folder}")
-
-
-@pytest.mark.parametrize("text", ["[]", '{"do_normalize": "false"}'])
-def test_normalisation_is_not_guessed_from_odd_files(hubert_folder: Path, text: str) -> None:
-    (hubert_folder / "preprocessor_config.json").write_text(text)
-    with pytest.raises(UserError, match="expected an object with do_normalize true or false"):
         auscult.load(f"hf:{hubert_folder}")
 
 
@@ -230,7 +224,7 @@ def test_files_run_no_code(hubert_folder: Path, tmp_path: Path) -> None:
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
     (hubert_folder / "config.json").write_text(json.dumps(config))
     (hubert_folder / "mine.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
-    with pytest.raises(UserError, match="hf cannot read"):
+    with pytest.raises(UserError, match="is a 'mine' model; hf reads"):
         auscult.load(f"hf:{hubert_folder}")
     assert not (tmp_path / "sprung").exists()
 
@@ -246,9 +240,9 @@ def test_plain_tensors_in_a_bin_file_are_read(hubert_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("model.safetensors", b"not weights", "hf cannot read"),
+        ("model.safetensors", b"not weights", "cannot be read as safetensors"),
         ("model.safetensors", None, "no file named model.safetensors"),
-        ("config.json", b"{", "hf cannot read"),
+        ("config.json", b"{", "cannot be read as JSON"),
         ("config.json", None, "has no config.json"),
         ("config.json", b'{"model_type": "bert"}', "is a 'bert' model; hf reads data2vec-audio"),
         ("preprocessor_config.json", b'{"sampling_rate": 8000}', "reads audio at 8000 Hz"),
