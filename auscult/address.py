@@ -1,10 +1,10 @@
-"""One string addresses an upstream everywhere: ``family[:checkpoint][@subnet]``."""
+"""One string addresses an upstream everywhere: ``family[:checkpoint][?options][@subnet]``."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from auscult.errors import UserError
+from auscult.errors import UserError, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,12 @@ class Address:
     subnet: str = ""
     random: bool = False
     seed: int | None = None
+    options: tuple[tuple[str, str], ...] = ()  # what a file does not say: ?heads=12,norm=pre
 
     def __str__(self) -> str:
         text = self.family
         text += f":{self.checkpoint}" if self.checkpoint else ""
+        text += f"?{','.join('='.join(pair) for pair in self.options)}" if self.options else ""
         text += f"@{self.subnet}" if self.subnet else ""
         if not self.random:
             return text
@@ -43,14 +45,14 @@ def parse_address(spec: str) -> Address:
         if inner.random:
             raise UserError(f"Upstream {spec!r} is random(random(...)); write random once.")
         seed = int(wrapped[2]) if wrapped[2] else None
-        return Address(inner.family, inner.checkpoint, inner.subnet, random=True, seed=seed)
+        return replace(inner, random=True, seed=seed)
     if text.endswith("@"):
         raise UserError(f"Upstream {spec!r} ends in @: write the subnet after it, or drop it.")
     family, _, rest = text.partition(":")
     subnet = ""
     if not rest:
         family, _, subnet = family.partition("@")
-    elif "@" in rest and not Path(rest).expanduser().exists():  # a path may itself hold an @
+    elif "@" in rest and not _exists(rest):  # a path may itself hold an @
         head, _, tail = rest.rpartition("@")
         of_path = "/" in tail and not tail.endswith(".json")  # a subnet may stand in a file
         rest, subnet = (rest, "") if of_path else (head, tail)
@@ -59,4 +61,46 @@ def parse_address(spec: str) -> Address:
             f"Upstream {spec!r} cannot be read: expected family[:checkpoint][@subnet], "
             "such as fbank, hf:/models/wavlm-base or random(hubert_base)."
         )
-    return Address(family, rest, subnet)
+    rest, options = _options(rest, spec)
+    return Address(family, rest, subnet, options=options)
+
+
+def place(checkpoint: str) -> Path:
+    """Return the path that a checkpoint is named by, with ~ for a home folder.
+
+    Raises:
+        UserError: No file can have that name.
+    """
+    try:
+        path = Path(checkpoint).expanduser()
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long; a NUL; no such user
+        raise UserError(
+            f"{quoted(checkpoint)} is no path: {getattr(error, 'strerror', None) or error}."
+        ) from error
+    if "\0" in checkpoint:
+        raise UserError(f"{quoted(checkpoint)} is no path: it holds a NUL.")
+    return path
+
+
+def _exists(checkpoint: str) -> bool:
+    try:
+        return place(checkpoint).exists()
+    except UserError:
+        return False
+
+
+def _options(rest: str, spec: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Take ``?name=value,...`` off a checkpoint; a path or a web address may itself hold a ?."""
+    head, mark, tail = rest.rpartition("?")
+    if not mark or "://" in rest or "/" in tail or _exists(rest):
+        return rest, ()
+    pairs = [part.partition("=")[::2] for part in tail.split(",")]
+    if not all(re.fullmatch(r"[a-z_]+", name) and value for name, value in pairs):
+        raise UserError(
+            f"Upstream {spec!r} cannot be read: expected options such as ?heads=12,norm=pre behind "
+            f"the file, got {tail!r}."
+        )
+    if len(dict(pairs)) < len(pairs):
+        raise UserError(f"Upstream {spec!r} gives an option twice.")
+    return head, tuple(pairs)

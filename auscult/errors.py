@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The one exception that means: the user can mend this; and how its messages quote."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,15 @@ class UserError(Exception):
 
     The command line prints the message without a traceback and exits with status 2.
     """
+
+
+def quoted(value: object, letters: int = 80) -> str:
+    """Return how a value of a file reads in a message: as Python writes it, cut where long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; endless nesting
+        text = f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= letters else f"{text[: letters - 3]}..."
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

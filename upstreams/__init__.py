@@ -3,11 +3,10 @@
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
-from auscult.address import Address, parse_address
+from auscult.address import Address, parse_address, place
 from auscult.errors import UserError, unknown
 from auscult.upstream import Upstream
 
@@ -26,9 +25,11 @@ class Family:
     description: str
     example: str
     subnets: bool = False  # whether @ may follow the checkpoint
+    options: tuple[str, ...] = ()  # that may follow a file, behind ?
     ships: bool = False  # whether its weights come with Auscult
 
 
+_BARE = ("heads", "norm", "normalize", "strides")  # what a state dict does not say
 _TINY = "auscult.upstreams.packaged:load"
 _ROWS = (
     Family(
@@ -70,16 +71,26 @@ _ROWS = (
     Family(
         name="hubert",
         target="auscult.upstreams.fairseq:load",
-        needs="a file of fairseq, s3prl or torchaudio, or a folder",
-        description="HuBERT, any size",
+        needs="a file of fairseq, s3prl, torchaudio or transformers, or a folder",
+        description="HuBERT, any size; options behind a state dict of an odd size: ?heads=8",
         example="hubert:hubert_base_ls960.pt",
+        options=_BARE,
     ),
     Family(
         name="wav2vec2",
         target="auscult.upstreams.fairseq:load",
-        needs="a file of fairseq, s3prl or torchaudio, or a folder",
-        description="wav2vec 2.0, any size",
+        needs="a file of fairseq, s3prl, torchaudio or transformers, or a folder",
+        description="wav2vec 2.0, any size; options as behind hubert: ?heads=8,norm=pre",
         example="wav2vec2:wav2vec_small.pt",
+        options=_BARE,
+    ),
+    Family(
+        name="wavlm",
+        target="auscult.upstreams.fairseq:load",
+        needs="a file as its authors or torchaudio or transformers store it, or a folder",
+        description="WavLM, any size; options as behind hubert: ?norm=pre,normalize=yes",
+        example="wavlm:WavLM-Base.pt",
+        options=_BARE,
     ),
     Family(
         name="distilhubert",
@@ -166,7 +177,7 @@ def load_upstream(spec: str, *, seed: int = 0) -> Upstream:
     """Build the encoder that ``spec`` addresses, in evaluation mode on the CPU.
 
     Args:
-        spec: ``family[:checkpoint][@subnet]``, or ``random(...)`` around it or around a shape.
+        spec: ``family[:checkpoint][?options][@subnet]``, or ``random(...)`` around it or a shape.
         seed: Seed of the weights inside ``random(...)`` where ``spec`` itself names none.
 
     Raises:
@@ -180,18 +191,18 @@ def load_upstream(spec: str, *, seed: int = 0) -> Upstream:
     try:
         return loader(address, seed).eval()
     except UserError as error:
-        made = _pretrained_as(Path(address.checkpoint)) if address.checkpoint else ""
+        made = _pretrained_as(address.checkpoint) if address.checkpoint else ""
         if made in ("", address.family):
             raise
         raise UserError(f"{error} It was made by `auscult pretrain {made}`: load it so.") from error
 
 
-def _pretrained_as(folder: Path) -> str:
+def _pretrained_as(checkpoint: str) -> str:
     """Return the family that a folder was pretrained as; empty where nothing says so."""
     from auscult.pretraining import read_training
 
     try:
-        settings = read_training(folder.expanduser()) or {}
+        settings = read_training(place(checkpoint)) or {}
     except UserError:
         return ""
     return str(settings.get("family", ""))
@@ -249,6 +260,12 @@ def _loader(address: Address) -> Callable[[Address, int], Upstream]:
     lacks_checkpoint = isinstance(row, Family) and not address.checkpoint  # its loader says so
     if address.subnet and not row.subnets and not lacks_checkpoint:
         raise UserError(f"{address}: {name} has no subnets; drop @{address.subnet}.")
+    for option, _ in address.options:
+        known = row.options if isinstance(row, Family) else ()
+        if not known:
+            raise UserError(f"{address}: {name} takes no options; drop ?{option}=...")
+        if option not in known:
+            raise unknown("option", option, known)
     module, _, function = row.target.partition(":")
     loader: Callable[[Address, int], Upstream] = getattr(importlib.import_module(module), function)
     return loader

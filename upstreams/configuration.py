@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from auscult.contracts import SAMPLE_RATE
-from auscult.errors import UserError
+from auscult.errors import UserError, quoted
 from auscult.frame import conv_geometry
 from auscult.text import read_table
 
@@ -123,7 +123,7 @@ def read_configuration(path: Path, holder: object) -> Any:
     found = read_table(path)
     kind = found.get("model_type")
     if kind not in SUPPORTED:
-        raise UserError(f"{holder} is a {_quoted(kind)} model; hf reads {', '.join(SUPPORTED)}.")
+        raise UserError(f"{holder} is a {quoted(kind)} model; hf reads {', '.join(SUPPORTED)}.")
     if found.get("per_layer_config"):
         raise UserError(f"{path}: blocks that differ (per_layer_config) are not read.")
     return build_configuration(path, str(kind), found)
@@ -138,7 +138,7 @@ def build_configuration(path: Path, model_type: str, found: Mapping[str, Any]) -
         found: Fields by transformers' names; those that are not in the list above are left out.
 
     Raises:
-        UserError: A field out of its range or of another type, or fields that contradict each other.
+        UserError: A field out of its range or of another type, or fields that do not fit.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
@@ -148,7 +148,7 @@ def build_configuration(path: Path, model_type: str, found: Mapping[str, Any]) -
     chosen = {name: found[name] for name in sorted(known & found.keys())}
     for name, value in chosen.items():
         if not _FIELDS[name].admits(value):
-            raise UserError(f"{path}: {name} is {_quoted(value)}; expected {_FIELDS[name]}.")
+            raise UserError(f"{path}: {name} is {quoted(value)}; expected {_FIELDS[name]}.")
     try:
         config = kind(**chosen)
     except StrictDataclassError as error:  # its cause says what was expected and what came
@@ -190,8 +190,3 @@ def _odd_convolutions(config: Any) -> str:
             f"{SAMPLE_RATE} at most, every {LEAST_STRIDE} at least"
         )
     return ""
-
-
-def _quoted(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""Weights of fairseq, s3prl and torchaudio as transformers' encoders: by name, strictly.
+"""Encoders of fairseq, s3prl and torchaudio as transformers': what their files say of them.
 
 Sizes, norms and biases are read from the tensors. What a file says about itself beside them is
 believed where the tensors cannot tell, and must agree with them where they can.
@@ -8,18 +8,19 @@ import argparse
 import ast
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from auscult.checkpoint import Stub
-from auscult.errors import UserError
+from auscult.errors import UserError, quoted
 
 from .configuration import build_configuration
 from .hub import build_model
+from .layout import BATCH_NORM, CONV, MASK_VECTOR, POSITION, POSITION_BIAS
 from .weight import fill
 
 NORMS = {"default": "group", "layer_norm": "layer"}  # fairseq's extractor modes
@@ -31,94 +32,6 @@ _ACTIVATIONS = {  # fairseq's names and transformers'
     "tanh": "tanh",
     "linear": "linear",
 }
-_CONV = "feature_extractor.conv_layers"
-_POSITION = "encoder.pos_conv_embed.conv.parametrizations.weight"
-_FEED_FORWARD = r"encoder.layers.\1.feed_forward"
-_MASK_VECTOR = "masked_spec_embed"
-_TENSOR = "(weight|bias)"
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How a library names the tensors of an encoder."""
-
-    first: str  # the first convolution, whatever stands before its name
-    encoder: tuple[tuple[str, str], ...]  # pattern of a name, and the same in transformers
-    others: str  # pattern of the names of heads, which are counted and left out
-
-
-FAIRSEQ = Layout(
-    first="feature_extractor.conv_layers.0.0.weight",
-    encoder=(
-        (rf"feature_extractor\.conv_layers\.(\d+)\.0\.{_TENSOR}", rf"{_CONV}.\1.conv.\2"),
-        (rf"feature_extractor\.conv_layers\.0\.2\.{_TENSOR}", rf"{_CONV}.0.layer_norm.\1"),
-        (rf"feature_extractor\.conv_layers\.(\d+)\.2\.1\.{_TENSOR}", rf"{_CONV}.\1.layer_norm.\2"),
-        (rf"layer_norm\.{_TENSOR}", r"feature_projection.layer_norm.\1"),
-        (rf"post_extract_proj\.{_TENSOR}", r"feature_projection.projection.\1"),
-        (r"encoder\.pos_conv\.0\.bias", "encoder.pos_conv_embed.conv.bias"),
-        (r"encoder\.pos_conv\.0\.weight_g", f"{_POSITION}.original0"),
-        (r"encoder\.pos_conv\.0\.weight_v", f"{_POSITION}.original1"),
-        (r"encoder\.pos_conv\.0\.(parametrizations\..*)", r"encoder.pos_conv_embed.conv.\1"),
-        (rf"encoder\.layer_norm\.{_TENSOR}", r"encoder.layer_norm.\1"),
-        (r"encoder\.layers\.(\d+)\.self_attn\.(.*)", r"encoder.layers.\1.attention.\2"),
-        (r"encoder\.layers\.(\d+)\.self_attn_(layer_norm\..*)", r"encoder.layers.\1.\2"),
-        (r"encoder\.layers\.(\d+)\.(final_layer_norm\..*)", r"encoder.layers.\1.\2"),
-        (r"encoder\.layers\.(\d+)\.fc1\.(.*)", rf"{_FEED_FORWARD}.intermediate_dense.\2"),
-        (r"encoder\.layers\.(\d+)\.fc2\.(.*)", rf"{_FEED_FORWARD}.output_dense.\2"),
-        (r"mask_emb", _MASK_VECTOR),
-    ),
-    others=r"(quantizer|project_q|final_proj|target_glu|output_layer)\..*|label_embs_concat"
-    r"|w2v_encoder\.proj\..*",
-)
-TORCHAUDIO = Layout(
-    first="feature_extractor.conv_layers.0.conv.weight",
-    encoder=(
-        (r"(feature_extractor\..*)", r"\1"),
-        (r"encoder\.(feature_projection\..*)", r"\1"),
-        (r"encoder\.transformer\.pos_conv_embed\.conv\.weight_g", f"{_POSITION}.original0"),
-        (r"encoder\.transformer\.pos_conv_embed\.conv\.weight_v", f"{_POSITION}.original1"),
-        (r"encoder\.transformer\.(.*)", r"encoder.\1"),
-        (r"(?:model\.)?mask_generator\.mask_embedding", _MASK_VECTOR),
-    ),
-    others=r"aux\..*|(model\.)?logit_generator\..*",
-)
-
-
-def sort_weights(
-    path: Path, stored: Mapping[str, Any], layout: Layout
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the encoder's weights under transformers' names, and the others under their own.
-
-    Raises:
-        UserError: Not this layout, or an entry that is neither of the encoder nor of a known head.
-    """
-    start = next((str(name) for name in stored if str(name).endswith(layout.first)), None)
-    if start is None:
-        raise UserError(
-            f"{path} has no {layout.first}: it holds neither HuBERT nor wav2vec 2.0 as fairseq, "
-            "s3prl or torchaudio store them."
-        )
-    encoder: dict[str, Tensor] = {}
-    others: dict[str, Tensor] = {}
-    unknown: list[str] = []
-    for name, tensor in stored.items():
-        bare = str(name).removeprefix(start.removesuffix(layout.first))
-        renamed = _rename(bare, layout)
-        if not isinstance(tensor, Tensor):
-            unknown.append(str(name))
-        elif renamed is not None:
-            encoder[renamed] = tensor
-        elif re.fullmatch(layout.others, bare):
-            others[bare] = tensor
-        else:
-            unknown.append(str(name))
-    if unknown:
-        listed = ", ".join(sorted(unknown)[:3]) + (", ..." if len(unknown) > 3 else "")
-        raise UserError(
-            f"{path} holds {len(unknown)} entries that are neither of a HuBERT or wav2vec 2.0 "
-            f"encoder nor of a pretraining head that Auscult knows: {listed}."
-        )
-    return encoder, others
 
 
 def read_sizes(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -135,18 +48,20 @@ def read_sizes(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
             raise UserError(f"{path}: expected {axes} axes of {name}, got {weights[name].ndim}.")
         return tuple(weights[name].shape)
 
-    convolutions = [shape(f"{_CONV}.0.conv.weight", 3)]
-    while (name := f"{_CONV}.{len(convolutions)}.conv.weight") in weights:
+    convolutions = [shape(f"{CONV}.0.conv.weight", 3)]
+    while (name := f"{CONV}.{len(convolutions)}.conv.weight") in weights:
         convolutions.append(shape(name, 3))
     hidden, _ = shape("feature_projection.projection.weight", 2)
-    _, channels, kernel = shape(f"{_POSITION}.original1", 3)
+    batch_norm = BATCH_NORM in weights
+    position = "weight" if batch_norm else "parametrizations.weight.original1"
+    _, channels, kernel = shape(f"{POSITION}.{position}", 3)
     inner, _ = shape("encoder.layers.0.feed_forward.intermediate_dense.weight", 2)
     numbers = (re.match(r"encoder\.layers\.(\d+)\.", name) for name in weights)
-    later_norms = (re.match(rf"{_CONV}\.[1-9]\d*\.layer_norm\.", name) for name in weights)
-    return {
+    later_norms = (re.match(rf"{CONV}\.[1-9]\d*\.layer_norm\.", name) for name in weights)
+    sizes = {
         "conv_dim": [channel for channel, _, _ in convolutions],
         "conv_kernel": [size for _, _, size in convolutions],
-        "conv_bias": f"{_CONV}.0.conv.bias" in weights,
+        "conv_bias": f"{CONV}.0.conv.bias" in weights,
         "feat_extract_norm": "layer" if any(later_norms) else "group",
         "feat_proj_layer_norm": "feature_projection.layer_norm.weight" in weights,
         "hidden_size": hidden,
@@ -154,8 +69,13 @@ def read_sizes(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "intermediate_size": inner,
         "num_conv_pos_embeddings": kernel,
         "num_conv_pos_embedding_groups": hidden // max(channels, 1),
-        "mask_time_prob": 0.05 if _MASK_VECTOR in weights else 0.0,  # whether there is a vector
+        "conv_pos_batch_norm": batch_norm,
+        "mask_time_prob": 0.05 if MASK_VECTOR in weights else 0.0,  # whether there is a vector
     }
+    if POSITION_BIAS in weights:
+        buckets, heads = shape(POSITION_BIAS, 2)
+        sizes |= {"num_buckets": buckets, "num_attention_heads": heads}
+    return sizes
 
 
 def write_config(
@@ -175,8 +95,8 @@ def write_config(
     for name in sizes.keys() & said.keys():
         if said[name] != sizes[name]:
             raise UserError(
-                f"{path} contradicts itself: {name} is {said[name]!r} by its configuration and "
-                f"{sizes[name]!r} by its tensors."
+                f"{path} contradicts itself: {name} is {quoted(said[name])} by its configuration "
+                f"and {quoted(sizes[name])} by its tensors."
             )
     return build_configuration(path, model_type, {**said, **sizes, "mask_feature_prob": 0.0})
 
@@ -219,7 +139,7 @@ def parse_convolutions(path: Path, text: object) -> list[tuple[int, int, int]]:
     except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(
             f"{path}: its convolutions cannot be read: expected such as "
-            f"'[(512,10,5)] + [(512,3,2)] * 4', got {str(text)[:80]!r}."
+            f"'[(512,10,5)] + [(512,3,2)] * 4', got {quoted(text)}."
         ) from error
     return [(channels, kernel, stride) for channels, kernel, stride in found]
 
@@ -232,7 +152,7 @@ def read_activation(path: Path, name: object) -> str:
     """
     if not isinstance(name, str) or name not in _ACTIVATIONS:
         raise UserError(
-            f"{path}: the activation {name!r} is not read, only {', '.join(_ACTIVATIONS)}."
+            f"{path}: the activation {quoted(name)} is not read, only {', '.join(_ACTIVATIONS)}."
         )
     return _ACTIVATIONS[name]
 
@@ -248,8 +168,25 @@ def read_options(path: Path, name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, argparse.Namespace):
         value = vars(value)
     if not isinstance(value, Mapping):
-        raise UserError(f"{path}: expected options in {name}, got {str(value)[:60]!r}.")
+        raise UserError(f"{path}: expected options in {name}, got a {type(value).__name__}.")
     return {str(key): item for key, item in value.items()}
+
+
+def plain_options(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options that are plain values or lists of them; numbers of numpy become Python's.
+
+    Raises:
+        UserError: One is a tensor or an array.
+    """
+    plain: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, Tensor | np.ndarray):
+            kind = "a tensor" if isinstance(value, Tensor) else "an array"
+            raise UserError(f"{path}: the option {name} is {kind}; expected a plain value.")
+        plain[name] = value
+    return plain
 
 
 def _evaluate(node: ast.expr) -> list[Any]:
@@ -264,10 +201,3 @@ def _evaluate(node: ast.expr) -> list[Any]:
     if not isinstance(layers, list):
         raise ValueError("not a list")
     return layers
-
-
-def _rename(name: str, layout: Layout) -> str | None:
-    for pattern, wanted in layout.encoder:
-        if found := re.fullmatch(pattern, name):
-            return found.expand(wanted)
-    return None

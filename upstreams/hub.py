@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from auscult.address import place
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
 from auscult.progress import logger
@@ -19,9 +20,9 @@ from auscult.text import read_table
 from .configuration import SUPPORTED, read_configuration
 from .weight import check_size, fits, plain_names
 
-__all__ = ["SUPPORTED", "Source", "find_source", "read_config", "read_model"]
+__all__ = ["SUPPORTED", "WHOLE_MODELS", "Source", "find_source", "read_config", "read_model"]
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WHOLE_MODELS = ("model.safetensors", "pytorch_model.bin")
 _MASK_VECTOR = "masked_spec_embed"  # training alone reads it, and some files lack it
 _BLOCK = re.compile(r"encoder\.layers\.(\d{1,6})\.")
 
@@ -43,7 +44,7 @@ def find_source(checkpoint: str) -> Source:
     Raises:
         UserError: Neither, or a file.
     """
-    folder = Path(checkpoint).expanduser()
+    folder = place(checkpoint)
     if folder.is_file():
         raise UserError(f"{folder} is a file; hf needs the folder that holds it and config.json.")
     if folder.is_dir():
@@ -193,7 +194,7 @@ def _read_weights(source: Source) -> dict[str, Tensor]:
     """Return the tensors of a model."""
     paths = _weight_files(source, fetch=True)
     if not paths:
-        raise UserError(f"{source} has no file named {' or '.join(_WEIGHTS)}.")
+        raise UserError(f"{source} has no file named {' or '.join(WHOLE_MODELS)}.")
     stored: dict[str, Tensor] = {}
     for path in paths:
         content = read_checkpoint(path)
@@ -218,7 +219,7 @@ def _weight_files(source: Source, *, fetch: bool) -> list[Path]:
         fetch: Whether what is not here yet is fetched from the hub; else it is left out.
     """
     where = source if fetch else replace(source, local_only=True)
-    for name in _WEIGHTS:
+    for name in WHOLE_MODELS:
         if (path := find_file(where, name)) is not None:
             return [path]
         if (index := find_file(where, f"{name}.index.json")) is not None:

@@ -1,6 +1,7 @@
 """The company that every accuracy keeps: log-mel, and the random-weight twin of its encoder."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ Baselines = Annotated[
 
 def with_baselines(specs: Sequence[str]) -> list[str]:
     """Add log-mel, and the random twin of every encoder whose weights are loaded."""
-    from auscult.address import Address, parse_address
+    from auscult.address import parse_address
     from auscult.progress import logger
 
     addresses = [parse_address(spec) for spec in specs]
@@ -22,8 +23,7 @@ def with_baselines(specs: Sequence[str]) -> list[str]:
         if address.family == "s3prl":
             logger.info(f"{address} has no random twin: s3prl builds it from its checkpoint alone.")
         elif not address.random and (address.checkpoint or _ships(address.family)):
-            twin = Address(address.family, address.checkpoint, address.subnet, random=True)
-            wanted.append(str(twin))
+            wanted.append(str(replace(address, random=True)))
     return list(dict.fromkeys([*wanted, "log_mel"]))
 
 

@@ -22,6 +22,7 @@ from auscult.bridge import hushed, repair
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
 from auscult.upstreams import load_upstream
+from auscult.upstreams.bare import PUBLISHED_HEADS
 from auscult.upstreams.distiller import read_prediction_heads
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`")  # s3prl's
@@ -214,12 +215,12 @@ def test_published_heads_are_counted() -> None:
         built: dict[str, nn.Module] = {"hubert": hubert.HubertModel(options, task, [["a"] * 504])}
         config = wav2vec2.Wav2Vec2Config(quantize_targets=True, **sizes)
         built["wav2vec2"] = wav2vec2.Wav2Vec2Model(config)
-    from auscult.upstreams.conversion import FAIRSEQ, sort_weights
+    from auscult.upstreams.layout import sort_weights
 
     counts = {}
     for family, model in built.items():
-        _, others = sort_weights(Path(family), model.state_dict(), FAIRSEQ)
-        counts[family] = sum(tensor.numel() for tensor in others.values())
+        heads = sort_weights(Path(family), model.state_dict()).heads
+        counts[family] = sum(tensor.numel() for tensor in heads.values())
     assert counts == {"hubert": 325_888, "wav2vec2": 672_896}
 
 
@@ -236,10 +237,10 @@ def test_states_equal_torchaudio(foreign: Any, norm: str, bias: bool, tmp_path: 
     with torch.no_grad():
         outputs, _ = model.extract_features(heard)
         last, _ = model(heard)  # in pre-norm encoders after the final norm
-    found = encode(f"wav2vec2:{path}")
+    found = encode(f"wav2vec2:{path}?heads=2")
     name = f"torchaudio ({norm} norm{', biases' * bias})"
     assert_parity(name, found[1:], [*(state[0] for state in outputs[:-1]), last[0]])
-    assert all(torch.equal(*pair) for pair in zip(found, encode(f"hubert:{path}"), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(found, encode(f"hubert:{path}?heads=2"), strict=True))
 
 
 def test_heads_of_wide_torchaudio_models() -> None:
@@ -252,7 +253,7 @@ def test_heads_of_wide_torchaudio_models() -> None:
     assert len(published) >= 25
     for name, options in published.items():
         width, norm = options["encoder_embed_dim"], options["extractor_mode"]
-        assert options["encoder_num_heads"] == min(width // 64, 16), name
+        assert options["encoder_num_heads"] == PUBLISHED_HEADS[width], name
         assert options["encoder_layer_norm_first"] == (norm == "layer_norm"), name
         bundle = getattr(torchaudio.pipelines, name)
         assert bundle._normalize_waveform == (norm == "layer_norm"), name
@@ -263,9 +264,9 @@ def test_torchaudio_says_what_was_taken(
 ) -> None:
     path = save(foreign.torchaudio("layer", True, labels=5).state_dict(), tmp_path / "asr.pth")
     with caplog.at_level(logging.INFO, logger="auscult"):
-        spec = auscult.load(f"wav2vec2:{path}").spec
+        spec = auscult.load(f"wav2vec2:{path}?heads=2").spec
     assert spec.heads == (2, 2) and spec.normalize and spec.head_parameters == 5 * 128 + 5
-    assert "2 for a width of 128" in caplog.text and "pre-norm blocks" in caplog.text
+    assert "heads for a width" not in caplog.text and "pre-norm blocks" in caplog.text
     assert "they are normalised, as goes with its extractor's layer norm" in caplog.text
 
 
@@ -284,7 +285,7 @@ def test_torchaudio_wrappers_hold_one_encoder(foreign: Any, tmp_path: Path) -> N
     )
     lit = {"state_dict": {f"model.{k}": v for k, v in pretraining.state_dict().items()}, "epoch": 1}
     specs = [
-        auscult.load(f"hubert:{path}").spec
+        auscult.load(f"hubert:{path}?heads=2").spec
         for path in (
             plain,
             save(wrapped, tmp_path / "bundle.pth"),

@@ -1,8 +1,6 @@
 """LightHuBERT: a supernet, its search spaces and every subnet of them."""
 
-from pathlib import Path
-
-from auscult.address import Address
+from auscult.address import Address, place
 from auscult.errors import UserError
 from auscult.upstream import Upstream
 
@@ -30,7 +28,7 @@ def load(address: Address, seed: int) -> Upstream:
             "lighthubert needs a checkpoint file or an exported folder, such as "
             "lighthubert:lighthubert_small.pt@a_small."
         )
-    path = Path(address.checkpoint).expanduser()
+    path = place(address.checkpoint)
     file = find_file(path)
     if file is None:
         if address.subnet:

@@ -14,7 +14,7 @@ from torch import Tensor
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
 
-from ..conversion import FAIRSEQ, sort_weights
+from ..layout import FAIRSEQ, sort_weights
 from ..weight import fill
 from .network import KERNELS, STRIDES, LightHubert
 from .scaled import describe_space, read_space
@@ -101,7 +101,7 @@ def export_transformers(upstream: LightHubertUpstream, folder: Path) -> None:
     from transformers import Wav2Vec2FeatureExtractor
 
     config = _hubert_config(upstream.network)
-    weights, _ = sort_weights(folder, _fairseq_state(upstream.network), FAIRSEQ)
+    weights = sort_weights(folder, _fairseq_state(upstream.network), (FAIRSEQ,)).encoder
     extractor = Wav2Vec2FeatureExtractor(
         do_normalize=upstream.spec.normalize, return_attention_mask=upstream.spec.normalize
     )

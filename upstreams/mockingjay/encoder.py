@@ -3,13 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from auscult.address import Address
+from auscult.address import Address, place
 from auscult.contracts import AttentionMap, UpstreamSpec, Waveforms
 from auscult.cost import Macs, attention_macs, feed_forward_macs
 from auscult.errors import UserError
@@ -178,7 +177,7 @@ def load(address: Address, seed: int) -> Upstream:
             f"{family} needs a checkpoint file: {family}:FILE; without one, a shape such as "
             f"random({family}_3l) has weights from a seed."
         )
-    path = Path(address.checkpoint).expanduser()
+    path = place(address.checkpoint)
     if path.is_dir():
         path /= FILE
     checkpoint = read_mockingjay(path)

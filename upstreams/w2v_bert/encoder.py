@@ -1,12 +1,10 @@
 """w2v-BERT behind the contract of an encoder: from audio to the states of both modules."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from auscult.address import Address
+from auscult.address import Address, place
 from auscult.contracts import UpstreamSpec, Waveforms
 from auscult.cost import Macs, attention_macs, feed_forward_macs
 from auscult.errors import UserError
@@ -104,7 +102,7 @@ def load(address: Address, seed: int) -> Upstream:
             "w2v_bert needs a safetensors file or its folder, such as w2v_bert:models/w2v-bert; "
             "for weights from a seed write random(w2v_bert_xl)."
         )
-    path = Path(address.checkpoint).expanduser()
+    path = place(address.checkpoint)
     if address.random:
         return _draw(read_dimensions(path), seed, name=str(address), source=str(path))
     model = load_w2v_bert(path)
