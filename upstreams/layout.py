@@ -6,7 +6,7 @@ Names may stand behind any prefix, as where the encoder is a part of a larger mo
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -165,15 +165,21 @@ def _find(path: Path, names: list[str], layouts: tuple[Layout, ...]) -> Sorted:
                 "state_dict of the one that is meant."
             )
         if prefixes:
-            return Sorted(layout, prefixes.pop())
-    raise UserError(f"{path} {_what_else(names)}")
+            prefix = prefixes.pop()
+            bare = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+            if other := _read_elsewhere(bare, re.match):
+                raise UserError(f"{path} {other}")
+            return Sorted(layout, prefix)
+    raise UserError(f"{path} {_read_elsewhere(names, re.search) or _unknown(names)}")
 
 
-def _what_else(names: list[str]) -> str:
-    """Say of which encoder names are, and what reads it."""
-    for pattern, what in _ELSEWHERE:
-        if any(re.search(pattern, name) for name in names):
-            return what
+def _read_elsewhere(names: list[str], find: Callable[[str, str], object]) -> str:
+    """Say of which encoder with like names these are, and what reads it; empty of none."""
+    found = (what for pattern, what in _ELSEWHERE if any(find(pattern, name) for name in names))
+    return next(found, "")
+
+
+def _unknown(names: list[str]) -> str:
     listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") or "nothing"
     return (
         f"has no {' or '.join(sorted({layout.first for layout in LAYOUTS}))}: it holds neither "
@@ -185,14 +191,22 @@ def _what_else(names: list[str]) -> str:
 
 _BY_FOLDER = "save it with save_pretrained, whose config.json says its sizes, and write hf:FOLDER."
 _ELSEWHERE = (
-    (r"pos_conv\.0\.0\.weight$", "holds data2vec of fairseq: write s3prl:data2vec_local:FILE."),
-    (r"pos_conv_embed\.layers\.0\.", f"holds transformers' data2vec: {_BY_FOLDER}"),
-    (r"conv_module\.depthwise", f"holds a conformer of transformers: {_BY_FOLDER}"),
-    (r"input_representations\.", "holds Mockingjay or Audio ALBERT without its configuration: "
-     "write mockingjay:FILE or audio_albert:FILE with the file that s3prl's training wrote."),
-    (r"^feature_encoder\.|contrastive", "holds a w2v-BERT of 2021: write w2v_bert:FILE, and keep "
-     "its config.json beside it."),
-)  # fmt: skip
+    (
+        r"encoder\.pos_conv\.0\.0\.weight$",
+        "holds data2vec of fairseq: write s3prl:data2vec_local:FILE.",
+    ),
+    (r"encoder\.pos_conv_embed\.layers\.", f"holds transformers' data2vec: {_BY_FOLDER}"),
+    (r"encoder\.layers\.0\.conv_module\.", f"holds a conformer of transformers: {_BY_FOLDER}"),
+    (
+        r"input_representations\.spec_transform",
+        "holds Mockingjay or Audio ALBERT without its configuration: name the file that s3prl's "
+        "training wrote, mockingjay:FILE or audio_albert:FILE.",
+    ),
+    (
+        r"encoder\.(contrastive|masked_prediction)\.0\.",
+        "holds a w2v-BERT of 2021: write w2v_bert:FILE, and keep its config.json beside it.",
+    ),
+)
 
 
 def _as_transformers(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -263,6 +263,8 @@ def foreign() -> SimpleNamespace:
     """What others store of tiny encoders, each made by a function of its options."""
     return SimpleNamespace(
         variants=VARIANTS,
+        shaken=shaken,
+        s3prl=build_s3prl,
         converted=converted,
         torchaudio=build_torchaudio,
         distiller_options=distiller_options,

@@ -240,7 +240,9 @@ def test_states_equal_torchaudio(foreign: Any, norm: str, bias: bool, tmp_path: 
     found = encode(f"wav2vec2:{path}?heads=2")
     name = f"torchaudio ({norm} norm{', biases' * bias})"
     assert_parity(name, found[1:], [*(state[0] for state in outputs[:-1]), last[0]])
-    assert all(torch.equal(*pair) for pair in zip(found, encode(f"hubert:{path}?heads=2"), strict=True))
+    assert all(
+        torch.equal(*pair) for pair in zip(found, encode(f"hubert:{path}?heads=2"), strict=True)
+    )
 
 
 def test_heads_of_wide_torchaudio_models() -> None:
