@@ -7,10 +7,10 @@ processes with half a batch each see what one process with all of it sees.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -65,8 +65,23 @@ class Objective(nn.Module, ABC):
         """Return the terms of the loss and what else is worth a curve, by name."""
 
     @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write the network into ``folder`` as its family's loader reads it, replacing older."""
+    def save(self, folder: Path) -> Sequence[Path]:
+        """Write the network into ``folder`` as its family's loader reads it, replacing older.
+
+        Returns:
+            The files that were written: none where those that are there are better.
+        """
+
+    def save_again(self, folder: Path) -> Sequence[Path]:
+        """Write what the last :meth:`save` left in ``folder``, and return the files."""
+        return self.save(folder)
+
+    def progress(self) -> Mapping[str, Any]:
+        """Return what a checkpoint keeps beside the state dict: tensors and plain data."""
+        return {}
+
+    def set_progress(self, progress: Mapping[str, Any]) -> None:  # noqa: B027
+        """Put back what :meth:`progress` returned."""
 
     def fit(self, pool: Pool) -> None:  # noqa: B027
         """Prepare what gradients do not train, such as clusters; once, before the first step."""
@@ -74,6 +89,10 @@ class Objective(nn.Module, ABC):
     def sources(self) -> Mapping[str, str]:
         """Return the fingerprint of each encoder that is learned or started from, by setting."""
         return {}
+
+    def encoders(self) -> Sequence[nn.Module]:
+        """Return those that are learned from, whose code has a part in what is learned."""
+        return ()
 
     def before_step(self, step: int, total_steps: int) -> None:  # noqa: B027
         """Set what follows the step alone, such as a temperature."""

@@ -17,8 +17,8 @@ from auscult.record import fingerprint, library_versions
 
 PACKAGE = "auscult"
 # How things are said, kept and written changes no number, and the package's face only passes on.
-_SPEAKERS = ("errors", "progress", "shown")
-_WRITERS = ("cache", "kept", "origin", "record", "snapshot", "watch", "whole_file")
+_SPEAKERS = ("errors", "progress", "shown", "watch")
+_WRITERS = ("board", "cache", "kept", "loss_curve", "origin", "record", "snapshot", "whole_file")
 _SILENT = {PACKAGE, *(f"{PACKAGE}.{name}" for name in (*_SPEAKERS, *_WRITERS))}
 
 

@@ -9,14 +9,12 @@ A step of N accumulated parts costs N - 1 forward passes more, without gradients
 divided by what all parts count, which must be known before the first gradients.
 """
 
-import json
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,49 +23,44 @@ from torch import Tensor
 
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
+from auscult.loss_curve import CURVE, LossCurve
 from auscult.memory import within_memory
 from auscult.objective import Batch, Objective, Term, Training
 from auscult.precision import check_precision
-from auscult.process import ALONE, Processes
+from auscult.process import Processes
 from auscult.progress import logger, progress
 from auscult.seed import seeded
 from auscult.snapshot import newest_snapshot, write_snapshot
-from auscult.speech_pool import Crop, SpeechPool, draw_of
-from auscult.whole_file import whole_file
+from auscult.speech_pool import Crop, draw_of
+from auscult.training_run import (
+    CHECKPOINTS,
+    Run,
+    audio_changed,
+    check_settings,
+    note_code,
+    warn_of_other_code,
+)
+from auscult.watch import AudioChanged, check_content, file_sha256
+from auscult.whole_file import write_text
 
-CHECKPOINTS, SETTINGS, CURVE = "checkpoints", "training.json", "curve.jsonl"
-READS = "read_sha256"  # the setting with fingerprints of what a run reads
 _MIXED: Mapping[str, str] = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One pretraining: what is trained how, on what, and where it is kept."""
-
-    objective: Objective
-    config: Training
-    pool: SpeechPool
-    seed: int
-    folder: Path
-    about: Mapping[str, str]  # family and corpora: a resumed run must be of the same
-    reads: Mapping[str, str]  # fingerprints of audio, labels and encoders, by what they are
-    device: str = "cpu"
-    processes: Processes = ALONE
 
 
 def pretrain(run: Run) -> int:
     """Train to the end, from the newest checkpoint where there is one; return the steps made.
 
     ``run.folder`` receives the encoder as its family's loader reads it, ``training.json``,
-    ``curve.jsonl`` and ``checkpoints``.
+    ``curve.jsonl`` and ``checkpoints``. Where it was trained to its end already, its files are
+    compared with what was saved, and written again where they were damaged.
 
     On Ctrl-C a run of one process finishes its step, writes a checkpoint of it and raises
     KeyboardInterrupt; the encoder stays that of the last save. A second Ctrl-C, and one to several
     processes, stops at once: the last checkpoint stays.
 
     Raises:
-        UserError: The folder holds another run, the device lacks the precision or the memory, audio
-            cannot be read, or the loss is not finite; the last checkpoint stays.
+        UserError: The folder holds another run or cannot be written, the device lacks the precision
+            or the memory, audio cannot be read or changed, or the loss is not finite; the last
+            checkpoint stays.
     """
     check_precision(run.config.precision, run.device)
     if run.device.startswith("cuda:"):
@@ -76,85 +69,73 @@ def pretrain(run: Run) -> int:
     with seeded(run.seed):
         _, states = newest_snapshot(run.folder / CHECKPOINTS) or (None, None)
         step = 0 if states is None else int(states["step"])
-        if step >= run.config.total_steps:
+        if states is not None and step >= run.config.total_steps:
+            if run.processes.leads:
+                _check_finished(run, states)
             logger.info(f"{run.folder} is trained to its end, step {step}.")
             return 0
-        if states is None and run.processes.leads:
-            run.objective.fit(run.pool)
-        trainer = _Trainer(run)
-        if states is not None:
-            trainer.restore(states)
-            logger.info(f"Going on from step {step} in {run.folder}.")
-        trainer.train(step)
+        try:
+            _check_audio(run)
+            if states is None and run.processes.leads:
+                run.objective.fit(run.pool)
+            trainer = _Trainer(run, states)
+            trainer.train(step)
+        except AudioChanged as error:
+            raise audio_changed(run, error) from error
     return run.config.total_steps - step
 
 
-def check_settings(run: Run) -> None:
-    """Write down what the run is, or compare with what the folder says.
-
-    Raises:
-        UserError: The folder is that of another run, or its settings cannot be read.
-    """
-    wanted = {**run.about, "seed": run.seed, **asdict(run.config)}
-    reads = {**run.reads, **run.objective.sources()}
+def _check_audio(run: Run) -> None:
+    """Compare the audio that is read with what it was when the run began to read it."""
     with run.processes.leader_first():
-        found = read_training(run.folder)
-        if found is not None:
-            _check_same(run.folder, found, wanted)
-            _check_unchanged(run.folder, found.get(READS, {}), reads)
-        elif run.processes.leads:
-            settings = {**wanted, READS: reads}
-            with whole_file(run.folder / SETTINGS) as temporary:
-                temporary.write_text(json.dumps(settings, indent=2) + "\n")
+        if run.processes.leads:
+            check_content([*run.pool.cuts, *run.also_read])
 
 
-def _check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    differing = [key for key in wanted if found.get(key) != wanted[key]]
+def _check_finished(run: Run, states: Mapping[str, Any]) -> None:
+    """Write again what was damaged of a run that is at its end; say it if other code made it."""
+    warn_of_other_code(run)
+    _restore_objective(run.objective, states)
+    _mend(run, states)
+    curve = run.folder / CURVE
+    if "curve" in states and (not curve.exists() or curve.read_text() != states["curve"]):
+        logger.warning(f"{curve} was damaged since it was written; it is written again.")
+        write_text(states["curve"], curve)
+
+
+def _restore_objective(objective: Objective, states: Mapping[str, Any]) -> None:
+    objective.load_state_dict(states["objective"])
+    if "progress" in states:  # not of an older version
+        objective.set_progress(states["progress"])
+
+
+def _mend(run: Run, states: Mapping[str, Any]) -> dict[str, str]:
+    """Write the encoder again where it is not what was saved; return the hashes of its files."""
+    saved: dict[str, str] = dict(states.get("saved", {}))
+    differing = [name for name in saved if _sha256(run.folder / name) != saved[name]]
     if differing:
-        key = differing[0]
-        if key not in found:
-            raise UserError(
-                f"{folder} holds a run without {key}, of another kind or begun by an older "
-                "Auscult; choose another --out, or end it with what began it."
-            )
-        raise UserError(
-            f"{folder} holds a run with {key} {found.get(key)}, and this one has "
-            f"{wanted[key]}; repeat its command to go on, or choose another --out."
+        step = int(states["step"])
+        logger.warning(
+            f"{', '.join(differing)} in {run.folder} is not what was saved by step {step}; it is "
+            "written again."
         )
+        run.objective.before_step(step - 1, run.config.total_steps)
+        saved |= _hashes(run.objective.save_again(run.folder))
+    return saved
 
 
-def _check_unchanged(folder: Path, found: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Refuse to go on with other audio, labels or encoders; older folders do not name them."""
-    for name in found:
-        if found[name] != now.get(name):
-            raise UserError(
-                f"The {name} of the run in {folder} has changed since it began; put back what it "
-                "was to go on, or choose another --out."
-            )
+def _hashes(files: Iterable[Path]) -> dict[str, str]:
+    return {path.name: _sha256(path) for path in files}
 
 
-def read_training(folder: Path) -> dict[str, Any] | None:
-    """Return the settings that a run wrote into ``folder``; None where there are none.
-
-    Raises:
-        UserError: The file is torn or no table of settings.
-    """
-    path = folder / SETTINGS
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}; put a whole copy in its place.") from error
-    if not isinstance(found, dict) or not isinstance(found.get(READS, {}), dict):
-        raise UserError(f"{path} holds no settings by name; put a whole copy in its place.")
-    return found
+def _sha256(path: Path) -> str:
+    return file_sha256(path) if path.is_file() else ""
 
 
 class _Trainer:
     """Objective, optimiser and accelerator of one run."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, states: Mapping[str, Any] | None) -> None:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
         from accelerate.utils import DistributedDataParallelKwargs
@@ -176,36 +157,62 @@ class _Trainer:
             eps=run.config.eps,
         )
         self.model, self.optimizer = self.accelerator.prepare(run.objective.train(), optimizer)
-        self.curve = _Curve(run.folder) if run.processes.leads else None
+        self.sums: dict[str, Tensor] = {}  # of the terms since the curve's last point, (2,) each
+        self.saved: dict[str, str] = {}  # the encoder's files, with their hashes
+        self.settings: Mapping[str, Any] = {}
+        self.curve: LossCurve | None = None
+        if states is not None:
+            self._restore(states)
+        if run.processes.leads:
+            self._begin(states or {"step": 0, "curve": ""})
 
-    def restore(self, states: Mapping[str, Any]) -> None:
-        """Put back what :meth:`save` wrote."""
-        self.run.objective.load_state_dict(states["objective"])
+    def _restore(self, states: Mapping[str, Any]) -> None:
+        """Put back what :meth:`write_states` wrote."""
+        _restore_objective(self.run.objective, states)
         self.optimizer.load_state_dict(states["optimizer"])
         if self.accelerator.scaler is not None and states["scaler"]:
             self.accelerator.scaler.load_state_dict(states["scaler"])
+        self.sums = dict(states.get("sums", {}))
+
+    def _begin(self, states: Mapping[str, Any]) -> None:
+        """Bring the folder to where the checkpoint was written."""
+        step = int(states["step"])
+        self.settings = note_code(self.run, step)
+        if step:
+            logger.info(f"Going on from step {step} in {self.run.folder}.")
+            self.saved = _mend(self.run, states)
+            if "sums" not in states and step % self.config.log_step:
+                logger.warning(
+                    f"The checkpoint of step {step} is of an older Auscult: the next point of "
+                    f"{CURVE} is of the steps after it alone."
+                )
+        self.curve = LossCurve(self.run.folder, step, states.get("curve"))
 
     def save(self, step: int) -> None:
         """Write the encoder for others to load, and the states after ``step`` updates."""
         if self.run.processes.leads:
-            self.run.objective.save(self.run.folder)
+            self.saved |= _hashes(self.run.objective.save(self.run.folder))
             self.write_states(step)
 
     def write_states(self, step: int) -> None:
         """Write what a run goes on from after ``step`` updates."""
         scaler = self.accelerator.scaler
+        assert self.curve is not None
         states = {
             "step": step,
             "objective": self.run.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": {} if scaler is None else scaler.state_dict(),
+            "sums": self.sums,
+            "curve": self.curve.text,
+            "saved": self.saved,
+            "progress": dict(self.run.objective.progress()),
+            "settings": dict(self.settings),
         }
         write_snapshot(states, self.run.folder / CHECKPOINTS, step, self.config.keep)
 
     def train(self, first: int) -> None:
         """Make the steps from ``first`` on."""
-        if self.curve is not None:
-            self.curve.cut(first)
         try:
             with _interrupts_held(self.run.processes) as interrupt:
                 self._train(first, interrupt)
@@ -216,7 +223,6 @@ class _Trainer:
     def _train(self, first: int, interrupt: "_Interrupt") -> None:
         """Make the steps; where an interrupt has come, write the states of the last and stop."""
         total = self.config.total_steps
-        sums: dict[str, Tensor] = {}
         with (
             progress("Pretraining", total - first, "step") as advance,
             ThreadPoolExecutor(max_workers=1) as reader,
@@ -229,16 +235,11 @@ class _Trainer:
                     pending = reader.submit(self._read, next(batches), step + 1)
                 with within_memory(self._out_of_memory(step)):
                     found = self._update(parts, step)
-                sums = {name: sums.get(name, torch.zeros(2)) + pair for name, pair in found.items()}
                 done = step + 1
-                if done % self.config.log_step == 0 or done == total:
-                    values = {name: float(pair[0] / pair[1]) for name, pair in sums.items()}
-                    if self.curve is not None:
-                        self.curve.add(done, {**values, "learning_rate": self._rate(step)})
-                    sums = {}
-                    advance(0, ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
-                advance()
+                advance(1, self._note(found, done))
                 interrupted = interrupt.asked
+                if done == total:
+                    _check_audio(self.run)
                 if done % self.config.save_step == 0 or done == total:
                     self.save(done)
                 elif interrupted:
@@ -246,6 +247,18 @@ class _Trainer:
                     self.write_states(done)
                 if interrupted:
                     raise KeyboardInterrupt
+
+    def _note(self, found: Mapping[str, Tensor], done: int) -> str:
+        """Add up the terms of a step; return their means where they make a point of the curve."""
+        for name, pair in found.items():
+            self.sums[name] = self.sums.get(name, torch.zeros(2)) + pair
+        if done % self.config.log_step and done < self.config.total_steps:
+            return ""
+        values = {name: float(pair[0] / pair[1]) for name, pair in self.sums.items()}
+        if self.curve is not None:
+            self.curve.add(done, {**values, "learning_rate": self._rate(done - 1)})
+        self.sums = {}
+        return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
     def _read(self, crops: Sequence[Crop], step: int) -> list[tuple[Batch, bool]]:
         """Return this process's parts of a step, and whether each counts.
@@ -413,52 +426,3 @@ def _decayed_apart(objective: Objective, weight_decay: float) -> list[dict[str, 
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-class _Curve:
-    """Means of the terms by step, as JSON lines and in TensorBoard.
-
-    A run resumed between two points averages, in its first, only the steps since its checkpoint.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / CURVE
-        self.folder = folder
-        self.board: Any = None
-
-    def cut(self, step: int) -> None:
-        """Forget what was noted after ``step`` by a run that was killed later."""
-        from tensorboardX import SummaryWriter
-
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= step]
-        with whole_file(self.path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-        # what is hidden begins with purge_step itself
-        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Note the values after ``step`` updates."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Write out what TensorBoard still holds."""
-        self.board.close()
-
-
-def _step_of(line: str) -> float:
-    """Return the step that a line is about; infinity where a kill has torn it."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-def read_curve(folder: Path) -> Iterator[dict[str, float]]:
-    """Yield the values that a run noted, by step."""
-    for line in (folder / CURVE).read_text().splitlines():
-        if math.isfinite(_step_of(line)):
-            yield json.loads(line)

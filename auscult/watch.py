@@ -19,6 +19,22 @@ from auscult.progress import track
 T = TypeVar("T")
 
 
+class AudioChanged(UserError):
+    """A file is another than it was; ``unnoticed`` if its stamp does not say so, nor did any read.
+
+    Otherwise whatever was read before was read from the old file.
+    """
+
+    def __init__(self, path: str | Path, *, unnoticed: bool = False) -> None:
+        super().__init__(
+            f"{path} changed while it was in use: its content is not what it was when the corpus "
+            "was checked. Put the old file back or, if the new one is meant, begin anew with it; "
+            "what was made in between may be of either."
+        )
+        self.path = path
+        self.unnoticed = unnoticed
+
+
 @dataclass(frozen=True, slots=True)
 class Stamp:
     """What tells a file's states apart without reading it."""
@@ -71,10 +87,10 @@ def check(path: str | Path) -> None:
     if stamp == seen.stamp:
         return
     if (stamp.size, stamp.modified) != (seen.stamp.size, seen.stamp.modified):
-        raise _changed(path)
+        raise AudioChanged(path)
     # moved, copied over with the old time, or merely chmod: its content says which
     if _read(file_sha256, path) != seen.sha256:
-        raise _changed(path)
+        raise AudioChanged(path)
     _seen[str(path)] = replace(seen, stamp=stamp)
 
 
@@ -105,7 +121,7 @@ def check_content(cuts: Iterable[Any]) -> None:
         sha256 = _read(file_sha256, path)
         seen = _seen.get(path)
         if seen is not None and seen.sha256 != sha256:
-            raise _changed(path)
+            raise AudioChanged(path, unnoticed=seen.stamp == stamp)
         remember(path, stamp, sha256)
 
 
@@ -132,11 +148,3 @@ def _read(how: Callable[[str | Path], T], path: str | Path) -> T:
             f"{path} cannot be read any more: {error.strerror or error}; put it back and run the "
             "command again."
         ) from error
-
-
-def _changed(path: str | Path) -> UserError:
-    return UserError(
-        f"{path} changed while it was in use: its content is not what it was when the corpus was "
-        "checked. Put the old file back or, if the new one is meant, begin anew with it; what was "
-        "made in between may be of either."
-    )

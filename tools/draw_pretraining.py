@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from pack_encoder import best_layers
 
-from auscult.pretraining import read_curve
+from auscult.loss_curve import read_curve
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("phone39", "keyword", "speaker")

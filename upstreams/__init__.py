@@ -199,7 +199,7 @@ def load_upstream(spec: str, *, seed: int = 0) -> Upstream:
 
 def _pretrained_as(checkpoint: str) -> str:
     """Return the family that a folder was pretrained as; empty where nothing says so."""
-    from auscult.pretraining import read_training
+    from auscult.training_run import read_training
 
     try:
         settings = read_training(place(checkpoint)) or {}

@@ -4,7 +4,7 @@ Reference: Chang et al., arXiv 2110.01900; what the paper leaves open is as in s
 pretrain/distiller.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -144,6 +144,10 @@ class DistilHubertObjective(Objective):
         """Return the teacher's fingerprint."""
         return {"teacher": self._frozen[0].spec.sha256}
 
+    def encoders(self) -> Sequence[nn.Module]:
+        """Return the teacher."""
+        return self._frozen
+
     def forward(self, batch: Batch) -> Mapping[str, Term]:
         """Return both distances, and the cosine of each predicted layer."""
         encoding = self.network(batch.audio)
@@ -170,10 +174,11 @@ class DistilHubertObjective(Objective):
             states = teacher(audio)
         return torch.stack([states.layers[layer] for layer in self.layers], dim=2)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Sequence[Path]:
         """Write the encoder for ``distilhubert:FOLDER`` and, with the heads, s3prl's checkpoint."""
-        self.network.save(folder)
+        written = self.network.save(folder)
         write_distiller(folder / CHECKPOINT, self.network.model, self.heads)
+        return [*written, folder / CHECKPOINT]
 
 
 def copy_teacher(network: HubertNetwork, teacher: Upstream) -> None:

@@ -1,7 +1,6 @@
 """HuBERT as it is trained: padding kept out of every layer, spans hidden by a learned vector."""
 
-import os
-import tempfile
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from auscult.contracts import Waveforms
 from auscult.errors import UserError
 from auscult.frame import FrameGeometry, conv_geometry, conv_lengths
 from auscult.objective import Training
+from auscult.whole_file import whole_file, write_text
 
 from .hook import exact_padding
 from .hub import build_model
@@ -165,21 +165,23 @@ class HubertNetwork(nn.Module):
         """Return the sum over valid frames of the features' mean square."""
         return encoding.features[encoding.valid].float().pow(2).mean(-1).sum()
 
-    def save(self, folder: Path) -> None:
-        """Write the encoder as transformers reads it; each file appears whole."""
+    def save(self, folder: Path) -> Sequence[Path]:
+        """Write the encoder as transformers reads it, and return the files; each appears whole."""
         from safetensors.torch import save
         from transformers import Wav2Vec2FeatureExtractor
 
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {
             name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()
         }
         self.model.config.architectures = [type(self.model).__name__]
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            stored = save(weights, metadata={"format": "pt"})
-            (Path(temporary) / "model.safetensors").write_bytes(stored)  # readable as umask says
-            self.model.config.save_pretrained(temporary)
-            Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(temporary)
-            # weights first: a folder with a configuration is complete
-            for path in sorted(Path(temporary).iterdir(), key=lambda path: path.suffix == ".json"):
-                os.replace(path, folder / path.name)
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=False)
+        # weights first: a folder with a configuration is complete
+        with whole_file(folder / "model.safetensors") as temporary:
+            temporary.write_bytes(save(weights, {"format": "pt"}))  # readable as umask says
+        configurations = {
+            "preprocessor_config.json": extractor.to_json_string(),
+            "config.json": self.model.config.to_json_string(),
+        }
+        for name, text in configurations.items():
+            write_text(text, folder / name)
+        return [folder / name for name in ("model.safetensors", *configurations)]

@@ -4,7 +4,7 @@ Reference: Hsu et al., arXiv 2106.07447; what the paper leaves open is as in fai
 examples/hubert/config/pretrain/hubert_base_librispeech.yaml and models/hubert.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -140,6 +140,10 @@ class HubertObjective(Objective):
         """Return the fingerprint of what the clusters are of."""
         return {"labels_from": self._frozen[0].upstream.spec.sha256}
 
+    def encoders(self) -> Sequence[nn.Module]:
+        """Return what the clusters are of."""
+        return (self._frozen[0].upstream,)
+
     def fit(self, pool: Pool) -> None:
         """Fit the clusters.
 
@@ -186,6 +190,6 @@ class HubertObjective(Objective):
         with torch.autocast(states.device.type, enabled=False):
             return projected @ labels.T / TEMPERATURE
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Sequence[Path]:
         """Write the encoder for ``hubert:FOLDER``, ``hf:FOLDER`` and transformers."""
-        self.network.save(folder)
+        return self.network.save(folder)

@@ -71,9 +71,10 @@ def finetune(
       auscult finetune w2v_bert:M -c librispeech:LibriSpeech total_steps=50000 --out models/asr
     """
     import auscult
-    from auscult.pretraining import Run, check_settings, pretrain
+    from auscult.pretraining import pretrain
     from auscult.process import Processes
     from auscult.speech_pool import SpeechPool
+    from auscult.training_run import Run, check_settings
     from auscult.upstreams.w2v_bert.finetuning import build
 
     processes = Processes.of_environment()

@@ -77,11 +77,11 @@ def pretrain(
       auscult pretrain lighthubert -c ~/audio --preset tiny teacher=hubert:M --out models/stage1
       torchrun --nproc_per_node 2 -m auscult pretrain hubert -c tsv:data/mine --out models/hubert
     """
-    from auscult.pretraining import Run
     from auscult.pretraining import pretrain as train
     from auscult.process import Processes
     from auscult.record import fingerprint
     from auscult.speech_pool import SpeechPool
+    from auscult.training_run import Run
     from auscult.upstreams.pretraining import find_pretraining
 
     expect_folder(out)

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from auscult.origin import code_of
+from auscult.origin import made_by
 from auscult.progress import logger
 from auscult.whole_file import writing
 
@@ -49,7 +49,7 @@ class Criterion(Protocol):
 
     @property
     def code(self) -> str:
-        """The fingerprint of the code that its scores are made by."""
+        """The fingerprint of the code and libraries that its scores are made by."""
         ...
 
     def score(self, subnet: "Subnet", split: str) -> Score:
@@ -140,7 +140,7 @@ class ProbeCriterion:
     @property
     def code(self) -> str:
         """See :class:`Criterion`."""
-        return code_of(__name__)
+        return made_by(__name__)
 
     def score(self, subnet: "Subnet", split: str) -> Score:
         """See :class:`Criterion`."""
@@ -248,7 +248,7 @@ class DistillationCriterion:
     @property
     def code(self) -> str:
         """See :class:`Criterion`."""
-        return code_of(__name__, self._losses["dev"].teacher)
+        return made_by(__name__, *self._losses["dev"].teacher.modules())
 
     def score(self, subnet: "Subnet", split: str) -> Score:
         """See :class:`Criterion`."""
@@ -288,7 +288,7 @@ class ScoreLog:
         Args:
             path: The file.
             identity: Of what the scores depend on beside subnet and code.
-            code: Fingerprint of the code; what other code scored is measured again.
+            code: Fingerprint of code and libraries; what others scored is measured again.
         """
         from auscult.kept import sealed_rows
 
@@ -304,8 +304,8 @@ class ScoreLog:
                 others.add(key)
         if others := others - self._found.keys():
             logger.warning(
-                f"{len(others)} scores in {path} were made by other code; they are measured again "
-                "where they are needed."
+                f"{len(others)} scores in {path} were made by other code or libraries; they are "
+                "measured again where they are needed."
             )
 
     def __len__(self) -> int:

@@ -206,8 +206,7 @@ def search(
     costs |= {"rtf": latency.cost}
     check_limits(sharing.space, costs, limits)
     run = provenance(command_line(), where)
-    identity = fingerprint([dict(run.libraries), *criterion.identity])
-    log = ScoreLog(out / "scores.jsonl", identity, criterion.code)
+    log = ScoreLog(out / "scores.jsonl", fingerprint(criterion.identity), criterion.code)
     found = _Search(sharing, criterion, costs, limits, axis, log)
     found.go(strategy, evaluations, seed)
     records = _test(found, run)

@@ -12,7 +12,7 @@ import torch
 import auscult
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
-from auscult.pretraining import read_curve
+from auscult.loss_curve import read_curve
 from auscult.upstreams.pretraining import PRETRAININGS
 
 Command = Callable[..., tuple[int, str, str]]

@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -23,12 +23,14 @@ from lhotse import Recording
 from torch import Tensor, nn
 
 from auscult.errors import UserError
+from auscult.loss_curve import read_curve
 from auscult.objective import Batch, Objective, Term, Training
-from auscult.pretraining import Run, check_settings, learning_rate, pretrain, read_curve
+from auscult.pretraining import learning_rate, pretrain
 from auscult.process import ALONE, Processes
 from auscult.record import fingerprint
-from auscult.snapshot import newest_snapshot
+from auscult.snapshot import newest_snapshot, write_archive
 from auscult.speech_pool import SpeechPool, draw_of
+from auscult.training_run import Run, check_settings
 from auscult.upstreams.hubert_network import NetworkTraining
 from auscult.upstreams.lighthubert.sharing import Sharing
 from auscult.upstreams.lighthubert.validation import read_settings
@@ -64,9 +66,10 @@ class Toy(Objective):
             total += mask.numel()
         return {"loss": Term(hidden, count), "share": Term(torch.tensor(float(count)), total, 0)}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Sequence[Path]:
         """Write the weights."""
-        torch.save(self.state_dict(), folder / "toy.pt")
+        write_archive(self.state_dict(), folder / "toy.pt")
+        return (folder / "toy.pt",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,6 +326,7 @@ def test_a_changed_corpus_does_not_go_on(cuts: list[Any], tmp_path: Path) -> Non
         check_settings(_run(cuts, out, Config()))
     settings = json.loads((out / "training.json").read_text())
     assert len(settings.pop("read_sha256")["corpora"]) == 64
+    del settings["content_sha256"]
     (out / "training.json").write_text(json.dumps(settings))  # as it was written before
     check_settings(_run(cuts, out, Config()))
 
@@ -365,8 +369,12 @@ def test_files_are_written_whole_or_not_at_all(
     path = tmp_path / "out" / name
     before = path.read_text() if path.exists() else None
 
-    def killed(source: object, target: Path) -> None:
-        raise KeyboardInterrupt(target.name)
+    replace_file = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if target.name == name:
+            raise KeyboardInterrupt(target.name)
+        replace_file(source, target)
 
     monkeypatch.setattr("os.replace", killed)
     with pytest.raises(KeyboardInterrupt, match=name):
@@ -415,9 +423,10 @@ def test_an_interrupt_saves_the_whole_step(cuts: list[Any], tmp_path: Path) -> N
     class Interrupted(Toy):
         presses = 1
 
-        def save(self, folder: Path) -> None:
+        def save(self, folder: Path) -> Sequence[Path]:
             with (folder / "saves").open("a") as file:
                 file.write("x")
+            return super().save(folder)
 
         def forward(self, batch: Batch) -> Mapping[str, Term]:
             for _ in range(self.presses if batch.step == 5 else 0):

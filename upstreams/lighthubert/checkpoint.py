@@ -47,8 +47,8 @@ def find_file(path: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def write_supernet(supernet: Supernet, space: SearchSpace, stage: int, folder: Path) -> None:
-    """Write ``supernet`` in the authors' layout, replacing an older one.
+def write_supernet(supernet: Supernet, space: SearchSpace, stage: int, folder: Path) -> Path:
+    """Write ``supernet`` in the authors' layout, replacing an older one; return the file.
 
     Sizes other than the published ones stand beside it, as plain data.
 
@@ -72,6 +72,7 @@ def write_supernet(supernet: Supernet, space: SearchSpace, stage: int, folder: P
         "cfg": {"model": model, "task": {"normalize": supernet.mode == "layer_norm"}},
     }
     write_archive(content, folder / _FILE)
+    return folder / _FILE
 
 
 def read_published(path: Path) -> Published:

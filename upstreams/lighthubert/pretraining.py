@@ -6,12 +6,13 @@ subnet at each step, so that all of them share what they learn.
 Source: arXiv 2203.15610; what it leaves open is said at `Config`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import torch
+from torch import nn
 
 from auscult.errors import UserError, unknown
 from auscult.objective import Batch, Objective, Term, Training
@@ -118,6 +119,10 @@ class Distillation(Objective):
         """Return the fingerprints of the teacher and, in the second stage, of the start."""
         return self._sources
 
+    def encoders(self) -> Sequence[nn.Module]:
+        """Return the teacher."""
+        return self._teacher
+
     def forward(self, batch: Batch) -> Mapping[str, Term]:
         """Return the L1 loss over hidden and other frames, and what predicting zero would have."""
         config, audio = self.config, batch.audio
@@ -158,9 +163,9 @@ class Distillation(Objective):
             return drawn
         return {"largest": self.space.largest, "smallest": self.space.smallest, **drawn}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Sequence[Path]:
         """Write the supernet into ``folder``, for ``lighthubert:FOLDER@SUBNET``."""
-        write_supernet(self.supernet, self.space, self.config.stage, folder)
+        return (write_supernet(self.supernet, self.space, self.config.stage, folder),)
 
 
 def build(config: Config, seed: int) -> Objective:

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from auscult.audio import read_batch
 from auscult.errors import UserError
 from auscult.extraction import plan_batches
-from auscult.pretraining import read_training
 from auscult.progress import progress
+from auscult.training_run import read_training
 
 from .. import load_upstream
 from ..hook import single_precision

@@ -6,7 +6,7 @@ Source: Liu et al., ICASSP 2020, arXiv 1910.12638.
 Reference: s3prl 0.4.18, pretrain/mockingjay.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -172,7 +172,7 @@ class MaskedAcousticModel(Objective):
                 targets = pad_sequence(wanted, batch_first=True)
         return features, targets, torch.tensor([len(row) for row in rows])
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Sequence[Path]:
         """Write s3prl's checkpoint, or AlbertNew's, in which crops are the longest sequences."""
         write_mockingjay(
             folder / FILE,
@@ -184,3 +184,4 @@ class MaskedAcousticModel(Objective):
             settings=asdict(self.config),
             step=self.steps,
         )
+        return (folder / FILE,)

@@ -1,6 +1,7 @@
 """w2v-BERT on disk: tensors in safetensors, dimensions in a config.json beside them."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError, unknown
-from auscult.whole_file import whole_file
+from auscult.whole_file import whole_file, write_text
 
 from ..weight import fill
 from .dimension import Dimensions
@@ -19,29 +20,24 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MODEL_TYPE = "w2v_bert"
 
 
-def save_w2v_bert(model: W2vBert, folder: Path) -> None:
+def save_w2v_bert(model: W2vBert, folder: Path) -> Sequence[Path]:
     """Write weights, pretraining parts included, and dimensions into ``folder``.
 
-    Each of the two files appears under its name when all of it is written.
+    Each of the two files, which are returned, appears under its name when all of it is written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     config = {"model_type": MODEL_TYPE} | asdict(model.dimensions)
-    write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-    write_whole(folder / WEIGHTS, pack(model))
+    write_text(json.dumps(config, indent=2) + "\n", folder / CONFIG)
+    write_module(model, folder / WEIGHTS)
+    return folder / CONFIG, folder / WEIGHTS
 
 
-def pack(module: nn.Module) -> bytes:
-    """Return a module's tensors as a safetensors file holds them."""
+def write_module(module: nn.Module, path: Path) -> None:
+    """Write a module's tensors as safetensors, whole or not at all."""
     from safetensors.torch import save
 
-    packed: bytes = save({name: x.contiguous() for name, x in module.state_dict().items()})
-    return packed
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that a kill leaves as it was, or new, but never half written."""
     with whole_file(path) as temporary:
-        temporary.write_bytes(content)
+        tensors = {name: x.contiguous() for name, x in module.state_dict().items()}
+        temporary.write_bytes(save(tensors))  # readable as umask says
 
 
 def load_w2v_bert(path: Path, dropout: float = 0.0) -> W2vBert:

@@ -27,8 +27,9 @@ from auscult.errors import UserError
 from auscult.objective import Batch, Objective, Term, Training
 from auscult.progress import logger
 from auscult.seed import seeded
+from auscult.whole_file import write_text
 
-from .checkpoint import load_w2v_bert, write_whole
+from .checkpoint import load_w2v_bert
 from .encoder import compute_filterbanks
 from .transducer import Recognizer, Transducer, TransducerSize
 
@@ -127,6 +128,8 @@ class Finetuning(Objective):
         self._dev = dev
         self.config = config
         self._step = 0
+        self._lines: list[dict[str, float]] | None = None  # what each saving found
+        self._best: dict[str, Tensor] = {}
 
     def before_step(self, step: int, total_steps: int) -> None:
         """Freeze the encoder, its statistics included, or let it learn."""
@@ -160,21 +163,46 @@ class Finetuning(Objective):
                 row[start:end] = True
         return torch.from_numpy(hidden)
 
-    def save(self, folder: Path) -> None:
-        """Decode dev, and write the recogniser if it is better than what stands in ``folder``."""
+    def save(self, folder: Path) -> Sequence[Path]:
+        """Decode dev, and write the recogniser if it is better than any before."""
         step = self._step + 1
         found = self.decode_dev()
-        earlier = [line for line in _read_dev(folder / DEV) if line["step"] < step]
-        best = min(((line["wer"], line["cer"]) for line in earlier), default=None)
+        if self._lines is None:  # at first, and after a checkpoint of an older version
+            self._lines = [line for line in _read_dev(folder / DEV) if line["step"] < step]
+        best = min(((line["wer"], line["cer"]) for line in self._lines), default=None)
         better = best is None or (found.wer, found.cer) < best
         logger.info(
             f"Step {step}: dev WER {found.wer:.4f}, CER {found.cer:.4f}{', kept' if better else ''}"
         )
+        self._lines = [*self._lines, {"step": step, "wer": found.wer, "cer": found.cer}]
+        written = [self._write_dev(folder)]
         if better:
-            self.recognizer.save(folder)
-        lines = [*earlier, {"step": step, "wer": found.wer, "cer": found.cer}]
-        text = "".join(f"{json.dumps(line)}\n" for line in lines)
-        write_whole(folder / DEV, text.encode())
+            self._best = {name: x.detach().cpu().clone() for name, x in self.state_dict().items()}
+            written += self.recognizer.save(folder)
+        return written
+
+    def save_again(self, folder: Path) -> Sequence[Path]:
+        """Write the best recogniser so far, which the checkpoint has."""
+        if not self._best:  # of a version that did not keep it
+            return [self._write_dev(folder)]
+        now = {name: x.clone() for name, x in self.state_dict().items()}
+        self.load_state_dict(self._best)
+        written = self.recognizer.save(folder)
+        self.load_state_dict(now)
+        return [self._write_dev(folder), *written]
+
+    def progress(self) -> Mapping[str, Any]:
+        """Return what each saving found, and the best state so far."""
+        return {"dev": self._lines, "best": self._best}
+
+    def set_progress(self, progress: Mapping[str, Any]) -> None:
+        """Put back what :meth:`progress` returned."""
+        self._lines, self._best = progress["dev"], progress["best"]
+
+    def _write_dev(self, folder: Path) -> Path:
+        lines = "".join(f"{json.dumps(line)}\n" for line in self._lines or ())
+        write_text(lines, folder / DEV)
+        return folder / DEV
 
     def decode_dev(self) -> Errors:
         """Return the errors of greedy decoding."""

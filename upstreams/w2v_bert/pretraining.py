@@ -182,9 +182,9 @@ class W2vBertObjective(Objective):
         share = self.config.mask_start * self.config.mask_span
         return span_mask(lengths, draws, probability=share, span=self.config.mask_span, least=2)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Sequence[Path]:
         """Write the whole model, quantiser and heads included."""
-        save_w2v_bert(self.model, folder)
+        return save_w2v_bert(self.model, folder)
 
     def _contrastive(
         self, found: Pretraining, mask: Tensor, draws: Sequence[int]

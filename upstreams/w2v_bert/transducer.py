@@ -20,9 +20,10 @@ from torchaudio.functional import rnnt_loss
 
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
+from auscult.whole_file import write_text
 
 from ..weight import fill
-from .checkpoint import load_w2v_bert, pack, save_w2v_bert, write_whole
+from .checkpoint import load_w2v_bert, save_w2v_bert, write_module
 from .conformer import MaskedBatchNorm
 from .encoder import input_recipe
 from .model import Encoder, W2vBert, padded_frames
@@ -234,12 +235,17 @@ class Recognizer:
         frames, _ = self.transducer.encode(filterbanks, steps)
         return self.transducer.spell(self.transducer.search(frames[0], beam)[0].labels)
 
-    def save(self, folder: Path) -> None:
-        """Write the encoder, which ``w2v_bert:FOLDER`` loads, and the transducer beside it."""
-        save_w2v_bert(self.pretrained, folder)
+    def save(self, folder: Path) -> Sequence[Path]:
+        """Write the encoder, which ``w2v_bert:FOLDER`` loads, and the transducer beside it.
+
+        Returns:
+            The files.
+        """
+        written = save_w2v_bert(self.pretrained, folder)
         config = {"labels": self.transducer.labels, **asdict(self.transducer.size)}
-        write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-        write_whole(folder / WEIGHTS, pack(_own_parts(self.transducer)))
+        write_text(json.dumps(config, indent=2) + "\n", folder / CONFIG)
+        write_module(_own_parts(self.transducer), folder / WEIGHTS)
+        return *written, folder / CONFIG, folder / WEIGHTS
 
 
 def load_recognizer(folder: Path) -> Recognizer:
