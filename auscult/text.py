@@ -67,7 +67,7 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError) as error:  # the latter for a NUL in the name
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{str(path)!r} cannot be read: {reason}.") from error
+        raise UserError(f"{path} cannot be read: {reason}.") from error
 
 
 def decode(content: bytes, path: Path) -> str:

@@ -4,9 +4,11 @@
 that other systems leave, and says nothing of a folder that it may not read.
 """
 
+import errno
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterator
 from fnmatch import translate
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from auscult.errors import UserError
 from auscult.progress import logger
 
 _Identity = tuple[int, int]  # device and inode
+_NOWHERE = 0
 
 
 def walk(root: Path) -> Iterator[Path]:
@@ -26,7 +29,21 @@ def walk(root: Path) -> Iterator[Path]:
     Raises:
         UserError: A folder cannot be read.
     """
-    yield from _walk(root, (_identity(root),))
+    waiting = [(root, (_identity(root),))]
+    while waiting:
+        folder, inside = waiting.pop()
+        folders = []
+        for path in _entries(folder, lambda name: True):
+            kind = _kind(path)
+            if not stat.S_ISDIR(kind):
+                if kind == _NOWHERE:
+                    logger.warning(f"{path} is a link that leads nowhere ({os.readlink(path)}).")
+                yield path
+            elif (identity := _identity(path)) in inside:
+                logger.warning(f"{path} links back to a folder that it lies in and is not entered.")
+            else:
+                folders.append((path, (*inside, identity)))
+        waiting += reversed(folders)
 
 
 def find(root: Path, pattern: str) -> list[Path]:
@@ -40,31 +57,14 @@ def find(root: Path, pattern: str) -> list[Path]:
     Raises:
         UserError: A folder cannot be read.
     """
-    found = [root] if root.is_dir() else []
+    found = [root] if os.path.isdir(root) else []
     for segment in pattern.split("/"):
         if not re.search(r"[*?[]", segment):
             found = [path / segment for path in found if os.path.lexists(path / segment)]
             continue
         match = re.compile(translate(segment)).match
-        found = [entry for path in found if path.is_dir() for entry in _entries(path, match)]
+        found = [entry for path in found if os.path.isdir(path) for entry in _entries(path, match)]
     return sorted(found)
-
-
-def _walk(folder: Path, inside: Sequence[_Identity]) -> Iterator[Path]:
-    folders = []
-    for path in _entries(folder, lambda name: True):
-        if path.is_dir():
-            folders.append(path)
-            continue
-        if not path.exists():
-            logger.warning(f"{path} is a link that leads nowhere ({os.readlink(path)}).")
-        yield path
-    for path in folders:
-        identity = _identity(path)
-        if identity in inside:
-            logger.warning(f"{path} links back to a folder that it lies in and is not entered.")
-        else:
-            yield from _walk(path, (*inside, identity))
 
 
 def _entries(folder: Path, wanted: Callable[[str], object]) -> list[Path]:
@@ -73,6 +73,18 @@ def _entries(folder: Path, wanted: Callable[[str], object]) -> list[Path]:
     except OSError as error:
         raise UserError(f"Folder {folder} cannot be read: {error.strerror or error}.") from error
     return [folder / name for name in names if not name.startswith(".") and wanted(name)]
+
+
+def _kind(path: Path) -> int:
+    """Return the mode of what stands at ``path``; ``_NOWHERE`` for a link that leads nowhere."""
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return _NOWHERE
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return _NOWHERE
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _identity(folder: Path) -> _Identity:

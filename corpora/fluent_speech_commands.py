@@ -1,9 +1,13 @@
 """``fluent_speech_commands:DIR``: Fluent Speech Commands, three intent slots."""
 
 import csv
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from auscult.errors import UserError
+from auscult.text import read_text
+from auscult.tree import find
 
 from .item import Item, Listing
 
@@ -17,11 +21,12 @@ def read(folder: Path, split: str | None) -> Listing:
     Raises:
         UserError: A table or one of its columns is missing.
     """
-    root = next(path.parent.parent for path in _first_table(folder))
+    root = _root(folder)
     sexes = _sexes(root / "data" / "speaker_demographics.csv")
     listing = Listing([], expected=tuple(PARTS))
     for name, table in PARTS.items():
-        for row in _rows(root / "data" / table, ("path", "speakerId", "transcription", *SLOTS)):
+        columns = ("path", "speakerId", "transcription", *SLOTS)
+        for row in _rows(root / "data" / table, columns, listing.problems):
             listing.items.append(
                 Item(
                     id=Path(row["path"]).stem,
@@ -37,8 +42,10 @@ def read(folder: Path, split: str | None) -> Listing:
     return listing
 
 
-def _first_table(folder: Path) -> list[Path]:
-    return [*folder.glob("data/train_data.csv"), *sorted(folder.glob("*/data/train_data.csv"))]
+def _root(folder: Path) -> Path:
+    """Return the folder that holds ``data``: ``folder`` itself, or the first one inside."""
+    tables = [*find(folder, "data/train_data.csv"), *find(folder, "*/data/train_data.csv")]
+    return tables[0].parent.parent
 
 
 def _sexes(path: Path) -> dict[str, str]:
@@ -46,16 +53,29 @@ def _sexes(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     known = {"female": "f", "male": "m"}
-    rows = _rows(path, ("speakerId", "gender"))
+    rows = _rows(path, ("speakerId", "gender"), [])
     return {r["speakerId"]: known[r["gender"]] for r in rows if r["gender"] in known}
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+def _rows(path: Path, columns: Sequence[str], problems: list[str]) -> list[dict[str, str]]:
+    """Return the rows of a table; append to ``problems`` which do not fit its header."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; Fluent Speech Commands has it.")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    for column in columns:
-        if rows and column not in rows[0]:
-            raise UserError(f"{path} has no column {column!r}; it has {', '.join(rows[0])}.")
+    reader = csv.reader(io.StringIO(read_text(path)), strict=True)
+    rows = []
+    try:
+        header = next(reader, [])
+        for column in columns:
+            if column not in header:
+                raise UserError(f"{path} has no column {column!r}; it has {', '.join(header)}.")
+        for fields in reader:
+            if len(fields) == len(header):
+                rows.append(dict(zip(header, fields, strict=True)))
+            elif fields:
+                problems.append(
+                    f"{path} line {reader.line_num} has {len(fields)} fields where the header has "
+                    f"{len(header)}"
+                )
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}, is no CSV: {error}.") from error
     return rows

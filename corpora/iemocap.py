@@ -11,6 +11,10 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from auscult.errors import UserError
+from auscult.text import read_lines
+from auscult.tree import find
+
 from .item import Item, Listing
 from .splitting import hold_out
 
@@ -24,14 +28,14 @@ TRANSCRIPT = re.compile(r"(?P<utterance>Ses\w+) \[[\d.]+-[\d.]+\]:\s*(?P<text>.*
 def read(folder: Path, split: str | None) -> Listing:
     """List the utterances of ``folder``; ``split`` is a fold, by default the first."""
     fold = split or FOLDS[0]
-    root = folder if (folder / "Session1").is_dir() else next(folder.glob("*/Session1")).parent
+    root = folder if (folder / "Session1").is_dir() else find(folder, "*/Session1")[0].parent
     listing = Listing(
         [], split_column=fold, expected=("train", "dev", "test"), dev_within_speakers=True
     )
     unused: Counter[str] = Counter()
     for session in (root / f"Session{number}" for number in range(1, 6)):
-        texts = _transcripts(session / "dialog" / "transcriptions")
-        labels = sorted((session / "dialog" / "EmoEvaluation").glob("Ses*.txt"))
+        texts = _transcripts(session / "dialog" / "transcriptions", listing)
+        labels = find(session / "dialog" / "EmoEvaluation", "Ses*.txt")
         if not labels:
             listing.problems.append(f"{session / 'dialog' / 'EmoEvaluation'} holds no Ses*.txt")
         for path in labels:
@@ -57,7 +61,7 @@ def _read_labels(
     path: Path, session: Path, texts: dict[str, str], listing: Listing, unused: Counter[str]
 ) -> None:
     """Add the utterances of one dialogue: ``[BEGIN - END]<tab>NAME<tab>CATEGORY<tab>[...]``."""
-    for number, line in enumerate(path.read_text(encoding="latin-1").splitlines(), start=1):
+    for number, line in enumerate(_lines(path, listing), start=1):
         if not line.startswith("["):
             continue  # annotators' own votes, comments
         fields = [field for field in line.split("\t") if field]
@@ -90,11 +94,20 @@ def _read_labels(
         )
 
 
-def _transcripts(folder: Path) -> dict[str, str]:
+def _transcripts(folder: Path, listing: Listing) -> dict[str, str]:
     """Return the words of each utterance, as far as they are there."""
     found = {}
-    for path in sorted(folder.glob("Ses*.txt")):
-        for line in path.read_text(encoding="latin-1").splitlines():
+    for path in find(folder, "Ses*.txt"):
+        for line in _lines(path, listing):
             if match := TRANSCRIPT.fullmatch(line.strip()):
                 found[match["utterance"]] = match["text"]
     return found
+
+
+def _lines(path: Path, listing: Listing) -> list[str]:
+    """Return the lines of one dialogue's file; none where it is no text, which is a problem."""
+    try:
+        return read_lines(path)
+    except UserError as error:
+        listing.problems.append(f"{str(error)[:-1]}; what it says of its dialogue is not used")
+        return []

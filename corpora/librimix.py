@@ -9,10 +9,10 @@ from pathlib import Path
 
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
+from auscult.text import read_lines
 
 from .item import Item, Listing, Span
 from .rttm import SLACK, read_rttm
-from .textfile import read_lines
 
 PARTS = ("train", "dev", "test")
 

@@ -19,6 +19,9 @@ from itertools import groupby
 from pathlib import Path
 
 from auscult.contracts import SAMPLE_RATE
+from auscult.errors import UserError
+from auscult.text import read_lines, read_text
+from auscult.tree import find
 
 from .item import Item, Listing, Span
 from .splitting import hold_out
@@ -37,7 +40,7 @@ TENTH = 0.1
 def read(folder: Path, split: str | None) -> Listing:
     """List the utterances of ``folder``."""
     root = folder / "LibriSpeech" if (folder / "LibriSpeech").is_dir() else folder
-    parts = sorted({path.parents[2].name for path in root.glob("*/*/*/*.trans.txt")})
+    parts = sorted({path.parents[2].name for path in find(root, "*/*/*/*.trans.txt")})
     names, note = _splits(parts, every_train=split == "all_train_split")
     if split == BY_UTTERANCE:
         names = {part: name for part, name in names.items() if name == "train"}
@@ -46,19 +49,24 @@ def read(folder: Path, split: str | None) -> Listing:
     places = [root / "alignments", root.parent / "alignments", root]
     converted = next((p / CONVERTED for p in places if (p / CONVERTED).is_file()), None)
     frames = _converted(converted) if converted else {}
-    aligned = 0
     for part, name in names.items():
-        for transcripts in sorted((root / part).glob("*/*/*.trans.txt")):
-            for line in transcripts.read_text(encoding="utf-8").splitlines():
-                utterance, _, text = line.strip().partition(" ")
+        for transcripts in find(root / part, "*/*/*.trans.txt"):
+            try:
+                lines = read_lines(transcripts)
+            except UserError as error:
+                listing.problems.append(f"{str(error)[:-1]}; nothing beside it is used")
+                continue
+            for line in filter(None, map(str.strip, lines)):
+                utterance, _, text = line.partition(" ")
                 path = transcripts.parent / f"{utterance}.flac"
                 grids = [p / path.relative_to(root).with_suffix(".TextGrid") for p in places]
                 try:
                     alignments = _alignments(grids, frames.get(utterance))
-                except ValueError as error:
-                    listing.problems.append(f"{path} has alignments that cannot be read: {error}")
+                except UserError as error:
+                    listing.problems.append(
+                        f"{path} has alignments that cannot be read: {str(error)[:-1]}"
+                    )
                     continue
-                aligned += bool(alignments)
                 speaker = utterance.split("-")[0]
                 listing.items.append(
                     Item(
@@ -74,6 +82,7 @@ def read(folder: Path, split: str | None) -> Listing:
                         slack=SLACK,
                     )
                 )
+    aligned = sum(bool(item.alignments) for item in listing.items)
     if split == BY_UTTERANCE:
         listing.items[:], note = _by_utterance(listing.items, places)
         listing.notes.append(note)
@@ -119,9 +128,7 @@ def _by_utterance(items: Sequence[Item], places: Sequence[Path]) -> tuple[list[I
 
 def _listed(folder: Path) -> dict[str, str]:
     """Return the split of each listed utterance: s3prl's own order, shuffle and division."""
-    train, test = (
-        (folder / name).read_text(encoding="utf-8").removesuffix("\n").split("\n") for name in LISTS
-    )
+    train, test = (read_text(folder / name).removesuffix("\n").split("\n") for name in LISTS)
     random.Random(S3PRL_SEED).shuffle(train)
     size = int(S3PRL_SHARE * len(train))
     splits = {"train": train[:size], "dev": train[size:], "test": test}
@@ -146,7 +153,7 @@ def _sexes(places: list[Path]) -> dict[str, str]:
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_lines(path)
     rows = [line.split("|") for line in lines if line.count("|") >= 2 and line[0] != ";"]
     return {row[0].strip(): row[1].strip().lower() for row in rows}
 
@@ -157,14 +164,15 @@ def _alignments(
     grid = next((path for path in grids if path.is_file()), None)
     if grid is None:
         return {"phone": frames} if frames else {}
-    try:
-        tiers = read_textgrid(grid)
-        phones, words = tiers["phones"], tiers["words"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{grid}: {error}") from error
+    tiers = read_textgrid(grid)
+    for name in ("phones", "words"):
+        if name not in tiers:
+            raise UserError(f"{grid} has no tier {name!r}; it has {', '.join(tiers) or 'none'}.")
     return {
-        "phone": tuple(Span(s.start, s.end, _phone(s.symbol)) for s in phones if s.end > s.start),
-        "word": tuple(s for s in words if s.end > s.start),
+        "phone": tuple(
+            Span(s.start, s.end, _phone(s.symbol)) for s in tiers["phones"] if s.end > s.start
+        ),
+        "word": tuple(s for s in tiers["words"] if s.end > s.start),
     }
 
 
@@ -175,7 +183,7 @@ def _phone(symbol: str) -> str:
 def _converted(path: Path) -> dict[str, tuple[Span, ...]]:
     """Read s3prl's labels of 10 ms frames as runs of equal labels."""
     found: dict[str, tuple[Span, ...]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_lines(path):
         utterance, *labels = line.split() or [""]
         spans, at = [], 0
         for label, run in groupby(labels):

@@ -14,8 +14,10 @@ query say how many there are in all, so that a score can be the official one.
 from collections import defaultdict
 from pathlib import Path
 
+from auscult.text import read_lines
+from auscult.tree import find
+
 from .item import Item, Listing
-from .textfile import read_lines
 
 ENGLISH = "nnenglish"
 ENGLISH_COLUMN, ALL_COLUMN = "split", "all_split"
@@ -83,7 +85,7 @@ def _ground_truth(root: Path, key: str, listing: Listing) -> dict[str, set[str]]
     query say ``NO_KEYWORD``.
     """
     folder = root / "scoring" / f"groundtruth_quesst14_{key}"
-    path = next(iter(sorted(folder.glob("*.rttm"))), folder / f"quesst14_{key}.rttm")
+    path = next(iter(find(folder, "*.rttm")), folder / f"quesst14_{key}.rttm")
     found: dict[str, set[str]] = defaultdict(set)
     for number, line in enumerate(read_lines(path), start=1):
         fields = line.split()

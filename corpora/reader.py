@@ -7,13 +7,16 @@ or left out by name; and none gives sex, phones, slots or keyword classes where 
 """
 
 import importlib
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auscult.errors import UserError, unknown
 from auscult.progress import logger
+from auscult.tree import find
 
 from .item import Listing
 
@@ -36,7 +39,7 @@ class Reader:
 
     def matches(self, folder: Path) -> bool:
         """Say whether ``folder`` looks like this layout."""
-        return any(next(folder.glob(sign), None) is not None for sign in self.signs)
+        return any(find(folder, sign) for sign in self.signs)
 
 
 _ROWS = (
@@ -177,7 +180,7 @@ def check_corpus(spec: str, *, split: str | None = None, skip_bad: bool = False)
     if name not in READERS:
         raise _unknown_reader(spec, name)
     reader = READERS[name]
-    folder = Path(place).expanduser()
+    folder = _folder(place)
     _check_folder(reader, folder if place else None)
     if split is not None and reader.split_columns and split not in reader.split_columns:
         raise unknown(f"split column of {name}", split, reader.split_columns)
@@ -194,13 +197,24 @@ def read_files(paths: Sequence[Path], *, skip_bad: bool = False) -> "Corpus":
     """Check audio files that belong to no corpus; all are in the split ``files``.
 
     Raises:
-        UserError: Two files of one name, or, without ``skip_bad``, the first bad file.
+        UserError: One file given twice, or, without ``skip_bad``, the first bad file.
     """
     from .assembly import assemble
-    from .item import Item
+    from .loose import list_files
 
-    items = [Item(id=path.stem, path=path, split="files") for path in paths]
-    return _said(assemble("audio files", Listing(items), skip_bad=skip_bad))
+    return _said(assemble("audio files", list_files(paths), skip_bad=skip_bad))
+
+
+def read_folder(folder: Path, *, skip_bad: bool = False) -> "Corpus":
+    """Check all audio in a folder and those below it; see :func:`read_files`.
+
+    Raises:
+        UserError: There is none, or, without ``skip_bad``, the first bad file.
+    """
+    from .assembly import assemble
+    from .loose import list_folder
+
+    return _said(assemble(str(folder), list_folder(folder), skip_bad=skip_bad))
 
 
 def _said(corpus: "Corpus") -> "Corpus":
@@ -213,9 +227,9 @@ def _said(corpus: "Corpus") -> "Corpus":
 
 
 def _unknown_reader(spec: str, name: str) -> UserError:
-    if not name or not Path(spec).expanduser().is_dir():
+    if not name or not os.path.isdir(_folder(spec)):
         return unknown("corpus reader", name, READERS)
-    fits = _fitting(Path(spec).expanduser()) or "tsv"
+    fits = _fitting(_folder(spec)) or "tsv"
     return UserError(
         f"Corpus {spec!r} is a folder without a reader in front; write READER:FOLDER, such as "
         f"{fits}:{spec}."
@@ -231,9 +245,9 @@ def _check_folder(reader: Reader, folder: Path | None) -> None:
     expected = f"expected {reader.name}:FOLDER, where FOLDER holds {reader.layout}"
     if folder is None:
         raise UserError(f"Corpus {reader.name!r} needs a folder: {expected}.")
-    if folder.is_file():
+    if os.path.isfile(folder):
         raise UserError(f"{folder} is a file; {expected}. Try {reader.name}:{folder.parent}.")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"Folder {folder} does not exist; {expected}.")
     if not reader.matches(folder):
         fits = _fitting(folder)
@@ -243,4 +257,10 @@ def _check_folder(reader: Reader, folder: Path | None) -> None:
 
 def _fitting(folder: Path) -> str | None:
     """Return the name of the first reader whose layout ``folder`` looks like."""
-    return next((row.name for row in _ROWS if row.matches(folder)), None)
+    with suppress(UserError):  # a hint is not worth a folder that may not be read
+        return next((row.name for row in _ROWS if row.matches(folder)), None)
+    return None
+
+
+def _folder(place: str) -> Path:
+    return Path(os.path.expanduser(place))

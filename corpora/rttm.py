@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from auscult.contracts import SAMPLE_RATE
+from auscult.text import read_lines
 
 from .item import Span
-from .textfile import read_lines
 
 SLACK = SAMPLE_RATE // 100  # a turn's rounded end may pass the end of the file by so many samples
 

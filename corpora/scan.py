@@ -86,8 +86,13 @@ def scan_files(paths: Sequence[Path]) -> dict[Path, Scan]:
     memory = cache_folder() / "scans" / f"{hashlib.sha256(root.encode()).hexdigest()[:16]}.json"
     known = _recall(memory)
     found: dict[Path, Scan] = {}
-    stamps = {path: watch.Stamp.of(path) for path in names}
+    stamps: dict[Path, watch.Stamp] = {}
     for path, name in names.items():
+        try:
+            stamps[path] = watch.Stamp.of(path)
+        except OSError as error:  # gone since it was listed
+            found[path] = _bad(f"cannot be read: {error.strerror or error}")
+            continue
         stamp, fields = known.get(name, (None, ()))
         if stamp == list(astuple(stamps[path])):
             found[path] = Scan(*fields)
@@ -96,10 +101,12 @@ def scan_files(paths: Sequence[Path]) -> dict[Path, Scan]:
         try:
             _scan_into(found, missing)
         finally:
-            fresh = {names[p]: [astuple(stamps[p]), astuple(scan)] for p, scan in found.items()}
+            fresh = {
+                names[p]: [astuple(stamps[p]), astuple(found[p])] for p in stamps if p in found
+            }
             write_json([FORMAT, known | fresh], memory)
-    for path, scan in found.items():
-        watch.remember(path, stamps[path], scan.content_sha256)
+    for path, stamp in stamps.items():
+        watch.remember(path, stamp, found[path].content_sha256)
     return found
 
 

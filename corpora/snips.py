@@ -7,8 +7,10 @@ four for test; the others' audio is not used.
 
 from pathlib import Path
 
+from auscult.text import read_lines
+from auscult.tree import walk
+
 from .item import Item, Listing
-from .textfile import read_lines
 
 LABELS = "all.iob.snips.txt"
 PARTS = {"train": "train", "valid": "dev", "test": "test"}
@@ -30,7 +32,7 @@ def read(folder: Path, split: str | None) -> Listing:
     listing = Listing([], expected=tuple(PARTS.values()))
     unused = 0
     for part, name in PARTS.items():
-        for path in sorted(p for p in (root / part).rglob("*") if p.suffix in (".wav", ".mp3")):
+        for path in sorted(p for p in walk(root / part) if p.suffix in (".wav", ".mp3")):
             voice = path.stem.split("-")[0]
             if voice not in VOICES[part]:
                 unused += 1

@@ -9,10 +9,12 @@ beside), test is that set alone, and what testing_list.txt names is not used.
 import re
 from pathlib import Path
 
-import soundfile
 from lhotse.recipes.speechcommands import BACKGROUND_NOISE, SILENCE, UNKNOWN, WORDS
 
+from auscult.decoder import Undecodable, open_audio
 from auscult.errors import UserError
+from auscult.text import read_text
+from auscult.tree import find
 
 from .item import Item, Listing
 
@@ -31,7 +33,7 @@ def read(folder: Path, split: str | None) -> Listing:
     listing = Listing([], expected=("train", "dev", "test"))
     dev, test = (_listed(root / f"{name}_list.txt") for name in ("validation", "testing"))
     found: set[str] = set()
-    for path in sorted(root.glob("[a-z]*/*.wav")):
+    for path in find(root, "[a-z]*/*.wav"):
         name = path.relative_to(root).as_posix()
         found.add(name)
         part = "dev" if name in dev else "test" if name in test else "train"
@@ -40,12 +42,19 @@ def read(folder: Path, split: str | None) -> Listing:
     listing.problems.extend(
         f"{root / name} does not exist, but is listed" for name in sorted((dev | test) - found)
     )
-    for path in sorted((root / BACKGROUND_NOISE).glob("*.wav")):
+    noises = find(root, f"{BACKGROUND_NOISE}/*.wav")
+    for path in noises:
         listing.items.extend(_noise(path, with_test=official is None))
+    if not noises:
+        listing.notes.append(
+            f"{root / BACKGROUND_NOISE} holds no .wav, so that nothing is silence: the corpus has "
+            f"{len(WORDS) + 1} classes where SUPERB's has {len(WORDS) + 2}"
+            + (" in train and dev." if official else ".")
+        )
     if official is None:
         listing.notes.append("No official test set was found: test is what testing_list.txt names.")
     else:
-        words = sorted(official.glob("*/*.wav"))
+        words = find(official, "*/*.wav")
         listing.items.extend(_item(path, "test", prefix="test-") for path in words)
         listing.notes.append(
             f"Test is the official test set in {official}; the {len(test)} files of "
@@ -58,7 +67,7 @@ def _root(folder: Path) -> Path:
     """Return the folder of the training set: ``folder`` itself, or the one version inside."""
     if (folder / "validation_list.txt").is_file():
         return folder
-    versions = sorted(path.parent for path in folder.glob("*/validation_list.txt"))
+    versions = [path.parent for path in find(folder, "*/validation_list.txt")]
     if len(versions) > 1:
         raise UserError(
             f"{folder} holds {' and '.join(path.name for path in versions)}; name one of them, "
@@ -77,7 +86,7 @@ def _official_test(folder: Path, root: Path) -> Path | None:
 def _listed(path: Path) -> set[str]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; Speech Commands has it.")
-    return set(path.read_text(encoding="utf-8").split())
+    return set(read_text(path).split())
 
 
 def _item(path: Path, split: str, prefix: str = "") -> Item:
@@ -101,10 +110,11 @@ def _item(path: Path, split: str, prefix: str = "") -> Item:
 def _noise(path: Path, with_test: bool) -> list[Item]:
     """Return a background recording in pieces of one second."""
     try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, RuntimeError):
+        with open_audio(path) as file:
+            frames = sum(map(len, file.blocks_from()))
+            pieces = frames // file.samplerate
+    except Undecodable:
         return [Item(id=f"{SILENCE}-{path.stem}", path=path, split="train")]  # the check names it
-    pieces = info.frames // info.samplerate
     begin_dev, begin_test = (round(pieces * share) for share in NOISE_SHARES)
     items = []
     for second in range(pieces):

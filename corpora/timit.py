@@ -5,12 +5,21 @@ speakers and dev the usual 50 other speakers of TEST; the lists and the folding 
 and Hon 1989; q is deleted, here a gap) are those of lhotse's recipe.
 """
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from lhotse.recipes.timit import get_phonemes, get_speakers
 
+from auscult.errors import UserError
+from auscult.text import read_lines, read_text
+from auscult.tree import walk
+
 from .item import Item, Listing, Span
 
+AUDIO = "audio"  # stands for the suffix of the recording
+AUDIO_SUFFIXES = (".wav", ".flac", ".sph")
+SAMPLE = re.compile(r"[0-9]{1,12}")
 SLACK = 400  # samples; a last label may pass the end of its file by as much
 
 
@@ -19,20 +28,21 @@ def read(folder: Path, split: str | None) -> Listing:
     dev, core = (set(names) for names in get_speakers())
     fold = get_phonemes(39)
     listing = Listing([], expected=("train", "test"))
-    files = {part: _recordings(folder, part) for part in ("train", "test")}
-    tested = {path.parent.name.lower() for path in files["test"]}
+    files = _recordings(folder)
+    tested = {found[AUDIO].parent.name.lower() for found in files["test"]}
     core = core & tested or tested - dev
     unused: set[str] = set()
-    for part, paths in files.items():
-        for path in paths:
-            speaker, sentence = path.parent.name.lower(), _stem(path)
+    for part, sentences in files.items():
+        for beside in sentences:
+            path = beside[AUDIO]
+            speaker, sentence = path.parent.name.lower(), path.name.partition(".")[0].lower()
             if sentence.startswith("sa"):
                 continue
             name = "train" if part == "train" else "dev" if speaker in dev else "test"
             if name == "test" and speaker not in core:
                 unused.add(speaker)
                 continue
-            found = _item(path, speaker, sentence, name, fold)
+            found = _item(beside, speaker, sentence, name, fold)
             if isinstance(found, Item):
                 listing.items.append(found)
             else:
@@ -46,40 +56,40 @@ def read(folder: Path, split: str | None) -> Listing:
     return listing
 
 
-def _recordings(folder: Path, part: str) -> list[Path]:
-    """Return one audio file for each sentence of TRAIN or TEST, in order of their names."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        names = [name.lower() for name in path.relative_to(folder).parts]
-        inside = len(names) >= 4 and names[-4] == part and names[-3].startswith("dr")
-        if inside and names[-1].endswith((".wav", ".flac")):
-            key = "/".join([*names[-3:-1], _stem(path)])
-            # some copies hold SA1.WAV and, converted, SA1.WAV.wav
-            if key not in found or len(path.name) < len(found[key].name):
-                found[key] = path
-    return [found[key] for key in sorted(found)]
+def _recordings(folder: Path) -> dict[str, list[dict[str, Path]]]:
+    """Return the files of each sentence of train and test by suffix, in order of their names."""
+    beside: dict[tuple[Path, str], dict[str, Path]] = {}
+    for path in sorted(walk(folder)):
+        sentence, dot, suffix = path.name.lower().partition(".")
+        files = beside.setdefault((path.parent, sentence), {})
+        # some copies hold SA1.WAV and, converted, SA1.WAV.wav
+        kind = AUDIO if f".{suffix}".endswith(AUDIO_SUFFIXES) else dot + suffix
+        if kind not in files or len(path.name) < len(files[kind].name):
+            files[kind] = path
+    found: dict[str, dict[str, dict[str, Path]]] = {"train": {}, "test": {}}
+    for (place, sentence), files in beside.items():
+        part, region, speaker = ["", "", "", *place.relative_to(folder).parts][-3:]
+        if AUDIO in files and part.lower() in found and region.lower().startswith("dr"):
+            found[part.lower()].setdefault(f"{region}/{speaker}/{sentence}".lower(), files)
+    return {part: [files for _, files in sorted(some.items())] for part, some in found.items()}
 
 
-def _stem(path: Path) -> str:
-    return path.name.split(".")[0].lower()
-
-
-def _item(path: Path, speaker: str, sentence: str, split: str, fold: dict[str, str]) -> Item | str:
+def _item(
+    files: Mapping[str, Path], speaker: str, sentence: str, split: str, fold: Mapping[str, str]
+) -> Item | str:
     """Return the utterance of one audio file, or a sentence that says what it lacks."""
-    beside = {
-        other.suffix.lower(): other
-        for other in path.parent.iterdir()
-        if other.stem.lower() == sentence and other != path
-    }
+    path = files[AUDIO]
     for suffix in (".phn", ".wrd", ".txt"):
-        if suffix not in beside:
+        if suffix not in files:
             return f"{path} has no {suffix.upper()} file beside it"
     try:
-        phones, words = _spans(beside[".phn"]), _spans(beside[".wrd"])
-        phone39 = tuple(Span(s.start, s.end, fold[s.symbol]) for s in phones)
-        text = beside[".txt"].read_text(encoding="ascii").split(maxsplit=2)[2].strip()
-    except (ValueError, IndexError, KeyError) as error:
-        return f"{path} has labels that cannot be read ({type(error).__name__}: {error})"
+        phones, words = _spans(files[".phn"]), _spans(files[".wrd"])
+        text = _text(files[".txt"])
+    except UserError as error:
+        return f"{path} has labels that cannot be read: {str(error).removesuffix('.')}"
+    if strange := {span.symbol for span in phones} - fold.keys():
+        return f"{path} has labels that cannot be read: {min(strange)!r} is no phone of TIMIT"
+    phone39 = tuple(Span(s.start, s.end, fold[s.symbol]) for s in phones)
     region = path.parent.parent.name.lower()
     return Item(
         id=f"{region}-{speaker}-{sentence}",
@@ -97,6 +107,19 @@ def _item(path: Path, speaker: str, sentence: str, split: str, fold: dict[str, s
 
 def _spans(path: Path) -> tuple[Span, ...]:
     """Read a .PHN or .WRD file: start, end and symbol on each line, in samples."""
-    rows = [line.split() for line in path.read_text(encoding="ascii").splitlines() if line.strip()]
-    spans = [Span(int(start), int(end), symbol) for start, end, symbol in rows]
+    spans = []
+    for number, line in enumerate(read_lines(path), start=1):
+        fields = line.split()
+        if len(fields) == 3 and SAMPLE.fullmatch(fields[0]) and SAMPLE.fullmatch(fields[1]):
+            spans.append(Span(int(fields[0]), int(fields[1]), fields[2]))
+        elif fields:
+            raise UserError(f"{path}, line {number}, reads {line!r}, not 'START END SYMBOL'.")
     return tuple(span for span in spans if span.start != span.end)
+
+
+def _text(path: Path) -> str:
+    """Read a .TXT file: first and last sample, and what is said."""
+    fields = read_text(path).split(maxsplit=2)
+    if len(fields) < 3:
+        raise UserError(f"{path} reads {' '.join(fields)!r}, not 'START END WORDS'.")
+    return fields[2].strip()

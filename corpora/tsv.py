@@ -34,6 +34,8 @@ from typing import Any
 
 from auscult.dataset import Trial
 from auscult.errors import UserError, unknown
+from auscult.text import read_lines
+from auscult.tree import find
 
 from .item import Item, Listing, Span
 from .rttm import SLACK, read_rttm
@@ -76,7 +78,7 @@ def read(folder: Path, split: str | None) -> Listing:
         for name, also in (("PHONES.tsv", "phone"), ("WORDS.tsv", "word"))
         if (folder / name).is_file()
     ]
-    turns, problems = read_rttm(sorted(folder.glob("*.rttm")))
+    turns, problems = read_rttm(find(folder, "*.rttm"))
     if turns:
         spans = {name: {"speaker": part} for name, part in turns.items()}
         times.append(_Times("RTTM files", spans, {}))
@@ -106,11 +108,8 @@ def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[objec
 
 
 def _read_table(path: Path, required: Sequence[str]) -> _Table:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text: {error}.") from error
-    header = lines[0].rstrip("\r").split("\t")
+    lines = read_lines(path) or [""]
+    header = lines[0].split("\t")
     if missing := [name for name in required if name not in header]:
         raise UserError(
             f"{path} has no column {missing[0]!r}; its first line must name the columns, "
@@ -120,7 +119,7 @@ def _read_table(path: Path, required: Sequence[str]) -> _Table:
         raise UserError(f"{path} has the column {twice[0]!r} more than once.")
     table = _Table(path, header)
     for number, line in enumerate(lines[1:], start=2):
-        fields = line.rstrip("\r").split("\t")
+        fields = line.split("\t")
         if fields == [""]:
             continue
         if len(fields) == len(header):
@@ -168,16 +167,13 @@ def _item(folder: Path, column: str, row: Mapping[str, str], times: Sequence[_Ti
     if "keyword" not in row and row.get("label"):
         labels["keyword"] = row["label"]
     if row.get("slots_json"):
-        try:
-            slots = json.loads(row["slots_json"])
-        except ValueError:
-            slots = None
-        if not isinstance(slots, dict):
-            return f"has slots_json {row['slots_json']!r}, which is no JSON object"
-        labels["slots"] = {key: str(value) for key, value in slots.items()}
+        slots = _slots(row["slots_json"])
+        if slots is None:
+            return f"has slots_json {row['slots_json'][:80]!r}, which is no JSON object of texts"
+        labels["slots"] = slots
     turns = any("speaker" in table.spans.get(name, ()) for table in times)
     return Item(
-        id=name,
+        id=_id(row),
         path=folder / row["path"],
         split=_split_name(row[column]),
         speaker=row.get("speaker") or None,
@@ -194,8 +190,31 @@ def _item(folder: Path, column: str, row: Mapping[str, str], times: Sequence[_Ti
     )
 
 
+def _slots(text: str) -> dict[str, str] | None:
+    """Return a JSON object's values as texts; None where it is none that can be kept."""
+    try:
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            return None
+        slots = {key: str(value) for key, value in found.items()}
+        whole = "".join((*slots, *slots.values()))
+        whole.encode()  # \\ud800 alone is no character
+    except (ValueError, RecursionError):
+        return None
+    return None if "\0" in whole else slots
+
+
 def _utterance(row: Mapping[str, str]) -> str:
-    return row.get("utt") or str(PurePosixPath(row["path"]).with_suffix(""))
+    """Return what the other tables call an utterance."""
+    return row.get("utt") or row["path"].removesuffix(PurePosixPath(row["path"]).suffix)
+
+
+def _id(row: Mapping[str, str]) -> str:
+    """Return an utterance's id, which leads to no other folder where it is made from a path."""
+    if row.get("utt"):
+        return row["utt"]
+    parts = PurePosixPath(_utterance(row)).parts
+    return "/".join("up" if part == ".." else part for part in parts if part != "/")
 
 
 def _is_split(column: str) -> bool:
@@ -245,8 +264,8 @@ def _read_trials(path: Path, manifest: _Table, problems: list[str]) -> list[Tria
     """Read the trials, where there are any; append what is wrong with lines to ``problems``."""
     if not path.is_file():
         return []
-    names = {row["path"]: _utterance(row) for _, row in manifest.rows}
-    names |= {name: name for name in names.values()}
+    names = {row["path"]: _id(row) for _, row in manifest.rows}
+    names |= {_utterance(row): _id(row) for _, row in manifest.rows}
     table = _read_table(path, required=("target", "enrol", "test"))
     problems += table.problems
     trials = []

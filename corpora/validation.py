@@ -1,5 +1,7 @@
 """What can be wrong with listed speech: one sentence for each item, naming its file."""
 
+import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,16 +15,38 @@ SILENCE = "_silence_"  # the keyword of items that may hold only zeros
 
 
 def listing_problems(items: Sequence[Item]) -> Iterator[tuple[int, str]]:
-    """Yield (position, sentence) for duplicate ids and for files that do not exist."""
+    """Yield (position, sentence) for duplicate ids, labels that are no text and missing files."""
     first: dict[str, Path] = {}
     for position, item in enumerate(items):
         if item.id in first:
             yield position, f"{item.path} has the id {item.id!r}, as has {first[item.id]}"
-        elif item.path.is_dir():
-            yield position, f"{item.path} is a folder, not an audio file (utterance {item.id!r})"
-        elif not item.path.is_file():
-            yield position, f"{item.path} does not exist (utterance {item.id!r})"
+        elif not _is_text(item):
+            yield position, f"{str(item.path)!r} has a name or a label that is no UTF-8 text"
+        elif problem := _place_problem(item.path):
+            yield position, f"{item.path} {problem} (utterance {item.id!r})"
         first.setdefault(item.id, item.path)
+
+
+def _is_text(item: Item) -> bool:
+    """Say whether what is known of an utterance can be written: names of files may be any bytes."""
+    values = (item.id, item.split, item.speaker, item.text, *item.labels.values())
+    try:
+        "".join(value for value in values if isinstance(value, str)).encode()
+    except UnicodeEncodeError:
+        return False
+    return bool(item.id)
+
+
+def _place_problem(path: Path) -> str:
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the latter for a NUL
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    if stat.S_ISDIR(mode):
+        return "is a folder, not an audio file"
+    return "" if stat.S_ISREG(mode) else "is not a regular file"
 
 
 def audio_problems(items: Sequence[Item], scans: Mapping[Path, Scan]) -> Iterator[tuple[int, str]]:

@@ -11,15 +11,15 @@ with the speakers' numbers for their names. The cleaned ``veri_test2.txt`` (37,6
 neither is there; its scores are not SUPERB's.
 """
 
-import csv
 from pathlib import Path
 
 from auscult.dataset import Trial
 from auscult.errors import UserError
+from auscult.text import read_lines
+from auscult.tree import find
 
 from .item import Item, Listing
 from .splitting import DEV_SHARE, hold_out
-from .textfile import read_lines
 
 PLACES = ("wav", "dev/wav", "test/wav")
 LISTS = ("veri_test_class.txt", "iden_split.txt")
@@ -37,7 +37,7 @@ def read(folder: Path, split: str | None) -> Listing:
     files = {
         path.relative_to(folder / place).as_posix(): path
         for place in PLACES
-        for path in sorted((folder / place).glob("id*/*/*.wav"))
+        for path in find(folder / place, "id*/*/*.wav")
     }
     if split == VERIFICATION:
         listing, chosen = _verification(folder, list(files))
@@ -136,6 +136,5 @@ def _meta(path: Path) -> dict[str, tuple[str, str]]:
     """Return sex and nationality of each speaker in vox1_meta.csv, which has tabs."""
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.reader(file, delimiter="\t") if len(row) >= 4]
+    rows = [row for line in read_lines(path) if len(row := line.split("\t")) >= 4]
     return {row[0]: (row[2].strip(), row[3].strip()) for row in rows[1:]}

@@ -4,6 +4,7 @@ Flashlight and KenLM come with ``pip install auscult[lm]``.
 """
 
 import gzip
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ from .text import spelled
 
 BLANK = "<blank>"
 WORD_END = "|"
+_LONGEST_LINE = 2**20  # bytes
 MARKS = frozenset({"<s>", "</s>", "<unk>", "<UNK>"})
 
 
@@ -100,22 +102,47 @@ def read_words(path: Path) -> Iterator[str]:
     Raises:
         UserError: The file cannot be read as an ARPA file, or has no bigrams.
     """
+    inside = bigrams = False
+    for line in _lines(path):
+        if inside and line.startswith("\\"):
+            return
+        bigrams = bigrams or line.startswith("ngram 2")
+        inside = inside or line.strip() == "\\1-grams:"
+        if inside and not bigrams:
+            raise UserError(f"{path} has unigrams only; KenLM wants bigrams as well.")
+        parts = line.split()
+        if inside and len(parts) >= 2 and parts[1] not in MARKS:
+            yield parts[1]
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a file that may be large or compressed, as KenLM reads it."""
+    if not path.is_file():
+        raise UserError(f"The language model {path} cannot be read: there is no such file.")
+    number = 1
     try:
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8") as file:
-            inside = bigrams = False
-            for line in file:
-                if inside and line.startswith("\\"):
-                    return
-                bigrams = bigrams or line.startswith("ngram 2")
-                inside = inside or line.strip() == "\\1-grams:"
-                if inside and not bigrams:
-                    raise UserError(f"{path} has unigrams only; KenLM wants bigrams as well.")
-                parts = line.split()
-                if inside and len(parts) >= 2 and parts[1] not in MARKS:
-                    yield parts[1]
-    except (OSError, UnicodeDecodeError) as error:
+        opened = gzip.open if _is_gzip(path) else open
+        with opened(path, "rb") as file:
+            while raw := file.readline(_LONGEST_LINE):
+                line = raw.decode()
+                if number == 1 and line.startswith("\ufeff"):
+                    raise UserError(
+                        f"{path} begins with a byte order mark, which KenLM does not read; save it "
+                        "as UTF-8 without one."
+                    )
+                yield line
+                number += 1
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"The language model {path} cannot be read: line {number} is no UTF-8 text."
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"The language model {path} cannot be read: {error}.") from error
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _ctc_decoder() -> Callable[..., Any]:

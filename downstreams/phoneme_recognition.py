@@ -26,6 +26,7 @@ from torch import nn
 from auscult.dataset import Corpus, supervision_of
 from auscult.errors import UserError
 from auscult.head import build_frame_head
+from auscult.text import read_lines
 
 from .ctc import (
     CTCConfig,
@@ -116,11 +117,7 @@ def read_lexicon(names: Sequence[str]) -> dict[str, Tokens]:
     """
     found: dict[str, Tokens] = {}
     for name in names:
-        try:
-            lines = Path(name).expanduser().read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"The lexicon {name} cannot be read: {error}.") from error
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(read_lines(Path(name).expanduser()), start=1):
             word, *phones = line.split() or [";;;"]
             if word.startswith(";;;"):
                 continue

@@ -19,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from auscult.errors import UserError
+from auscult.tree import walk
 from auscult.whole_file import whole_file
 
 from .turn import rttm_lines
@@ -83,7 +84,7 @@ def write_predictions(
 
 def find_predictions(folder: Path) -> list[Path]:
     """Return the folders with predictions at or below ``folder``, in order."""
-    return sorted(path.parent for path in folder.rglob(RUN) if (path.parent / ITEMS).is_file())
+    return sorted(p.parent for p in walk(folder) if p.name == RUN and (p.parent / ITEMS).is_file())
 
 
 def read_predictions(folder: Path) -> Predictions:

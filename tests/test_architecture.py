@@ -74,6 +74,52 @@ def test_the_guard_sees_a_violation(tmp_path: Path) -> None:
     )
     assert rooms_imported(bad) == {"upstreams"}
     assert "s3prl.hub" in names_imported(bad)
+    bad.write_text("import os\nfrom pathlib import Path\nPath('x').glob('*')\nos.walk('x')\n")
+    assert walks(bad) == {"Path('x').glob", "os.walk"}
+
+
+OWN_FOLDERS = (  # where what we wrote ourselves is listed; people's folders go through tree.py
+    "auscult/kept.py",
+    "auscult/tree.py",
+    "auscult/whole_file.py",
+    "auscult/snapshot.py",
+    "auscult/cli/subnet.py",
+    "upstreams/hubert_network.py",
+    "upstreams/lighthubert/export.py",
+)
+WALKS = {"rglob", "glob", "iglob", "iterdir", "walk", "fwalk", "listdir", "scandir"}
+
+
+def walks(path: Path) -> set[str]:
+    """The calls in ``path`` that list a folder, whatever they are called on but our own tree."""
+    calls = [
+        node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+    ]
+    return {
+        f"{ast.unparse(call.value)}.{call.attr}"
+        for call in calls
+        if isinstance(call, ast.Attribute)
+        and call.attr in WALKS
+        and ast.unparse(call.value) != "ast"
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_folders_of_people_are_walked_by_the_one_walk(path: Path) -> None:
+    """pathlib's rglob enters no linked folder, and takes hidden files."""
+    relative = path.relative_to(ROOT).as_posix()
+    found = walks(path)
+    assert relative in OWN_FOLDERS or not found, f"{relative} calls {sorted(found)}: auscult.tree"
+
+
+def test_text_of_people_is_read_by_the_one_reader() -> None:
+    """``Path.read_text`` raises without the file's name, and reads a mark as a character."""
+    readers = [path for path in FILES if path.relative_to(ROOT).parts[0] == "corpora"]
+    calls = ("read_text", "open")
+    for path in readers:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                assert node.func.attr not in calls or path.name == "riff.py", path
 
 
 def test_rooms_and_package_table_agree() -> None:

@@ -1,5 +1,7 @@
 """`auscult extract`: every layer of every utterance as files, for people who want features."""
 
+import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,10 @@ from auscult.cli.output import (
     SkipBad,
     SplitColumn,
     choose_device,
+    expect_folder,
 )
 from auscult.errors import UserError, unknown
-from auscult.whole_file import whole_file
+from auscult.whole_file import whole_file, writing
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from auscult.upstream import Upstream
 
 DTYPES = ("float32", "float16")
+_LONGEST_NAME = 255  # bytes of a file's name on the usual file systems
 
 
 def extract(
@@ -68,7 +72,9 @@ def extract(
         raise UserError("Give either audio files or a corpus (-c), such as -c tsv:data/mine.")
     where = choose_device(device)
     wanted = check_precision(precision, where)
-    out.mkdir(parents=True, exist_ok=True)
+    expect_folder(out)
+    with writing(out / "features"):
+        out.mkdir(parents=True, exist_ok=True)
     encoder = auscult.load(upstream).to(where)
     found = _read(files, corpus, split, skip_bad)
     cuts = [cut for part in found.splits.values() for cut in part]
@@ -80,7 +86,8 @@ def extract(
         f"{size / 1e9:.2f} GB in {out}."
     )
     made = {"precision": precision_of(encoder, wanted), "dtype": dtype}
-    targets = [_Target.of(cut, out, encoder, made) for cut in cuts]
+    paths = _paths_of([cut.id for cut in cuts], out)
+    targets = [_Target.of(*pair, encoder, made) for pair in zip(cuts, paths, strict=True)]
     plan = plan_batches([cut.duration for cut in cuts])
     missing = [batch for batch in plan if not all([targets[i].there() for i in batch])]
     for row in encode(encoder, cuts, missing, precision=wanted):
@@ -89,9 +96,8 @@ def extract(
         logger.info(f"{kept} of {len(cuts)} files were there already and are kept.")
     output.print(f"{len(cuts)} files in {out}")
     skipped = [*found.skipped, *(f"{name} is too short." for name in short)]
-    paths = [str(target.path) for target in targets]
     output.finish(
-        files=paths,
+        files=list(map(str, paths)),
         upstream=encoder.spec.name,
         skipped=skipped,
         precision=made["precision"],
@@ -107,7 +113,7 @@ class _Target:
     made_from: Mapping[str, str]
 
     @classmethod
-    def of(cls, cut: Any, out: Path, encoder: "Upstream", made: Mapping[str, str]) -> "_Target":
+    def of(cls, cut: Any, path: Path, encoder: "Upstream", made: Mapping[str, str]) -> "_Target":
         from auscult.feature import audio_sha256
 
         made_from = {
@@ -116,7 +122,7 @@ class _Target:
             "audio_sha256": audio_sha256(cut),
             **made,
         }
-        return cls(_path_of(cut, out), made_from)
+        return cls(path, made_from)
 
     def there(self) -> bool:
         """Say whether the file is there.
@@ -158,11 +164,40 @@ class _Target:
             save_file(tensors, temporary, metadata=dict(self.made_from))
 
 
-def _path_of(cut: Any, out: Path) -> Path:
-    path = out / f"{cut.id}.safetensors"
-    if not path.resolve().is_relative_to(out.resolve()):
-        raise UserError(f"Utterance id {cut.id!r} leads outside {out}; rename it.")
-    return path
+def _paths_of(ids: Sequence[str], out: Path) -> list[Path]:
+    """Return the file of each utterance.
+
+    Raises:
+        UserError: An id is no name of a file below ``out``, or two are the same.
+    """
+    root = out.resolve()
+    merging = _merges_case(out)
+    owners: dict[str, str] = {}
+    paths = []
+    for name in ids:
+        path = out / f"{name}.safetensors"
+        if "\0" in name or not path.resolve().is_relative_to(root):
+            raise UserError(f"Utterance id {name!r} leads outside {out}; rename it.")
+        if long := next((p for p in path.parts if len(os.fsencode(p)) > _LONGEST_NAME), None):
+            raise UserError(
+                f"Utterance id {name[:80]!r}... makes a file name of {len(os.fsencode(long))} "
+                f"bytes, of which {_LONGEST_NAME} are possible; rename it."
+            )
+        key = os.path.normpath(path)
+        key = unicodedata.normalize("NFC", key).casefold() if merging else key
+        other = owners.setdefault(key, name)
+        if other != name:
+            raise UserError(
+                f"Utterances {other!r} and {name!r} would be one file in {out}; rename one."
+            )
+        paths.append(path)
+    return paths
+
+
+def _merges_case(folder: Path) -> bool:
+    """Say whether a folder can be named in large and small letters alike."""
+    other = folder.resolve().with_name(folder.resolve().name.swapcase())
+    return other.name != folder.resolve().name and other.exists() and other.samefile(folder)
 
 
 def _read(

@@ -1,5 +1,6 @@
 """`auscult pretrain`: make the encoders that are measured, from nothing or from a teacher."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,6 @@ from auscult.errors import UserError
 if TYPE_CHECKING:
     from auscult.objective import Objective, Training
 
-AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 Family = Annotated[
     str,
     typer.Argument(help="mockingjay, audio_albert, hubert, distilhubert, lighthubert or w2v_bert."),
@@ -131,11 +131,13 @@ def _assignments(path: Path | None) -> list[str]:
     """Read KEY = VALUE lines; values become text again, which the configuration checks."""
     import tomllib
 
+    from auscult.text import read_text
+
     if path is None:
         return []
     try:
-        found = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        found = tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path} is no TOML: {error}; expected lines such as dim = 192.") from error
     for key, value in found.items():
         if isinstance(value, dict | list):
@@ -146,16 +148,13 @@ def _assignments(path: Path | None) -> list[str]:
 def _read(spec: str, splits: str, skip_bad: bool) -> tuple[list[Any], list[str]]:
     """Return the utterances of a corpus' splits, or of all audio in a folder; their hashes."""
     import auscult
-    from auscult.corpora import READERS, read_files
+    from auscult.corpora import READERS, read_folder
 
-    folder = Path(spec).expanduser()
-    if ":" not in spec and "/" in spec and not folder.is_dir():
+    folder = Path(os.path.expanduser(spec))
+    if ":" not in spec and "/" in spec and not os.path.isdir(folder):
         raise UserError(f"{spec} is no folder; expected one with audio, or READER[:FOLDER].")
-    if spec.partition(":")[0] not in READERS and folder.is_dir():
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO)
-        if not files:
-            raise UserError(f"{folder} holds no audio ({', '.join(AUDIO)}).")
-        found = read_files(files, skip_bad=skip_bad)
+    if spec.partition(":")[0] not in READERS and os.path.isdir(folder):
+        found = read_folder(folder, skip_bad=skip_bad)
         names = list(found.splits)
     else:
         address, _, column = spec.partition("#")

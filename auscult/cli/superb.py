@@ -268,6 +268,7 @@ def _expected(assignments: Sequence[str]) -> "dict[str, Expected]":
     """
     from auscult.results.superb_check import FOLDS, names_in_list
     from auscult.results.superb_submission import FILES
+    from auscult.text import read_text
 
     found: dict[str, Expected] = {}
     for assignment in assignments:
@@ -275,7 +276,7 @@ def _expected(assignments: Sequence[str]) -> "dict[str, Expected]":
         if code not in (*FILES, "er"):
             raise unknown("task of a submission", code, (*FILES, "er"))
         if Path(spec).is_file():
-            found[code] = names_in_list(code, Path(spec).read_text(encoding="utf-8"))
+            found[code] = names_in_list(code, read_text(Path(spec)))
         elif code == "er":
             for fold in FOLDS:
                 found[fold] = dict(_corpus_names(fold, spec))

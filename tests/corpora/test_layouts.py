@@ -10,7 +10,6 @@ import soundfile
 
 from auscult.audio import read_samples
 from auscult.corpora import load_corpus
-from auscult.corpora.textgrid import read_textgrid
 from auscult.dataset import Corpus, supervision_of, utterance_label
 from auscult.errors import UserError
 
@@ -96,83 +95,25 @@ class TestTimit:
             load_corpus(f"timit:{root}")
         assert len(load_corpus(f"timit:{root}", skip_bad=True).split("train")) == 3
 
+    def test_linked_folders(self, tree, link_folders) -> None:
+        root = tree()
+        link_folders(f"timit:{root}", root)
 
-LONG_GRID = """File type = "ooTextFile"
-Object class = "TextGrid"
+    def test_text(self, tree, break_text) -> None:
+        root = tree()
+        break_text(
+            f"timit:{root}", root, *(f"TRAIN/DR1/FCJF0/SX37.{x}" for x in ("PHN", "WRD", "TXT"))
+        )
+        (root / "TRAIN/DR1/FCJF0/SX37.WRD").write_bytes(b"0 800 caf\xe9")
+        corpus = load_corpus(f"timit:{root}", skip_bad=True)
+        assert len(corpus.split("train")) == 3
+        assert "SX37.WRD, line 1: the bytes e9 are no UTF-8 text" in corpus.skipped[0]
 
-xmin = 0
-xmax = 0.3
-tiers? <exists>
-size = 3
-item []:
-    item [1]:
-        class = "IntervalTier"
-        name = "words"
-        xmin = 0
-        xmax = 0.3
-        intervals: size = 2
-        intervals [1]:
-            xmin = 0
-            xmax = 0.1
-            text = ""
-        intervals [2]:
-            xmin = 0.1
-            xmax = 0.3
-            text = "say ""it"" 9"
-    item [2]:
-        class = "TextTier"
-        name = "marks"
-        xmin = 0
-        xmax = 0.3
-        points: size = 1
-        points [1]:
-            number = 0.2
-            mark = "x"
-    item [3]:
-        class = "IntervalTier"
-        name = "phones"
-        xmin = 0
-        xmax = 0.3
-        intervals: size = 3
-        intervals [1]:
-            xmin = 0
-            xmax = 0.1
-            text = "sp"
-        intervals [2]:
-            xmin = 0.1
-            xmax = 0.25
-            text = "IH1"
-        intervals [3]:
-            xmin = 0.25
-            xmax = 0.31
-            text = ""
+
+GRID = """"ooTextFile" "TextGrid" 0 0.3 <exists> 2
+"IntervalTier" "words" 0 0.3 2 0 0.1 "" 0.1 0.3 "say ""it"" 9"
+"IntervalTier" "phones" 0 0.3 3 0 0.1 "sp" 0.1 0.25 "IH1" 0.25 0.31 ""
 """
-
-
-class TestTextGrid:
-    def test_long_and_short_form_say_the_same(self, tmp_path: Path) -> None:
-        path = tmp_path / "x.TextGrid"
-        path.write_text(LONG_GRID)
-        tiers = read_textgrid(path)
-        assert tiers == {
-            "words": ((0, 1600, ""), (1600, 4800, 'say "it" 9')),
-            "phones": ((0, 1600, "sp"), (1600, 4000, "IH1"), (4000, 4960, "")),
-        }
-        short = [line.partition("= ")[2] or line for line in LONG_GRID.splitlines()]
-        keep = [line for line in short if line and ("item" not in line and "als [" not in line)]
-        keep = [line for line in keep if "points [" not in line]
-        text = "\n".join(line.replace("tiers? ", "") for line in keep)
-        assert "xmin" not in text and "<exists>" in text
-        for encoding in ("utf-8", "utf-16"):
-            path.write_text(text, encoding=encoding)
-            assert read_textgrid(path) == tiers
-
-    @pytest.mark.parametrize("text", ["", "no grid", LONG_GRID[:600]])
-    def test_what_is_no_grid_is_refused(self, text: str, tmp_path: Path) -> None:
-        path = tmp_path / "x.TextGrid"
-        path.write_text(text)
-        with pytest.raises(ValueError, match="TextGrid"):
-            read_textgrid(path)
 
 
 class TestLibriSpeech:
@@ -264,7 +205,7 @@ class TestLibriSpeech:
     def test_textgrids(self, place: str, root: Path) -> None:
         grid = root / place / "dev-clean/84/121123/84-121123-0000.TextGrid"
         grid.parent.mkdir(parents=True, exist_ok=True)
-        grid.write_text(LONG_GRID)
+        grid.write_text(GRID)
         corpus = load_corpus(f"librispeech:{root}")
         aligned, bare = corpus.split("dev")
         # silence is one class; the last time passes the end by rounding and is cut
@@ -279,7 +220,7 @@ class TestLibriSpeech:
         grid = root / "alignments/dev-clean/84/121123/84-121123-0000.TextGrid"
         grid.parent.mkdir(parents=True)
         grid.write_text("no grid")
-        with pytest.raises(UserError, match=r"84-121123-0000\.TextGrid: no TextGrid"):
+        with pytest.raises(UserError, match=r"84-121123-0000\.TextGrid is no TextGrid"):
             load_corpus(f"librispeech:{root}")
         assert len(load_corpus(f"librispeech:{root}", skip_bad=True).skipped) == 1
 
@@ -301,6 +242,21 @@ class TestLibriSpeech:
         (root / "converted_aligned_phones.txt").write_text(labels)
         with pytest.raises(UserError, match="at samples 0 to 6400, but its audio has"):
             load_corpus(f"librispeech:{root}")
+
+    def test_linked_folders(self, root: Path, link_folders) -> None:
+        link_folders(f"librispeech:{root}", root)
+
+    def test_text(self, root: Path, break_text) -> None:
+        grid = root / "alignments/dev-clean/84/121123/84-121123-0000.TextGrid"
+        grid.parent.mkdir(parents=True)
+        grid.write_text(GRID)
+        names = [f"{part}-0000" for part in ("103-1240", "14-208")]
+        (root / "converted_aligned_phones.txt").write_text("103-1240-0001 5 5 6\n")
+        files = ("dev-clean/*/*/*.trans.txt", "SPEAKERS.TXT", "converted_*", "alignments/*/*/*/*")
+        break_text(f"librispeech:{root}", root, *files)
+        for name in ("train", "test"):
+            (root / f"{name}_split.txt").write_text("\n".join(names) + "\n")
+        break_text(f"librispeech:{root}", root, "train_*", "test_*.txt", split="sid_split")
 
 
 class TestSpeechCommands:
@@ -375,6 +331,18 @@ class TestSpeechCommands:
         with pytest.raises(UserError, match=r"pink_noise\.wav cannot be read as audio"):
             load_corpus(f"speech_commands:{root}")
 
+    def test_linked_folders(self, root: Path, link_folders) -> None:
+        link_folders(f"speech_commands:{root}", root)
+
+    def test_text(self, root: Path, break_text) -> None:
+        break_text(f"speech_commands:{root}", root, "*_list.txt")
+
+    def test_without_background_noise(self, root: Path) -> None:
+        noise = root / "_background_noise_" / "pink_noise.wav"
+        noise.rename(root / "pink_noise.wav")
+        (note, _) = load_corpus(f"speech_commands:{root}").notes
+        assert "nothing is silence: the corpus has 11 classes where SUPERB's has 12" in note
+
 
 class TestFluentSpeechCommands:
     @pytest.fixture
@@ -422,6 +390,28 @@ class TestFluentSpeechCommands:
             load_corpus(f"fluent_speech_commands:{root}")
         table.unlink()
         with pytest.raises(UserError, match=r"valid_data\.csv does not exist"):
+            load_corpus(f"fluent_speech_commands:{root}")
+
+    def test_linked_folders(self, root: Path, link_folders) -> None:
+        link_folders(f"fluent_speech_commands:{root}", root)
+
+    def test_text(self, root: Path, break_text) -> None:
+        break_text(f"fluent_speech_commands:{root}", root, "data/*.csv")
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ('9,x.wav,s,"no end', "line 4, is no CSV: unexpected end"),
+            ('9,x.wav,s,"a" b,c,d,e', "line 4, is no CSV: "),
+            (f"9,x.wav,s,{'x' * 200_000},c,d,e", "line 4, is no CSV: field larger than"),
+            ("9,x.wav,s", "line 4 has 3 fields where the header has 7"),
+            ("9,x.wav,s,t,a,b,c,d", "line 4 has 8 fields where the header has 7"),
+        ],
+    )
+    def test_lines_that_are_no_csv(self, line: str, message: str, root: Path) -> None:
+        table = root / "data" / "train_data.csv"
+        table.write_text(f"{table.read_text()}{line}\n")
+        with pytest.raises(UserError, match=rf"train_data\.csv,? {message}"):
             load_corpus(f"fluent_speech_commands:{root}")
 
 
@@ -475,3 +465,14 @@ class TestVoxCeleb1:
         listed.write_text("train id10001/aXy-0/00001.wav\n")
         with pytest.raises(UserError, match=r"iden_split\.txt line 1 reads 'train id10001"):
             load_corpus(f"voxceleb1:{root}")
+
+    def test_linked_folders(self, root: Path, link_folders) -> None:
+        link_folders(f"voxceleb1:{root}", root)
+
+    def test_text(self, root: Path, break_text) -> None:
+        lines = [
+            f"{part} id10001/{video}Xy-0/00001.wav"
+            for part, video in zip("123", "abc", strict=True)
+        ]
+        (root / "iden_split.txt").write_text("\n".join(lines) + "\n")
+        break_text(f"voxceleb1:{root}", root, "iden_split.txt", "vox1_meta.csv")

@@ -72,7 +72,7 @@ def test_a_turn_may_end_ten_milliseconds_late(write_corpus) -> None:
 
 def test_a_file_that_is_no_text_is_named(tmp_path) -> None:
     (tmp_path / "a.rttm").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"a\.rttm cannot be read as UTF-8 text"):
+    with pytest.raises(UserError, match=r"a\.rttm, line 1: .* are no UTF-16 text"):
         read_rttm([tmp_path / "a.rttm"])
 
 

@@ -87,6 +87,12 @@ class TestIemocap:
         corpus = load_corpus(f"iemocap:{root}", split="fold1", skip_bad=True)
         assert len(corpus.skipped) == 1 and len(corpus.split("train")) == 24
 
+    def test_linked_folders(self, root: Path, link_folders) -> None:
+        link_folders(f"iemocap:{root}", root)
+
+    def test_text(self, root: Path, break_text) -> None:
+        break_text(f"iemocap:{root}", root, "Session1/dialog/*/Ses01F*.txt")
+
 
 class TestSnips:
     @pytest.fixture
@@ -142,8 +148,14 @@ class TestSnips:
         assert "Emma-snips-test-8.wav has no line in" in corpus.skipped[0]
         assert "1 labelled utterances have no audio (Salli-snips-train-7" in corpus.notes[1]
         labels.write_bytes(b"\xff")
-        with pytest.raises(UserError, match="cannot be read as UTF-8 text"):
+        with pytest.raises(UserError, match="are no UTF-8 text"):
             load_corpus(f"snips:{root}")
+
+    def test_linked_folders(self, root: Path, link_folders) -> None:
+        link_folders(f"snips:{root}", root)
+
+    def test_text(self, root: Path, break_text) -> None:
+        break_text(f"snips:{root}", root, "all.iob.snips.txt")
 
 
 class TestLibriMix:
@@ -207,6 +219,14 @@ class TestLibriMix:
         (root / "train" / "rttm").write_text("SPEAKER strange 1 0 1 <NA> <NA> 9 <NA> <NA>\n")
         with pytest.raises(UserError, match="says who speaks in 'strange', which wav.scp lacks"):
             load_corpus(f"librimix:{root}")
+
+    def test_linked_folders(self, root: Path, link_folders) -> None:
+        link_folders(f"librimix:{root}", root)
+
+    def test_text(self, root: Path, break_text) -> None:
+        break_text(f"librimix:{root}", root, "dev/wav.scp", "dev/segments", "dev/utt2spk")
+        (root / "dev/segments").unlink()
+        break_text(f"librimix:{root}", root, "dev/rttm")
 
 
 class TestQuesst14:
@@ -277,6 +297,12 @@ class TestQuesst14:
         with pytest.raises(UserError, match=r"language_key_dev\.lst line 1 reads"):
             load_corpus(f"quesst14:{root}")
 
+    def test_linked_folders(self, root: Path, link_folders) -> None:
+        link_folders(f"quesst14:{root}", root)
+
+    def test_text(self, root: Path, break_text) -> None:
+        break_text(f"quesst14:{root}", root, "scoring/*.lst", "scoring/*/*.rttm")
+
 
 class TestVoxCeleb1Verification:
     @pytest.fixture
@@ -327,3 +353,6 @@ class TestVoxCeleb1Verification:
         (root / "veri_test.txt").unlink()
         with pytest.raises(UserError, match="holds no list of trials"):
             load_corpus(f"voxceleb1:{root}", split="veri_split")
+
+    def test_text(self, root: Path, break_text) -> None:
+        break_text(f"voxceleb1:{root}", root, "veri_test.txt", split="veri_split")

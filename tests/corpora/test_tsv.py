@@ -134,7 +134,7 @@ def test_a_bad_manifest_is_named(tmp_path: Path, manifest: str, message: str) ->
 
 def test_a_manifest_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "MANIFEST.tsv").write_bytes(b"path\tsplit\n\xff\xfe\n")
-    with pytest.raises(UserError, match="MANIFEST.tsv cannot be read as UTF-8"):
+    with pytest.raises(UserError, match="MANIFEST.tsv, line 2: .* are no UTF-8 text"):
         load_corpus(f"tsv:{tmp_path}")
 
 
@@ -163,3 +163,62 @@ def test_times_of_unknown_utterances_are_noted(write_corpus) -> None:
     assert "utterances that MANIFEST.tsv does not have: 1 (first: other)" in "".join(
         load_corpus(f"tsv:{folder}").notes
     )
+
+
+class TestFiles:
+    @pytest.fixture
+    def root(self, write_corpus) -> Path:
+        root = write_corpus()
+        (root / "PHONES.tsv").write_text("utt\tstart\tend\tphone\n0-0\t0\t100\taa\n")
+        (root / "WORDS.tsv").write_text("utt\tstart\tend\tword\n0-0\t0\t100\tah\n")
+        (root / "a.rttm").write_text("SPEAKER 0-0 1 0 0.1 <NA> <NA> ann <NA> <NA>\n")
+        (root / "TRIALS.tsv").write_text("target\tenrol\ttest\n1\t4-0\t4-1\n")
+        return root
+
+    def test_linked_folders(self, root: Path, link_folders) -> None:
+        link_folders(f"tsv:{root}", root)
+
+    def test_text(self, root: Path, break_text) -> None:
+        break_text(f"tsv:{root}", root, "*.tsv", "*.rttm")
+
+    @pytest.mark.parametrize("place", ["absolute", "above"])
+    def test_paths_outside_the_folder(self, place: str, root: Path, write_audio) -> None:
+        audio = write_audio(root.parent / "other" / "x.wav")
+        path = str(audio) if place == "absolute" else "../other/x.wav"
+        name = path.removesuffix(".wav")
+        (root / "MANIFEST.tsv").write_text(f"path\tsplit\n{path}\ttrain\n")
+        (root / "PHONES.tsv").write_text(f"utt\tstart\tend\tphone\n{name}\t0\t9\taa\n")
+        (root / "TRIALS.tsv").write_text(f"target\tenrol\ttest\n1\t{name}\t{path}\n")
+        corpus = load_corpus(f"tsv:{root}")
+        (cut,) = corpus.split("train")
+        assert cut.id == name.removeprefix("/").replace("..", "up")
+        assert "phone" in cut.supervisions[0].alignment and len(corpus.trials["train"]) == 1
+
+    @pytest.mark.parametrize(
+        "slots",
+        [
+            "[" * 100_000,
+            '{"a":' * 5000 + "1" + "}" * 5000,
+            r'{"a": "\ud800"}',
+            r'{"\u0000": "a"}',
+            '{"a": ' + "9" * 5000 + "}",
+            "[1]",
+            "{",
+        ],
+    )
+    def test_slots_that_are_no_texts(self, slots: str, root: Path) -> None:
+        rows = f"path\tslots_json\tsplit\na/0-0.wav\t{slots}\ttrain\na/0-1.wav\t{{}}\ttrain\n"
+        (root / "MANIFEST.tsv").write_text(rows)
+        (root / "TRIALS.tsv").unlink()
+        with pytest.raises(UserError, match=r"MANIFEST\.tsv line 2 has slots_json .*no JSON"):
+            load_corpus(f"tsv:{root}")
+        assert len(load_corpus(f"tsv:{root}", skip_bad=True).split("train")) == 1
+
+    @pytest.mark.parametrize(
+        "path", ["/", ".", "..", "a", "x" * 300 + ".wav", "y" * 5000, "a/.wav"]
+    )
+    def test_paths_that_are_no_files(self, path: str, root: Path) -> None:
+        (root / "MANIFEST.tsv").write_text(f"path\tsplit\n{path}\ttrain\n")
+        (root / "TRIALS.tsv").unlink()
+        with pytest.raises(UserError):
+            load_corpus(f"tsv:{root}")
