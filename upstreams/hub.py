@@ -16,9 +16,10 @@ from auscult.errors import UserError
 from auscult.progress import logger
 from auscult.seed import seeded
 from auscult.text import read_table
+from auscult.whole_file import write_text
 
 from .configuration import SUPPORTED, read_configuration
-from .weight import check_size, fits, plain_names
+from .weight import check_size, fits, plain_names, write_weights
 
 __all__ = ["SUPPORTED", "WHOLE_MODELS", "Source", "find_source", "read_config", "read_model"]
 
@@ -146,6 +147,23 @@ def outline_model(source: Source, config: Any) -> Any:
     """
     with _readable(source), torch.device("meta"):
         return build_model(config, 0)
+
+
+def write_pretrained(
+    weights: Mapping[str, Tensor], config: Any, extractor: Any, folder: Path
+) -> list[Path]:
+    """Write what transformers' ``save_pretrained`` would, and return the files.
+
+    Each appears whole. The configuration comes last: a folder that has one is complete.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
+    written = [write_weights(weights, folder / WHOLE_MODELS[0])]
+    for name, one in (("preprocessor_config.json", extractor), ("config.json", config)):
+        write_text(one.to_json_string(), folder / name)
+        written.append(folder / name)
+    return written
 
 
 def read_model(source: Source, config: Any) -> Any:

@@ -13,10 +13,9 @@ from auscult.contracts import Waveforms
 from auscult.errors import UserError
 from auscult.frame import FrameGeometry, conv_geometry, conv_lengths
 from auscult.objective import Training
-from auscult.whole_file import whole_file, write_text
 
 from .hook import exact_padding
-from .hub import build_model
+from .hub import build_model, write_pretrained
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 GEOMETRY: FrameGeometry = conv_geometry(KERNELS, STRIDES)  # 25 ms every 20 ms
@@ -167,21 +166,8 @@ class HubertNetwork(nn.Module):
 
     def save(self, folder: Path) -> Sequence[Path]:
         """Write the encoder as transformers reads it, and return the files; each appears whole."""
-        from safetensors.torch import save
         from transformers import Wav2Vec2FeatureExtractor
 
-        weights = {
-            name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()
-        }
         self.model.config.architectures = [type(self.model).__name__]
         extractor = Wav2Vec2FeatureExtractor(do_normalize=False)
-        # weights first: a folder with a configuration is complete
-        with whole_file(folder / "model.safetensors") as temporary:
-            temporary.write_bytes(save(weights, {"format": "pt"}))  # readable as umask says
-        configurations = {
-            "preprocessor_config.json": extractor.to_json_string(),
-            "config.json": self.model.config.to_json_string(),
-        }
-        for name, text in configurations.items():
-            write_text(text, folder / name)
-        return [folder / name for name in ("model.safetensors", *configurations)]
+        return write_pretrained(self.model.state_dict(), self.model.config, extractor, folder)

@@ -1,4 +1,4 @@
-"""Weights from a file into a module: by name, each of them, and nothing else."""
+"""Weights from a file into a module, by name, each of them and nothing else; and to a file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from auscult.errors import UserError
+from auscult.whole_file import whole_file
 
 MAX_PARAMETERS = 2_500_000_000  # the largest published speech encoder has 2.2e9
 _REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # others have scales
@@ -75,6 +76,21 @@ def check_size(holder: object, module: nn.Module, stored: int) -> None:
             f"{holder} describes an encoder of {count:,} parameters; expected {most:,} at most"
             f"{f' beside weights of {stored:,} bytes' if stored else ''}."
         )
+
+
+def write_weights(weights: Mapping[str, Tensor], path: Path) -> Path:
+    """Write weights as transformers reads them, whole or not at all; return the file.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
+    with whole_file(path) as temporary:
+        # by what umask says, while save_file would keep it from all others
+        temporary.write_bytes(save(tensors, {"format": "pt"}))
+    return path
 
 
 def plain_names(stored: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:

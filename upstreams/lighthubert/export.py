@@ -1,7 +1,6 @@
 """Subnets as checkpoints of their own: for Auscult, or as a HuBERT for transformers."""
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +12,11 @@ from torch import Tensor
 
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
+from auscult.whole_file import whole_folder, write_text
 
+from ..hub import write_pretrained
 from ..layout import FAIRSEQ, sort_weights
-from ..weight import fill
+from ..weight import fill, write_weights
 from .network import KERNELS, STRIDES, LightHubert
 from .scaled import describe_space, read_space
 from .slicing import POSITION
@@ -41,8 +42,6 @@ def export_subnet(upstream: LightHubertUpstream, folder: Path) -> None:
     Raises:
         UserError: Something stands in ``folder`` already.
     """
-    from safetensors.torch import save_file
-
     network, space, spec = upstream.network, upstream.space, upstream.spec
     configuration = {
         "family": spec.family,
@@ -53,9 +52,9 @@ def export_subnet(upstream: LightHubertUpstream, folder: Path) -> None:
         "source": spec.name,
         "sha256": spec.sha256,  # of these weights and of how they are used
     }
-    with _whole(folder) as work:
-        save_file(network.state_dict(), work / _WEIGHTS, metadata={"format": "pt"})
-        (work / _CONFIG).write_text(json.dumps(configuration, indent=2) + "\n")
+    with _new(folder) as work:
+        write_weights(network.state_dict(), work / _WEIGHTS)
+        write_text(json.dumps(configuration, indent=2) + "\n", work / _CONFIG)
 
 
 def read_exported(folder: Path) -> Exported:
@@ -97,7 +96,6 @@ def export_transformers(upstream: LightHubertUpstream, folder: Path) -> None:
     Raises:
         UserError: transformers has no such HuBERT, or something stands in ``folder`` already.
     """
-    from safetensors.torch import save_file
     from transformers import Wav2Vec2FeatureExtractor
 
     config = _hubert_config(upstream.network)
@@ -105,10 +103,8 @@ def export_transformers(upstream: LightHubertUpstream, folder: Path) -> None:
     extractor = Wav2Vec2FeatureExtractor(
         do_normalize=upstream.spec.normalize, return_attention_mask=upstream.spec.normalize
     )
-    with _whole(folder) as work:
-        save_file(weights, work / _WEIGHTS, metadata={"format": "pt"})
-        config.save_pretrained(work)
-        extractor.save_pretrained(work)
+    with _new(folder) as work:
+        write_pretrained(weights, config, extractor, work)
 
 
 def _hubert_config(network: LightHubert) -> Any:
@@ -171,19 +167,13 @@ def _read_configuration(path: Path) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
+def _new(folder: Path) -> Iterator[Path]:
     """Yield a folder to write in, which becomes ``folder`` only if nothing fails.
 
     Raises:
-        UserError: ``folder`` is a file or not empty.
+        UserError: ``folder`` is a file or not empty, or the disk is full.
     """
     if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
         raise UserError(f"{folder} exists and is not an empty folder; name another with --out.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
-        work = Path(beside) / folder.name
-        work.mkdir()
+    with whole_folder(folder) as work:
         yield work
-        for path in work.iterdir():  # safetensors keeps what it writes from all others
-            path.chmod((work / _CONFIG).stat().st_mode)
-        work.replace(folder)

@@ -6,13 +6,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError, unknown
-from auscult.whole_file import whole_file, write_text
+from auscult.whole_file import write_text
 
-from ..weight import fill
+from ..weight import fill, write_weights
 from .dimension import Dimensions
 from .model import W2vBert, build_w2v_bert
 
@@ -27,17 +26,7 @@ def save_w2v_bert(model: W2vBert, folder: Path) -> Sequence[Path]:
     """
     config = {"model_type": MODEL_TYPE} | asdict(model.dimensions)
     write_text(json.dumps(config, indent=2) + "\n", folder / CONFIG)
-    write_module(model, folder / WEIGHTS)
-    return folder / CONFIG, folder / WEIGHTS
-
-
-def write_module(module: nn.Module, path: Path) -> None:
-    """Write a module's tensors as safetensors, whole or not at all."""
-    from safetensors.torch import save
-
-    with whole_file(path) as temporary:
-        tensors = {name: x.contiguous() for name, x in module.state_dict().items()}
-        temporary.write_bytes(save(tensors))  # readable as umask says
+    return folder / CONFIG, write_weights(model.state_dict(), folder / WEIGHTS)
 
 
 def load_w2v_bert(path: Path, dropout: float = 0.0) -> W2vBert:

@@ -22,8 +22,8 @@ from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
 from auscult.whole_file import write_text
 
-from ..weight import fill
-from .checkpoint import load_w2v_bert, save_w2v_bert, write_module
+from ..weight import fill, write_weights
+from .checkpoint import load_w2v_bert, save_w2v_bert
 from .conformer import MaskedBatchNorm
 from .encoder import input_recipe
 from .model import Encoder, W2vBert, padded_frames
@@ -244,8 +244,8 @@ class Recognizer:
         written = save_w2v_bert(self.pretrained, folder)
         config = {"labels": self.transducer.labels, **asdict(self.transducer.size)}
         write_text(json.dumps(config, indent=2) + "\n", folder / CONFIG)
-        write_module(_own_parts(self.transducer), folder / WEIGHTS)
-        return *written, folder / CONFIG, folder / WEIGHTS
+        weights = _own_parts(self.transducer).state_dict()
+        return *written, folder / CONFIG, write_weights(weights, folder / WEIGHTS)
 
 
 def load_recognizer(folder: Path) -> Recognizer:
