@@ -138,15 +138,19 @@ def note_code(run: Run, step: int) -> dict[str, Any]:
     return settings
 
 
-def warn_of_other_code(run: Run) -> None:
-    """Say it where a finished run was made by other code or libraries than these."""
+def other_code(run: Run) -> str:
+    """Return the versions of other code, or of this with other libraries, that made steps."""
     history = (read_training(run.folder) or {}).get(MADE_BY, [])
     now = _code(run.objective)
-    if history and history[-1]["sha256"] != now["sha256"]:
+    return ", ".join(entry["code_version"] for entry in history if entry["sha256"] != now["sha256"])
+
+
+def warn_of_other_code(run: Run) -> None:
+    """Say it where a finished run was made by other code or libraries than these."""
+    if before := other_code(run):
         logger.warning(
-            f"{run.folder} was trained by other code or libraries "
-            f"({history[-1]['code_version']}) than this ({now['code_version']}), and stays as it "
-            "is; train in another --out for what this makes."
+            f"{run.folder} was trained by other code or libraries ({before}) than this "
+            f"({code_version()}), and stays as it is; train in another --out for what this makes."
         )
 
 

@@ -116,8 +116,10 @@ def writing(path: Path) -> Iterator[None]:
             raise
         ours = path.is_relative_to(cache.cache_folder())
         another = f"set {cache.VARIABLE} to another folder" if ours else "give another folder"
+        temporary = _PATTERN.fullmatch(path.parent.name)  # see whole_folder
+        folder = path.parent.parent if temporary else path.parent
         raise UserError(
-            f"{path.parent} {reason}, so {path.name} was not written; what was finished before is "
+            f"{folder} {reason}, so {path.name} was not written; what was finished before is "
             f"kept. Mend that (free space, or {another}), then type the same command again: it "
             "goes on from there."
         ) from error

@@ -1,7 +1,7 @@
 """`auscult finetune`: a pretrained encoder learns to transcribe."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,8 +74,9 @@ def finetune(
     from auscult.pretraining import pretrain
     from auscult.process import Processes
     from auscult.speech_pool import SpeechPool
-    from auscult.training_run import Run, check_settings
+    from auscult.training_run import Run, check_settings, other_code
     from auscult.upstreams.w2v_bert.finetuning import build
+    from auscult.watch import check_content
 
     processes = Processes.of_environment()
     output = Output(json=json, quiet=quiet or not processes.leads)
@@ -107,6 +108,7 @@ def finetune(
             folder=out,
             about={"upstream": upstream, "corpus": corpus, "split": found.split_column},
             reads={"upstream": encoder.sha256} | {s: found.sha256[s] for s in ("train", "dev")},
+            also_read=[cut for cut, _ in dev],
             device=where,
             processes=processes,
         )
@@ -116,8 +118,11 @@ def finetune(
         steps = pretrain(run)
         if not processes.leads:
             return
+        if before := other_code(run):
+            origin = replace(origin, code_version=f"{origin.code_version}, trained by {before}")
         finetuned = _Finetuned(encoder, out, found, labelled, config, seed, where, origin)
         records = finetuned.score(beam)
+        check_content([cut for split in ("dev", "test") for cut in labelled.splits[split].cuts])
     save(records, [], out, store)
     columns = ["split", "beam", "metric", "value", "low", "high", "num_items", "num_speakers"]
     rows = [[_shown(_cell(record, column)) for column in columns] for record in records]

@@ -4,7 +4,8 @@ Both look at every subnet on the supernet's own weights and compute once what al
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -292,7 +293,7 @@ class ScoreLog:
         """
         from auscult.kept import sealed_rows
 
-        self._path = path
+        self._path, self._identity = path, identity
         self._about = {"identity": identity, "code": code}
         self._found: dict[tuple[str, str], Score] = {}
         others = set()
@@ -328,6 +329,35 @@ class ScoreLog:
                 file.flush()
                 os.fsync(file.fileno())
         return self._found[key]
+
+    def withdraw(self) -> None:
+        """Remove the scores of this identity, which may be of other audio than it says."""
+        from auscult.kept import sealed_line, sealed_rows
+        from auscult.whole_file import write_text
+
+        rows = [row for row in sealed_rows(self._path) if row["identity"] != self._identity]
+        write_text("".join(map(sealed_line, rows)), self._path)
+        self._found = {}
+
+
+@contextmanager
+def same_audio(speech: Speech, log: ScoreLog) -> Iterator[None]:
+    """Compare the content of the audio where scoring begins and where it ends.
+
+    Raises:
+        UserError: It is not what it was. Scores that may be of either are removed.
+    """
+    from auscult.watch import AudioChanged, check_content
+
+    cuts = [cut for found in speech.cuts.values() for cut in found]
+    try:
+        check_content(cuts)
+        yield
+        check_content(cuts)
+    except AudioChanged as error:
+        if error.unnoticed:
+            log.withdraw()
+        raise
 
 
 @cache

@@ -33,6 +33,7 @@ from auscult.cli.subnet_criterion import (
     Score,
     ScoreLog,
     Speech,
+    same_audio,
 )
 from auscult.errors import UserError, unknown
 
@@ -208,8 +209,9 @@ def search(
     run = provenance(command_line(), where)
     log = ScoreLog(out / "scores.jsonl", fingerprint(criterion.identity), criterion.code)
     found = _Search(sharing, criterion, costs, limits, axis, log)
-    found.go(strategy, evaluations, seed)
-    records = _test(found, run)
+    with same_audio(speech, log):
+        found.go(strategy, evaluations, seed)
+        records = _test(found, run)
     save(records, [], out, store)
     about = {"upstream": upstream, "objective": objective, "strategy": strategy, "seed": seed}
     result = about | _result(found, latency) | {"provenance": asdict(run)}

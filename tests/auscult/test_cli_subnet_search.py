@@ -18,6 +18,7 @@ from auscult.upstreams.lighthubert.checkpoint import write_supernet
 from auscult.upstreams.lighthubert.scaled import build_space
 from auscult.upstreams.lighthubert.space import Dimensions, Subnet
 from auscult.upstreams.lighthubert.supernet import draw_supernet
+from auscult.watch import Stamp
 
 Run = Callable[..., tuple[int, str, str]]
 LogCapture = pytest.LogCaptureFixture
@@ -284,6 +285,32 @@ def test_limited_times_are_those_of_the_table_that_was_kept(
     (out / "latency.json").write_text((out / "latency.json").read_text().replace("0.0", "0.1", 1))
     with pytest.raises(pytest.fail.Exception, match="measured again"):
         run("subnet", "search", *words, "--budget", "rtf<=9,params<=26K", "--out", out)
+
+
+@pytest.mark.parametrize("shown", [True, False], ids=["by a stamp", "by content alone"])
+def test_audio_that_is_swapped_in_a_search(
+    shown: bool, run: Run, words: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, path = tmp_path / "out", tmp_path / "tones" / "s3-0.flac"
+    other = (tmp_path / "tones" / "s3-1.flac").read_bytes()
+    if not shown:
+        monkeypatch.setattr("auscult.watch.Stamp.of", lambda path: Stamp(1, 1, 1))
+    score = ProbeCriterion.score
+    measured: list[str] = []
+
+    def swapping(self: ProbeCriterion, subnet: Subnet, split: str) -> Score:
+        found = score(self, subnet, split)
+        measured.append(split)
+        if len(measured) == 3:
+            path.write_bytes(other)
+        return found
+
+    monkeypatch.setattr(ProbeCriterion, "score", swapping)
+    status, _, stderr = run("subnet", "search", *words, "-n", 4, "--out", out)
+    assert status == 2 and f"{path} changed while it was in use" in stderr
+    assert not (out / "front.json").exists() and not open_store(out).records()
+    # what was scored before is of the old audio, unless nobody can tell
+    assert len((out / "scores.jsonl").read_text().splitlines()) == (4 if shown else 0)
 
 
 def test_the_order_of_hashes_has_no_say(run: Run, words: list[object], tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_an_export_is_whole_or_not_there(
     monkeypatch.setattr(json, "dumps", fail)
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "absent", tmp_path / "empty"):
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(UserError, match=f"{tmp_path} is full, so "):
             export_subnet(upstream, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
     monkeypatch.undo()

@@ -28,7 +28,7 @@ from auscult.objective import Batch
 from auscult.record import Record
 from auscult.results import open_store
 from auscult.upstreams.w2v_bert import Dimensions, build_w2v_bert, save_w2v_bert
-from auscult.upstreams.w2v_bert.finetuning import DEV, Config, Finetuning, build
+from auscult.upstreams.w2v_bert.finetuning import DEV, Config, Errors, Finetuning, build
 from auscult.upstreams.w2v_bert.transducer import (
     Hypothesis,
     Recognizer,
@@ -503,13 +503,103 @@ def test_killed_and_resumed(
         assert run(*words, tmp_path / "parts")[0] != 0
     monkeypatch.setattr(Finetuning, "before_step", before)
     assert run(*words, tmp_path / "parts")[0] == 0
-    names = ["model.safetensors", "transducer.safetensors", "transducer.json", DEV]
-    for name in names:
+    for name in FILES:
         one, other = ((tmp_path / where / name).read_bytes() for where in ("whole", "parts"))
         assert one == other, name
     frozen = read_checkpoint(encoder / "model.safetensors")
     learned = read_checkpoint(tmp_path / "whole" / "model.safetensors")
     assert frozen.keys() == learned.keys()
+
+
+FILES = (
+    "model.safetensors",
+    "config.json",
+    "transducer.safetensors",
+    "transducer.json",
+    DEV,
+    "curve.jsonl",
+    "training.json",
+)
+
+
+@pytest.mark.parametrize("stop", [None, 5], ids=["finished", "in mid-run"])
+def test_the_best_state_is_put_back_where_it_was_damaged(
+    stop: int | None,
+    run: Callable[..., tuple[int, str, str]],
+    corpus: Path,
+    encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though the best of dev be of a step whose checkpoint is gone."""
+    found = iter((0.3, 0.5, 0.4))
+    monkeypatch.setattr(Finetuning, "decode_dev", lambda self: Errors(next(found), 0.1))
+    words = ("finetune", f"w2v_bert:{encoder}", "-c", f"tsv:{corpus}", *SMALL_STEPS, "keep=1")
+    assert run(*words, "--out", tmp_path / "whole")[0] == 0
+    whole = {name: (tmp_path / "whole" / name).read_bytes() for name in FILES}
+    folder, before = tmp_path / ("whole" if stop is None else "out"), Finetuning.before_step
+    if stop is not None:
+
+        def killed(self: Finetuning, step: int, total: int) -> None:
+            if step == stop:
+                raise KeyboardInterrupt
+            before(self, step, total)
+
+        found = iter((0.3, 0.5, 0.4))
+        monkeypatch.setattr(Finetuning, "before_step", killed)
+        assert run(*words, "--out", folder)[0] == 130
+        monkeypatch.setattr(Finetuning, "before_step", before)
+    for name in FILES[:5]:
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+    status, _, said = run(*words, "--out", folder)
+    assert status == 0 and "model.safetensors" in said and "is written again" in said
+    assert {name: (folder / name).read_bytes() for name in FILES} == whole
+
+
+def test_nothing_is_recorded_of_audio_that_changed(
+    run: Callable[..., tuple[int, str, str]],
+    corpus: Path,
+    encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ("finetune", f"w2v_bert:{encoder}", "-c", f"tsv:{corpus}", *SMALL_STEPS)
+    before = Finetuning.before_step
+
+    def swapped(self: Finetuning, step: int, total: int) -> None:
+        if step == 3:
+            for name in swaps:
+                (corpus / name).write_bytes((corpus / "dev0.flac").read_bytes())
+        before(self, step, total)
+
+    monkeypatch.setattr(Finetuning, "before_step", swapped)
+    for swaps, said in ((["dev1.flac"], "while it was trained on"), (["test0.flac"], "in use")):
+        folder = tmp_path / swaps[0]
+        kept = (corpus / swaps[0]).read_bytes()
+        status, _, errors = run(*words, "--out", folder)
+        assert status == 2 and f"{swaps[0]} changed" in errors and said in errors
+        assert not open_store(folder).records()
+        (corpus / swaps[0]).write_bytes(kept)
+
+
+def test_records_say_which_code_trained(
+    run: Callable[..., tuple[int, str, str]],
+    corpus: Path,
+    encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ("finetune", f"w2v_bert:{encoder}", "-c", f"tsv:{corpus}", *SMALL_STEPS, "--json")
+    words = (*words, "--out", tmp_path / "asr")
+    version = json.loads(run(*words)[1])["records"][0]["code_version"]
+    assert "trained by" not in version
+    monkeypatch.setattr("auscult.training_run.made_by", lambda *parts: "b" * 64)
+    status, printed, said = run(*words)
+    assert status == 0 and "was trained by other code or libraries" in said
+    found = {record["code_version"] for record in json.loads(printed)["records"]}
+    assert found == {f"{version}, trained by {version}"}
 
 
 def test_the_encoder_is_frozen_at_first(encoder: Path) -> None:
