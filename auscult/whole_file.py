@@ -78,7 +78,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """Give a temporary path in the folder of ``path``, which is made; remove what is left of it."""
-    with writing(path):
+    with writing(path, "nothing can be written there"):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
     temporary = path.with_name(f".auscult-{_HOST}-{os.getpid()}-{next(_numbers)}.part")
@@ -100,9 +100,24 @@ def write_text(text: str, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and see that it can be written before any work is done for it.
+
+    Raises:
+        UserError: It cannot be made or written, or the disk is full.
+    """
+    with writing(folder / "probe", "nothing can be written there"):
+        with _beside(folder / "probe") as temporary:
+            temporary.write_bytes(b"0")
+
+
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, failure: str = "") -> Iterator[None]:
     """Turn what a failing disk raises while ``path`` is written into one sentence.
+
+    Args:
+        path: The file.
+        failure: What came of it, by default that the file was not written.
 
     Raises:
         UserError: The disk is full, or the folder cannot be written; other errors pass.
@@ -119,9 +134,15 @@ def writing(path: Path) -> Iterator[None]:
         temporary = _PATTERN.fullmatch(path.parent.name)  # see whole_folder
         folder = path.parent.parent if temporary else path.parent
         raise UserError(
+<<<<<<< HEAD
             f"{folder} {reason}, so {path.name} was not written; what was finished before is "
             f"kept. Mend that (free space, or {another}), then type the same command again: it "
             "goes on from there."
+=======
+            f"{path.parent} {reason}, so {failure or f'{path.name} was not written'}; what was "
+            f"finished before is kept. Mend that (free space, or {another}), then type the same "
+            "command again: it goes on from there."
+>>>>>>> 479af6f (Extracted files carry their hash and the code they come from; folders are tried before any work)
         ) from error
 
 

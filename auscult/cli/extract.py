@@ -4,6 +4,7 @@ import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,7 @@ from auscult.cli.output import (
     expect_folder,
 )
 from auscult.errors import UserError, unknown
-from auscult.whole_file import whole_file, writing
+from auscult.whole_file import make_folder, writing
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
@@ -53,7 +54,8 @@ def extract(
 ) -> None:
     """Write one safetensors file for each utterance: layer_00 ... layer_NN, (frame, dim).
 
-    Files that are there already are kept, so a killed run goes on where it was.
+    Files that are there already are kept, so a killed run goes on where it was; those that were
+    damaged since, or that other code made, are made anew.
 
     Examples:
       auscult extract -u "random(hubert_base)" one.wav two.flac --out features
@@ -62,6 +64,7 @@ def extract(
     import auscult
     from auscult.extraction import encode, long_enough, plan_batches
     from auscult.feature import frame_bytes
+    from auscult.origin import made_by
     from auscult.precision import check_precision, precision_of
     from auscult.progress import logger
 
@@ -73,8 +76,7 @@ def extract(
     where = choose_device(device)
     wanted = check_precision(precision, where)
     expect_folder(out)
-    with writing(out / "features"):
-        out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     encoder = auscult.load(upstream).to(where)
     found = _read(files, corpus, split, skip_bad)
     cuts = [cut for part in found.splits.values() for cut in part]
@@ -86,14 +88,12 @@ def extract(
         f"{size / 1e9:.2f} GB in {out}."
     )
     made = {"precision": precision_of(encoder, wanted), "dtype": dtype}
+    maker = made_by("auscult.feature", *encoder.modules())
     paths = _paths_of([cut.id for cut in cuts], out)
-    targets = [_Target.of(*pair, encoder, made) for pair in zip(cuts, paths, strict=True)]
-    plan = plan_batches([cut.duration for cut in cuts])
-    missing = [batch for batch in plan if not all([targets[i].there() for i in batch])]
+    targets = [_Target.of(*pair, encoder, made, maker) for pair in zip(cuts, paths, strict=True)]
+    missing = _missing(targets, plan_batches([cut.duration for cut in cuts]))
     for row in encode(encoder, cuts, missing, precision=wanted):
         targets[row.index].write(row)
-    if kept := len(cuts) - sum(map(len, missing)):
-        logger.info(f"{kept} of {len(cuts)} files were there already and are kept.")
     output.print(f"{len(cuts)} files in {out}")
     skipped = [*found.skipped, *(f"{name} is too short." for name in short)]
     output.finish(
@@ -105,15 +105,39 @@ def extract(
     )
 
 
+def _missing(targets: "Sequence[_Target]", plan: list[list[int]]) -> list[list[int]]:
+    """Return the batches with a file that is to be written, and say what is there."""
+    from auscult.progress import logger, track
+
+    states = [found.state() for found in track(targets, "Checking files", len(targets), "files")]
+    missing = [batch for batch in plan if any(states[i] is not State.THERE for i in batch)]
+    if others := states.count(State.OTHER_CODE):
+        logger.info(f"{others} files were made by other code or libraries and are made anew.")
+    if there := len(targets) - sum(map(len, missing)):
+        logger.info(f"{there} of {len(targets)} files were there already and are kept.")
+    return missing
+
+
+class State(Enum):
+    """What stands where a file is to be written."""
+
+    THERE = auto()
+    MISSING = auto()
+    OTHER_CODE = auto()  # or other libraries
+
+
 @dataclass(frozen=True, slots=True)
 class _Target:
     """One file to write and what it is made from, which stands in its own metadata."""
 
     path: Path
     made_from: Mapping[str, str]
+    made_by: str  # fingerprint of code and libraries
 
     @classmethod
-    def of(cls, cut: Any, path: Path, encoder: "Upstream", made: Mapping[str, str]) -> "_Target":
+    def of(
+        cls, cut: Any, path: Path, encoder: "Upstream", made: Mapping[str, str], made_by: str
+    ) -> "_Target":
         from auscult.feature import audio_sha256
 
         made_from = {
@@ -122,36 +146,41 @@ class _Target:
             "audio_sha256": audio_sha256(cut),
             **made,
         }
-        return cls(path, made_from)
+        return cls(path, made_from, made_by)
 
-    def there(self) -> bool:
-        """Say whether the file is there.
+    def state(self) -> State:
+        """Say whether the file is there; one of ours that was damaged is removed, and said.
 
         Raises:
-            UserError: It is, but made from something else.
+            UserError: It is there and whole, but made from something else.
         """
-        from safetensors import SafetensorError, safe_open
+        from auscult import kept
 
         if not self.path.exists():
-            return False
-        try:
-            with safe_open(self.path, "pt") as file:
-                found = file.metadata() or {}
-        except SafetensorError:
-            found = {}
+            return State.MISSING
+        found = _metadata(self.path)
+        if found is None and not _begins_as_ours(self.path):
+            _set_aside(self.path)
+            return State.MISSING
+        if found is None or kept.SEAL in found:
+            if kept.open_tensors(self.path) is None:
+                return State.MISSING
+        about = found or {}
         for name, value in self.made_from.items():
-            if found.get(name) != value:
+            if about.get(name) != value:
                 raise UserError(
-                    f"{self.path} is there already, with {name} {found.get(name, 'unknown')} "
+                    f"{self.path} is there already, with {name} {about.get(name, 'unknown')} "
                     f"where {value} is wanted; choose another --out or remove it."
                 )
-        return True
+        whole = kept.SEAL in about  # older versions wrote no hash
+        return State.THERE if whole and about["made_by"] == self.made_by else State.OTHER_CODE
 
     def write(self, row: "Encoded") -> None:
         """Write all layers, whole or not at all."""
-        from safetensors.torch import save_file
+        from auscult import kept
+        from auscult.record import code_version
 
-        tensors = {f"layer_{i:02d}": layer.contiguous() for i, layer in enumerate(row.layers)}
+        tensors = {f"layer_{i:02d}": layer for i, layer in enumerate(row.layers)}
         if self.made_from["dtype"] == "float16":
             tensors = {name: layer.half() for name, layer in tensors.items()}
             for name, layer in tensors.items():
@@ -160,8 +189,36 @@ class _Target:
                         f"{name} of {self.path.stem} holds values beyond 65,504, which float16 "
                         "cannot; write --dtype float32."
                     )
-        with whole_file(self.path) as temporary:
-            save_file(tensors, temporary, metadata=dict(self.made_from))
+        maker = {"made_by": self.made_by, "auscult": code_version()}
+        kept.write_tensors(tensors, self.path, {**self.made_from, **maker})
+
+
+def _metadata(path: Path) -> Mapping[str, str] | None:
+    """Return the metadata of a safetensors file; None where it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except SafetensorError:
+        return None
+
+
+def _begins_as_ours(path: Path) -> bool:
+    """Say whether an unreadable file was one of ours, or has lost all that it held."""
+    with path.open("rb") as file:
+        start = file.read(2**14)
+    return b"upstream_sha256" in start or not start.strip(b"\0")
+
+
+def _set_aside(path: Path) -> None:
+    """Rename a file that is nothing that we know, so that nobody's work is lost."""
+    from auscult.progress import logger
+
+    other = path.with_name(f"{path.name}.unreadable")
+    with writing(other):
+        path.replace(other)
+    logger.warning(f"{path} is no safetensors file; it is now {other.name}, and made anew.")
 
 
 def _paths_of(ids: Sequence[str], out: Path) -> list[Path]:

@@ -166,17 +166,13 @@ def prepare(out: Path, store: str | None) -> None:
     """Make the folder and open the store before any work, so that neither fails after it.
 
     Raises:
-        UserError: It is a file, or the store cannot be opened.
-        OSError: The folder cannot be written.
+        UserError: It is a file or cannot be written, or the store cannot be opened.
     """
-    import tempfile
-
     from auscult.results import open_store
+    from auscult.whole_file import make_folder
 
     expect_folder(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out):
-        pass
+    make_folder(out)
     open_store(store or out).add([])
 
 
