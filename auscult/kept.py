@@ -38,7 +38,9 @@ _HEADER_LIMIT = 2**26
 _CHUNK = 2**22
 
 
-def place(folder: Path, identity: Sequence[object], made_by: str, suffix: str = "") -> Path:
+def place(
+    folder: Path, identity: Sequence[object], made_by: str, suffix: str = "", prefix: str = ""
+) -> Path:
     """Return the path of kept work, whose name says what it is and then what made it.
 
     Args:
@@ -46,8 +48,9 @@ def place(folder: Path, identity: Sequence[object], made_by: str, suffix: str = 
         identity: JSON values that all of it depends on, but for code and libraries.
         made_by: Fingerprint of those, see :func:`auscult.origin.made_by`.
         suffix: Of the name, with its dot.
+        prefix: Of the name, for people.
     """
-    return folder / f"{fingerprint(identity)[:32]}-{made_by[:16]}{suffix}"
+    return folder / f"{prefix}{fingerprint(identity)[:32]}-{made_by[:16]}{suffix}"
 
 
 def say_made_otherwise(missing: Iterable[Path], whose: str, things: str) -> None:

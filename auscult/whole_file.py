@@ -134,15 +134,9 @@ def writing(path: Path, failure: str = "") -> Iterator[None]:
         temporary = _PATTERN.fullmatch(path.parent.name)  # see whole_folder
         folder = path.parent.parent if temporary else path.parent
         raise UserError(
-<<<<<<< HEAD
-            f"{folder} {reason}, so {path.name} was not written; what was finished before is "
-            f"kept. Mend that (free space, or {another}), then type the same command again: it "
-            "goes on from there."
-=======
-            f"{path.parent} {reason}, so {failure or f'{path.name} was not written'}; what was "
+            f"{folder} {reason}, so {failure or f'{path.name} was not written'}; what was "
             f"finished before is kept. Mend that (free space, or {another}), then type the same "
             "command again: it goes on from there."
->>>>>>> 479af6f (Extracted files carry their hash and the code they come from; folders are tried before any work)
         ) from error
 
 

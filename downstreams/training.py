@@ -26,6 +26,7 @@ from auscult.memory import within_memory
 from auscult.precision import PRECISIONS, computing_in
 from auscult.process import ALONE, Processes
 from auscult.progress import logger, progress
+from auscult.whole_file import make_folder
 
 from .checkpoint import (
     kept_random_state,
@@ -112,7 +113,10 @@ class HeadTraining:
         args: What s3prl's runner reads from its command line.
         config: Its configuration: ``runner`` and ``optimizer``.
         processes: Those that train this head together.
-        metric: Name of what dev selects by.
+            metric: Name of what dev selects by.
+
+    Attributes:
+        was_finished: Whether an earlier run had trained it to the last step.
     """
 
     # what s3prl's Runner brings
@@ -157,6 +161,7 @@ class HeadTraining:
         self.best: dict[str, Any] = state.get("Best", {})
         self.curve: list[tuple[int, float]] = list(state.get("Curve", []))
         self._losses: list[float] = list(state.get("Losses", []))  # since the last point
+        self.was_finished: bool = state.get("Step", 0) >= config["runner"]["total_steps"]
 
     def _init_model(
         self, model: nn.Module, name: str, trainable: bool, interfaces: Sequence[str] = ()
@@ -184,7 +189,7 @@ class HeadTraining:
 
         plan = self.config["runner"]
         first, last = self.init_ckpt.get("Step", 0) + 1, plan["total_steps"]
-        if first > last:
+        if self.was_finished:
             return
         self._start()
         batches = self._batches()
@@ -443,7 +448,7 @@ def fit_head(
         )
     found = None
     if processes.leads:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         found = newest_checkpoint(folder)
     found = processes.leaders(found)
     if found is not None:

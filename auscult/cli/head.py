@@ -56,6 +56,7 @@ class TrainedHead:
     finetuned: bool
     trials: "tuple[Trial, ...]"  # empty where one learning rate was given
     result: "HeadResult"
+    provenance: "Provenance"  # of the command that finished it and asked it about test
 
     @property
     def layer(self) -> int | str:
@@ -107,6 +108,7 @@ def train(
 def _train(
     encoder: "Upstream", run: HeadRun, corpus: "Corpus", labelled: "LabelledCorpus"
 ) -> TrainedHead | None:
+    from auscult import kept
     from auscult.downstreams.feature import CorpusUpstream
     from auscult.downstreams.search import Trial, search_learning_rate
     from auscult.downstreams.training import fit_head
@@ -123,11 +125,16 @@ def _train(
     _warn_constant(upstream, run)
     expert = run.task.expert_class()
 
-    def configured(rate: float) -> Any:
-        return replace(run.config, learning_rate=rate)
+    rate, trials = run.config.learning_rate, tuple[Trial, ...]()
+    configs = {r: replace(run.config, learning_rate=r) for r in run.learning_rates or (rate,)}
+    folders = {
+        rate: _folder(encoder, run, config, corpus, labelled, upstream.finetuned)
+        for rate, config in configs.items()
+    }
+    kept.say_made_otherwise(folders.values(), encoder.spec.name, f"heads of {run.task.spec.name}")
 
     def fit(rate: float) -> "HeadTraining":
-        config = configured(rate)
+        config = configs[rate]
         return fit_head(
             upstream,
             lambda dim: expert(dim, labelled, config, run.seed),
@@ -135,28 +142,45 @@ def _train(
             task=run.task.spec.name,
             seed=run.seed,
             device=run.device,
-            folder=_folder(encoder, run, config, corpus, labelled, upstream.finetuned),
+            folder=folders[rate],
             processes=run.processes,
             metric=run.task.spec.metrics[0],
         )
 
-    rate, trials = run.config.learning_rate, tuple[Trial, ...]()
     if run.learning_rates:
         training, rate, trials = search_learning_rate(run.learning_rates, fit)
     else:
         training = fit(rate)
     if not run.processes.leads:
         return None
-    return TrainedHead(
+    head = TrainedHead(
         run=run,
         encoder=encoder,
         corpus=corpus,
         labelled=labelled,
-        config=configured(rate),
+        config=configs[rate],
         finetuned=upstream.finetuned,
         trials=trials,
         result=training.result(),
+        provenance=run.provenance,
     )
+    return _as_measured_before(head) if training.was_finished else head
+
+
+def _as_measured_before(head: TrainedHead) -> TrainedHead:
+    """Return a head that was found finished, its provenance that of the command that finished it.
+
+    That holds where the earlier command asked it the same; where this one decodes otherwise, say,
+    its answers are this one's. A head that several commands trained says the last of them.
+    """
+    from auscult.downstreams.prediction import find_run
+    from auscult.record import fingerprint
+
+    earlier = find_run(_folder_of(head))
+    if earlier is None or earlier.provenance is None:
+        return head
+    same = fingerprint(earlier.config) == fingerprint(head.settings())
+    return replace(head, provenance=earlier.provenance) if same else head
 
 
 def _evaluate(
@@ -175,6 +199,7 @@ def _evaluate(
         finetuned=False,
         trials=(),
         result=result,
+        provenance=run.provenance,
     )
 
 
@@ -229,8 +254,9 @@ def _folder(
     labelled: "LabelledCorpus",
     finetuned: bool,
 ) -> Path:
-    """Return a folder that belongs to this encoder, corpus and configuration alone."""
-    from auscult.record import fingerprint
+    """Return a folder that belongs to this encoder, corpus, configuration and code alone."""
+    from auscult import kept
+    from auscult.origin import made_by
 
     spec = run.task.spec
     settings = _settings(run, encoder, config, finetuned)
@@ -238,21 +264,22 @@ def _folder(
         if not field.metadata.get("trained", True):  # such as how answers are decoded
             del settings[field.name]
     identity = [spec.name, spec.version, encoder.spec.sha256, settings, run.seed]
-    identity += [dict(corpus.sha256), corpus.split_column]
+    identity += [run.device.partition(":")[0], dict(corpus.sha256), corpus.split_column]
     identity.append([split.ids for split in labelled.splits.values()])
     if spec.output == "sequence":  # a file that they were made with may have changed
         identity.append([split.labels for split in labelled.splits.values()])
-    return run.out / "heads" / f"{spec.name}-{fingerprint(identity)[:16]}"
+    maker = made_by("auscult.downstreams.training", run.task.module, *encoder.modules())
+    return kept.place(run.out / "heads", identity, maker, prefix=f"{spec.name}-")
+
+
+def _folder_of(head: TrainedHead) -> Path:
+    return _folder(head.encoder, head.run, head.config, head.corpus, head.labelled, head.finetuned)
 
 
 def _write_answers(head: TrainedHead) -> None:
     """Keep what the head answered on test."""
     from auscult.downstreams.prediction import PredictionRun, write_predictions
 
-    folder = _folder(
-        head.encoder, head.run, head.config, head.corpus, head.labelled, head.finetuned
-    )
-    folder.mkdir(parents=True, exist_ok=True)
     spec, encoder = head.run.task.spec, head.encoder.spec
     run = PredictionRun(
         task=spec.name,
@@ -268,8 +295,9 @@ def _write_answers(head: TrainedHead) -> None:
         step=head.result.step,
         classes=head.labelled.classes,
         config=head.settings(),
+        provenance=head.provenance,
     )
-    write_predictions(run, head.result.answers, folder)
+    write_predictions(run, head.result.answers, _folder_of(head))
 
 
 def _records(head: TrainedHead) -> "list[Record]":
@@ -299,7 +327,7 @@ def _records(head: TrainedHead) -> "list[Record]":
             num_skipped=len(head.corpus.skipped) + len(head.labelled.skipped),
             seed=run.seed,
             config=head.settings(),
-            provenance=run.provenance,
+            provenance=head.provenance,
         )
         for score in run.task.score(head.result.answers, head.labelled)
     ]
@@ -324,5 +352,5 @@ def _weights(head: TrainedHead) -> "Artifact":
             "convention": encoder.convention,
             "config": head.settings(),
         },
-        provenance=head.run.provenance,
+        provenance=head.provenance,
     )
