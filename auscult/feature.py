@@ -99,7 +99,7 @@ class FeatureStore:
         Args:
             processes: Share the work among them.
         """
-        self._encode(processes.share(self._shards))
+        self._encode(self._missing(processes.share(self._shards)))
         if processes.size > 1:
             processes.wait()
             self._encode(self._missing(self._shards))  # what is on another machine's disk
@@ -109,10 +109,9 @@ class FeatureStore:
         return [shard for shard in shards if not shard.complete(self._keep_frames)]
 
     def _encode(self, shards: "Sequence[_Shard]") -> None:
-        missing = self._missing(shards)
-        batches = [batch for shard in missing for batch in shard.batches]
+        batches = [batch for shard in shards for batch in shard.batches]
         stream = encode(self._upstream, self._cuts, batches, precision=self._precision)
-        for shard in missing:
+        for shard in shards:
             rows = [next(stream) for _ in shard.items]
             shard.write(rows, self._keep_frames)
         for _ in stream:  # lets the progress line close

@@ -10,7 +10,7 @@ import argparse
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from auscult import bridge
+from auscult.board import Board
 from auscult.errors import UserError, unknown
 from auscult.memory import within_memory
 from auscult.precision import PRECISIONS, computing_in
@@ -113,11 +114,10 @@ class HeadTraining:
         args: What s3prl's runner reads from its command line.
         config: Its configuration: ``runner`` and ``optimizer``.
         processes: Those that train this head together.
-            metric: Name of what dev selects by.
-
-    Attributes:
-        was_finished: Whether an earlier run had trained it to the last step.
+        metric: Name of what dev selects by.
     """
+
+    was_finished: bool  # an earlier run had trained it to the last step
 
     # what s3prl's Runner brings
     args: argparse.Namespace
@@ -161,7 +161,7 @@ class HeadTraining:
         self.best: dict[str, Any] = state.get("Best", {})
         self.curve: list[tuple[int, float]] = list(state.get("Curve", []))
         self._losses: list[float] = list(state.get("Losses", []))  # since the last point
-        self.was_finished: bool = state.get("Step", 0) >= config["runner"]["total_steps"]
+        self.was_finished = state.get("Step", 0) >= config["runner"]["total_steps"]
 
     def _init_model(
         self, model: nn.Module, name: str, trainable: bool, interfaces: Sequence[str] = ()
@@ -183,10 +183,8 @@ class HeadTraining:
 
         Raises:
             Diverged: A gradient that is not finite.
-            UserError: Memory does not suffice, or another process stopped.
+            UserError: Memory or the disk does not suffice, or another process stopped.
         """
-        from tensorboardX import SummaryWriter
-
         plan = self.config["runner"]
         first, last = self.init_ckpt.get("Step", 0) + 1, plan["total_steps"]
         if self.was_finished:
@@ -194,14 +192,9 @@ class HeadTraining:
         self._start()
         batches = self._batches()
         self._set_modes(training=True)
-        curves = SummaryWriter(
-            self.args.expdir,
-            purge_step=first,  # hides what a killed run wrote after its checkpoint
-            filename_suffix=f".{first}",
-            write_to_disk=self._processes.leads,
-        )
+        board = Board(Path(self.args.expdir), first) if self._processes.leads else None
         with (
-            closing(curves),
+            nullcontext() if board is None else closing(board),
             within_memory(self._out_of_memory()),
             progress(self.args.title, last - first + 1, "steps") as advance,
         ):
@@ -209,12 +202,12 @@ class HeadTraining:
                 loss = self._step(step, batches)
                 self._losses.append(loss)
                 if step % plan["log_step"] == 0 or step == last:
-                    curves.add_scalar("train/loss", np.mean(self._losses), step)
+                    if board is not None:
+                        board.add(step, {"train/loss": float(np.mean(self._losses))})
                     self._losses = []
-                if self._processes.leads and (step % plan["eval_step"] == 0 or step == last):
-                    curves.add_scalar("dev/score", self._compare(step), step)
+                if board is not None and (step % plan["eval_step"] == 0 or step == last):
+                    board.add(step, {"dev/score": self._compare(step)})
                 if step % plan["save_step"] == 0 or step == last:
-                    curves.flush()
                     self._save(step)
                 advance(1, self._note(loss))
 
