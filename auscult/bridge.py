@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from auscult.contracts import HiddenStates, Waveforms
 from auscult.errors import UserError, unknown
-from auscult.guard import evaluate, guarded_loading
+from auscult.guard import BoundedBuilding, evaluate, guarded_loading
 from auscult.progress import logger
 from auscult.upstream import Upstream
 
@@ -390,8 +390,10 @@ def build_s3prl_upstream(name: str, checkpoint: str = "") -> nn.Module:
     from s3prl import hub
 
     options = {"ckpt": checkpoint} if checkpoint else {}
+    place = Path(checkpoint)
+    bounded = BoundedBuilding(place) if checkpoint and place.exists() else contextlib.nullcontext()
     try:
-        with hushed(), guarded_loading():
+        with hushed(), guarded_loading(), bounded:
             model: nn.Module = getattr(hub, name)(**options)
     except UserError as error:
         raise UserError(f"s3prl's upstream {name!r}: {error}") from error

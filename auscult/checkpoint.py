@@ -60,6 +60,8 @@ def read_checkpoint(path: Path) -> Any:
             "lighthubert: and w2v_bert:)."
         )
     try:
+        if path.exists() and not path.is_file():
+            raise Refused("is a pipe, a socket or a device; expected a file")
         with path.open("rb") as file, torch.device("cpu"):  # also under another default
             return _read(path, file)
     except FileNotFoundError as error:
@@ -136,7 +138,7 @@ def _read_archive(content: mmap.mmap) -> Any:
         return Storage(storages[name], dtype)
 
     program = _cut(content, places[f"{root}data.pkl"])
-    return settle(unpickle(BytesIO(program), len(program), find_storage))
+    return settle(unpickle(BytesIO(program), len(program), find_storage), len(content))
 
 
 def _list_members(content: mmap.mmap) -> Mapping[str, tuple[int, int]]:
@@ -191,7 +193,7 @@ def _read_pickles(content: mmap.mmap) -> Any:
     if not isinstance(first, int) or first != _LEGACY_MAGIC:
         if content.tell() != size:
             raise Refused("is not read: more follows its pickle")
-        return settle(first)
+        return settle(first, size)
     if unpickle(content, size) != _LEGACY_PROTOCOL:
         raise Refused("is not read: its protocol is not that of torch.save")
     if not unpickle(content, size)["little_endian"]:
@@ -221,4 +223,4 @@ def _read_pickles(content: mmap.mmap) -> Any:
         content.seek(start + length)
     if storages:
         raise Refused(f"is damaged: it lacks {len(storages)} of its storages")
-    return settle(value)
+    return settle(value, size)

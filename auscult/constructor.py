@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MAX_OVERLAP = 1 << 24  # elements of a tensor whose rows overlap in its storage
+MAX_OVERLAP = 1 << 20  # elements of a tensor whose rows overlap in its storage
 MAX_AXES = 64
 
 

@@ -1,7 +1,8 @@
 """What other libraries may do with a stranger's checkpoint: read it, and compute sizes from it.
 
-Two calls in their code can run a file's: ``torch.load``, which follows its pickle, and ``eval``,
-which s3prl's encoders apply to strings such as ``[(512,10,5)] + [(512,3,2)] * 4``.
+What they build of it is bounded by its size. Two calls in their code can run a file's:
+``torch.load``, which follows its pickle, and ``eval``, which s3prl's encoders apply to strings such
+as ``[(512,10,5)] + [(512,3,2)] * 4``.
 """
 
 import ast
@@ -15,12 +16,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
 
 MAX_ITEMS = 1000  # of a list that is computed
 MAX_LETTERS = 10_000  # of an expression
+MAX_BUILT = 8  # bytes of tensors for one of the file, above
+MIN_BUILT = 1 << 28
+MAX_TENSORS = 20_000  # that are made while an encoder is built
 
 _KALDI = re.compile(r"torchaudio\.compliance\.kaldi\.(fbank|mfcc|spectrogram)")
 _one_at_a_time = threading.RLock()
@@ -52,6 +57,35 @@ def guarded_loading() -> Iterator[None]:
             yield
         finally:
             torch.load = load
+
+
+class BoundedBuilding(TorchDispatchMode):
+    """Refuses tensors that are made beyond what goes with a file, before they are.
+
+    Args:
+        path: The file that says how large what is built is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        files = path.iterdir() if path.is_dir() else [path]
+        self.room = MAX_BUILT * sum(x.stat().st_size for x in files if x.is_file()) + MIN_BUILT
+        self.tensors = MAX_TENSORS
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if "device" in kwargs and not any(isinstance(arg, torch.Tensor) for arg in args):
+            outline = func(*args, **{**kwargs, "device": "meta", "pin_memory": None})
+            self.room -= outline.numel() * outline.element_size()
+            self.tensors -= 1
+            if self.room < 0 or self.tensors < 0:
+                raise UserError(
+                    f"{self.path} describes an encoder that is far larger than what the file holds."
+                )
+        return func(*args, **kwargs)
 
 
 def evaluate(text: str) -> Any:

@@ -2,7 +2,7 @@
 
 Python's unpickler is not used. :mod:`pickletools` takes the opcodes apart, and what they build
 comes from :mod:`auscult.constructor`. A file can waste time, but memory only in proportion to its
-own size.
+own size: 64 times that of the pickle, beside what its tensors have.
 """
 
 import argparse
@@ -32,6 +32,10 @@ from auscult.constructor import (
 )
 
 MAX_OPCODES = 1 << 22
+MAX_PER_BYTE = 64  # bytes that are built for one of the pickle, above
+MAX_SHARING = 32  # tensors may have the bytes of a file so often
+MIN_BUDGET = 1 << 20
+_SET_BYTES, _STUB_BYTES = 216, 400  # of an empty one in memory
 
 FindStorage = Callable[[str, torch.dtype, int], Storage]  # of a key, with a number of elements
 
@@ -63,7 +67,7 @@ class _Machine:
 
     def __init__(self, find_storage: FindStorage, size: int) -> None:
         self.find_storage = find_storage
-        self.budget = 4 * size + (1 << 20)  # items and bytes that constructors may be given
+        self.budget = MAX_PER_BYTE * size + MIN_BUDGET  # bytes that may be built
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # the stacks below the marks
         self.memo: dict[int, Any] = {}
@@ -82,9 +86,22 @@ class _Machine:
 
     def charge(self, *values: Any) -> None:
         """Count what is about to be copied: a pickle may hand one large value over many times."""
-        self.budget -= sum(len(value) for value in values if isinstance(value, _SIZED))
+        self.spend(
+            sum(
+                len(value) * (1 if isinstance(value, _TEXTS) else 8)
+                for value in values
+                if isinstance(value, _SIZED)
+            )
+        )
+
+    def spend(self, size: int) -> None:
+        """Count bytes that are about to be built."""
+        self.budget -= size
         if self.budget < 0:
-            raise Refused("is not read: its pickle copies what it holds over and over")
+            raise Refused(
+                "is not read: its pickle copies what it holds over and over, or builds more than "
+                f"{MAX_PER_BYTE} times what it weighs"
+            )
 
     # stack and memo
 
@@ -179,7 +196,14 @@ class _Machine:
         if not isinstance(args, tuple):
             raise Refused(f"is damaged: its pickle calls {kind} with a {type(args).__name__}")
         self.charge(args, *args)
-        self.push(construct(kind, args, kwargs))
+        made = construct(kind, args, kwargs)
+        if isinstance(made, Stub):
+            self.spend(_STUB_BYTES)
+        self.push(made)
+
+    def set_of(self, items: list[Any]) -> set[Any]:
+        self.spend(_SET_BYTES)
+        return as_set(items)
 
     def build(self, _: Any) -> None:
         state = self.stack.pop()
@@ -233,7 +257,8 @@ def _complete(target: Pending, state: Any) -> None:
         raise Refused("is damaged: its pickle sets the state of an array twice")
 
 
-_SIZED = (str, bytes, bytearray, list, tuple, dict, set, frozenset)
+_TEXTS = (str, bytes, bytearray)
+_SIZED = (*_TEXTS, list, tuple, dict, set, frozenset)
 _LITERALS = frozenset(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING "
     "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 "
@@ -247,7 +272,7 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], object]] = {
     "EMPTY_LIST": lambda m, _: m.push([]),
     "EMPTY_DICT": lambda m, _: m.push({}),
     "EMPTY_TUPLE": lambda m, _: m.push(()),
-    "EMPTY_SET": lambda m, _: m.push(set()),
+    "EMPTY_SET": lambda m, _: m.push(m.set_of([])),
     "MARK": _Machine.mark,
     "POP": _Machine.pop,
     "POP_MARK": lambda m, _: m.above_mark(),
@@ -260,7 +285,7 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], object]] = {
     "TUPLE1": lambda m, _: m.tuple_of(1),
     "TUPLE2": lambda m, _: m.tuple_of(2),
     "TUPLE3": lambda m, _: m.tuple_of(3),
-    "FROZENSET": lambda m, _: m.push(frozenset(as_set(m.above_mark()))),
+    "FROZENSET": lambda m, _: m.push(frozenset(m.set_of(m.above_mark()))),
     "APPEND": lambda m, _: m.append([m.stack.pop()]),
     "APPENDS": lambda m, _: m.append(m.above_mark()),
     "ADDITEMS": lambda m, _: m.append(m.above_mark()),
@@ -281,13 +306,30 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], object]] = {
 # --- what is left in the end -----------------------------------------------------------------
 
 
-def settle(value: Any) -> Any:
-    """Put plain values where objects of numpy and omegaconf stand, at any depth."""
-    return _settle(value, {})
+def settle(value: Any, stored: int) -> Any:
+    """Put plain values where objects of numpy and omegaconf stand, at any depth.
+
+    Args:
+        value: What a pickle built.
+        stored: Bytes of the file. Tensors may repeat what it stores, but whoever copies them is to
+            get no more than `MAX_SHARING` times as much.
+
+    Raises:
+        Refused: Damaged, or with tensors out of proportion.
+    """
+    done: dict[int, tuple[Any, Any]] = {}
+    settled = _settle(value, done)
+    shown = sum(x.numel() * x.element_size() for _, x in done.values() if isinstance(x, Tensor))
+    if shown > MAX_SHARING * stored + MIN_BUDGET:
+        raise Refused(
+            f"is not read: its tensors repeat what they store, {shown:,} bytes in a file of "
+            f"{stored:,}; at most {MAX_SHARING} times are read"
+        )
+    return settled
 
 
 def _settle(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:
-    if not isinstance(value, (*_MUTABLE, tuple, Pending, Storage)):
+    if not isinstance(value, (*_MUTABLE, tuple, Pending, Storage, Tensor)):
         return value
     if id(value) not in done:
         done[id(value)] = value, value  # the first keeps the id taken

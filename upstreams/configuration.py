@@ -65,6 +65,11 @@ class _Choice:
         return " or ".join(self.names) or "true or false"
 
 
+_CODE = (  # what makes transformers import, fetch or compile, or read other files
+    *("_attn_implementation", "attn_implementation", "auto_map", "configuration_files"),
+    *("experts_implementation", "fusion_config", "kernel_config", "per_layer_config"),
+    *("quantization_config", "transformers_weights", "use_kernels"),
+)
 _RATE = _Range(0, 1)
 _FLAG = _Choice(())  # a bool by transformers' own check
 _WIDTH, _KERNEL = _Range(1, MAX_WIDTH), _Range(1, MAX_KERNEL)
@@ -127,6 +132,21 @@ def read_configuration(path: Path, holder: object) -> Any:
     if found.get("per_layer_config"):
         raise UserError(f"{path}: blocks that differ (per_layer_config) are not read.")
     return build_configuration(path, str(kind), found)
+
+
+def check_for_others(path: Path) -> None:
+    """Refuse a config.json that another library is to hand to transformers, if it chooses code.
+
+    Raises:
+        UserError: It does.
+    """
+    found = read_table(path)
+    for name in _CODE:
+        if found.get(name):
+            raise UserError(
+                f"{path} sets {name} to {quoted(found[name])}, which transformers would follow; "
+                "hf reads the folder without."
+            )
 
 
 def build_configuration(path: Path, model_type: str, found: Mapping[str, Any]) -> Any:

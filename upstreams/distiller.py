@@ -5,7 +5,7 @@ positional convolution and layer norm. s3prl's first state of a Distiller is an 
 projected features, and its last ones are the predictions, which are not states of the encoder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from auscult.checkpoint import read_checkpoint
-from auscult.errors import UserError
+from auscult.errors import UserError, quoted
 
+from .configuration import MAX_LAYERS
 from .conversion import NORMS, parse_convolutions, read_activation, read_options
 
 _CONVOLUTIONS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
@@ -102,8 +103,15 @@ def read_prediction_heads(path: Path) -> PredictionHeads:
             f"{', '.join(sorted(weights)) or 'none of them'}."
         )
     expand, apart = weights[f"{_HEAD}0.weight"], weights[f"{_HEAD}2.weight"]
-    number = options.get("n_tasks", 12)
-    layers = tuple(options.get("pred_layer_id") or range(1, number + 1))
+    number, named = options.get("n_tasks", 12), options.get("pred_layer_id")
+    if named is None and isinstance(number, int) and 0 < number <= MAX_LAYERS:
+        named = range(1, number + 1)
+    if not isinstance(named, Sequence) or not all(isinstance(layer, int) for layer in named):
+        raise UserError(
+            f"{path}: expected the teacher's layers that are predicted in pred_layer_id, or their "
+            f"number in n_tasks; got {quoted(named)} and {quoted(number)}."
+        )
+    layers = tuple(named)
     fits = expand.ndim == 2 and apart.ndim == 3 and len(layers) == len(apart)
     if not fits or len(expand) != apart.shape[0] * apart.shape[1]:
         raise UserError(
@@ -142,7 +150,8 @@ def describe_distiller(path: Path, options: Mapping[str, Any]) -> dict[str, Any]
     ):
         if (value := options.get(name, known[0])) not in known:
             raise UserError(
-                f"{path}: a Distiller with {name}={value!r} is not read, only {' or '.join(known)}."
+                f"{path}: a Distiller with {name}={quoted(value)} is not read, only "
+                f"{' or '.join(known)}."
             )
     convolutions = parse_convolutions(
         path, options.get("extractor_conv_feature_layers", _CONVOLUTIONS)
@@ -154,7 +163,7 @@ def describe_distiller(path: Path, options: Mapping[str, Any]) -> dict[str, Any]
         "conv_kernel": [kernel for _, kernel, _ in convolutions],
         "conv_stride": [stride for _, _, stride in convolutions],
         "conv_bias": False,
-        "feat_extract_norm": NORMS.get(str(mode), mode),
+        "feat_extract_norm": NORMS.get(mode, mode) if isinstance(mode, str) else mode,
         "feat_proj_layer_norm": False,
         "do_stable_layer_norm": bool(options.get("layer_norm_first", False)),
         "hidden_act": read_activation(path, options.get("activation_fn", "gelu")),

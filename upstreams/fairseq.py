@@ -283,7 +283,7 @@ def describe_fairseq(
     convolutions = parse_convolutions(path, layers)
     said = {new: options[old] for old, new in _SIZES.items() if options.get(old) is not None}
     if (mode := options.get("extractor_mode")) is not None:
-        said["feat_extract_norm"] = NORMS.get(str(mode), mode)
+        said["feat_extract_norm"] = NORMS.get(mode, mode) if isinstance(mode, str) else mode
     return said | {
         "conv_dim": [channels for channels, _, _ in convolutions],
         "conv_kernel": [kernel for _, kernel, _ in convolutions],

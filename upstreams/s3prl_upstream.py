@@ -12,6 +12,9 @@ from auscult.frame import FrameGeometry
 from auscult.seed import seeded
 from auscult.upstream import AttentionVisitor, Upstream, fingerprint_weights
 
+from .configuration import check_for_others
+from .hub import find_file, find_source, read_config
+
 MIN_SAMPLES = 800  # s3prl itself gives no upstream less than 0.05 s
 
 
@@ -177,6 +180,11 @@ def load(address: Address, seed: int) -> S3prlUpstream:
     name, _, checkpoint = named.partition(":")
     if not name:
         raise UserError("s3prl: needs the name of an upstream, such as s3prl:fbank.")
+    if name.startswith("hf_") and checkpoint:  # transformers reads it, in its own way
+        source = find_source(checkpoint)
+        read_config(source)
+        if (path := find_file(source, "config.json")) is not None:
+            check_for_others(path)
     with seeded(seed):
         model = bridge.build_s3prl_upstream(name, checkpoint)
     return S3prlUpstream(model, address)

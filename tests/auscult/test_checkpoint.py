@@ -406,7 +406,10 @@ def test_the_work_of_a_pickle_is_bounded(tmp_path: Path, monkeypatch: pytest.Mon
         assert reason in refusal(write_archive(path, b"\x80\x04" + program))
     write_archive(path, b"\x80\x02}r\xff\xff\xff\xff.")  # a memo with a place for each of 2**32
     assert read_checkpoint(path) == {}
-    chain = b"cos\nsystem\n" + b")R" * deep + b"."
+    for built in (b")R", b"\x8f"):  # stubs and sets weigh far more than their opcodes
+        chain = b"cos\nsystem\n" + built * deep + b"."
+        assert "builds more than 64 times" in refusal(write_archive(path, b"\x80\x04" + chain))
+    chain = b"cos\nsystem\n" + b")R" * 2000 + b"."
     assert repr(read_program(tmp_path, chain)) == "<stub of what a Stub returns>"
     monkeypatch.setattr(unpickler, "MAX_OPCODES", 1000)
     write_archive(path, b"\x80\x02" + b"N0" * 1000 + b"N.")
@@ -418,6 +421,37 @@ def test_messages_are_short_and_fit_for_a_terminal(tmp_path: Path) -> None:
     hostile = Persistent(("storage", torch.FloatStorage, name, "cpu", 1))
     message = refusal(write_archive(tmp_path / "x.pt", dump(hostile)))
     assert "lacks archive/data/?[2Jxxx" in message and len(message) < 400
+
+
+def test_tensors_are_in_proportion_to_their_file(tmp_path: Path) -> None:
+    """Whoever copies them, as every loader of weights does, would fill the memory."""
+    wide, row = torch.ones(1).expand(1000, 1000), torch.randn(1 << 16)
+    hostile: dict[str, Any] = {
+        "one": torch.ones(1).expand(1 << 11, 1 << 11),
+        "many": {str(i): torch.ones(1).expand(1000, 1000 + i) for i in range(60)},
+        "views": {str(i): row[i:] for i in range(60)},
+        "lists": [{"x": [row.view(256, 256).t()]} for _ in range(60)],
+        "objects": {str(i): torch.nn.Parameter(row[i:]) for i in range(60)},
+        "storages": {str(i): row[i:].untyped_storage() for i in range(60)},
+    }
+    for name, content in hostile.items():
+        for new_format in (True, False):
+            torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=new_format)
+            if name == "storages" and not new_format:
+                continue  # torch writes each anew
+            reason = refusal(tmp_path / "x.pt")
+            assert "repeat what they store" in reason or "does not fit its storage" in reason, name
+    shared = {str(layer): row for layer in range(24)}  # as Audio ALBERT's layers are
+    torch.save(shared, tmp_path / "x.pt")
+    assert len(read_checkpoint(tmp_path / "x.pt")) == 24
+    torch.save(wide[:500, :500], tmp_path / "x.pt")
+    assert read_checkpoint(tmp_path / "x.pt").shape == (500, 500)
+
+
+def test_pipes_and_devices_are_no_checkpoints(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    for path in (tmp_path / "pipe.pt", Path("/dev/zero")):
+        assert "is a pipe, a socket or a device" in refusal(path)
 
 
 # --- what is no checkpoint -------------------------------------------------------------------

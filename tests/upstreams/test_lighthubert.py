@@ -226,7 +226,11 @@ def content(kind: str = "hubert_pruner", mode: ExtractorMode = "layer_norm") -> 
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Callable[[Mapping[str, Any]], Path]:
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, Any]], Path]:
+    # these files are small because they repeat what they store, which no one else's may
+    monkeypatch.setattr("auscult.constructor.MAX_OVERLAP", 1 << 24)
+    monkeypatch.setattr("auscult.unpickler.MAX_SHARING", 1 << 12)
+
     def save(found: Mapping[str, Any]) -> Path:
         torch.save(dict(found), tmp_path / "lighthubert.pt")
         return tmp_path / "lighthubert.pt"

@@ -233,7 +233,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     [
         (lacks_configuration, "has no config.json; lighthubert reads"),
         (lacks_weights, "model.safetensors does not exist"),
-        (is_not_json, "config.json is not JSON"),
+        (is_not_json, "config.json cannot be read as JSON"),
         (is_another_model, "does not describe a LightHuBERT subnet"),
         (has_other_heads, r"config.json: .*(heads|atten)"),
         (has_other_dims, "model.safetensors does not|holds .* expected float32"),

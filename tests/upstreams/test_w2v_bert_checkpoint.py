@@ -128,7 +128,8 @@ def change_weights(folder: Path, drop: str = "", **changes: Tensor) -> None:
     [
         (lambda f: (f / "config.json").unlink(), "config.json is missing; w2v_bert reads the dim"),
         (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read as JSON"),
-        (lambda f: (f / "config.json").write_text("[]"), "not of a w2v-BERT of 2021: .* got None"),
+        (lambda f: (f / "config.json").write_text("[]"), "expected a JSON object, got a list"),
+        (lambda f: (f / "config.json").write_text("{}"), "not of a w2v-BERT of 2021: .* got None"),
         (lambda f: change_config(f, model_type="wav2vec2-bert"), "'wav2vec2-bert'; .* read by hf"),
         (lambda f: change_config(f, chanels=3), "Unknown dimension 'chanels'. Did you mean chann"),
         (lambda f: change_config(f, heads=None), "config.json does not name the dimension heads"),

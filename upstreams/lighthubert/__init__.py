@@ -1,18 +1,23 @@
 """LightHuBERT: a supernet, its search spaces and every subnet of them."""
 
+import torch
+
 from auscult.address import Address, place
 from auscult.errors import UserError
 from auscult.upstream import Upstream
 
 from ..shape import SHAPES
+from ..weight import check_size
 from .checkpoint import find_file, read_published
 from .export import read_exported
 from .space import SPACES, ExtractorMode, SearchSpace, Subnet
 from .subnet import parse_subnet
-from .supernet import draw_supernet
+from .supernet import Supernet, draw_supernet
 from .upstream import LightHubertUpstream
 
 __all__ = ["LightHubertUpstream", "load", "load_shape"]
+
+_WHOLE = 16  # a supernet may be so much larger than a subnet of it
 
 
 def load(address: Address, seed: int) -> Upstream:
@@ -35,7 +40,12 @@ def load(address: Address, seed: int) -> Upstream:
             raise UserError(f"{address}: {path} is one subnet already; drop @{address.subnet}.")
         exported = read_exported(path)
         network, space = exported.network, exported.space
-        if address.random:
+        if address.random:  # the supernet is drawn whole, which is larger than what is stored
+            with torch.device("meta"):
+                outline = Supernet(network.mode, space.stored)
+            check_size(
+                path, outline, sum(tensor.nbytes for tensor in network.parameters()) * _WHOLE
+            )
             network = draw_supernet(network.mode, seed, space.stored).cut(network.subnet)
     else:
         published = read_published(file)

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from auscult.checkpoint import read_checkpoint
-from auscult.errors import UserError
+from auscult.errors import UserError, quoted
 from auscult.progress import logger
 from auscult.snapshot import write_archive
 
-from ..conversion import parse_convolutions
+from ..conversion import parse_convolutions, plain_options
 from ..weight import fill
 from .network import KERNELS, STRIDES
 from .scaled import describe_space, read_space
@@ -113,7 +113,11 @@ def _parts(path: Path, content: Any) -> tuple[Mapping[str, Any], Mapping[str, An
             f"configuration under 'cfg', found {_some(content) or 'neither'} (of an exported "
             "subnet name the folder)."
         )
-    return configuration, state
+    parts = {
+        name: plain_options(path, part) if isinstance(part, Mapping) else part
+        for name, part in configuration.items()
+    }
+    return parts, state
 
 
 def _some(names: Mapping[str, Any]) -> str:
@@ -125,8 +129,8 @@ def _find_space(path: Path, configuration: Mapping[str, Any]) -> tuple[SearchSpa
     kind = configuration.get("_name")
     if kind not in _STAGES.values():
         raise UserError(
-            f"{path} is a model of kind {kind!r}; a LightHuBERT checkpoint is 'hubert_pruner' or "
-            "'student_hubert'."
+            f"{path} is a model of kind {quoted(kind)}; a LightHuBERT checkpoint is "
+            "'hubert_pruner' or 'student_hubert'."
         )
     stage_1 = kind == _STAGES[1]  # which trains all that is stored, and nothing else
     if "space" in configuration:  # of sizes other than the published
@@ -142,8 +146,8 @@ def _published_space(path: Path, configuration: Mapping[str, Any]) -> SearchSpac
         if table.lower().endswith(f"{space.name}.yaml"):
             return space
     raise UserError(
-        f"{path}: the search space pruner_supernet = {table!r} is not known; it ends in small.yaml "
-        "or base.yaml."
+        f"{path}: the search space pruner_supernet = {quoted(table)} is not known; it ends in "
+        "small.yaml or base.yaml."
     )
 
 
@@ -169,13 +173,13 @@ def _find_mode(
         if options.get(option, value) != value:
             raise UserError(
                 f"{path} contradicts itself: its configuration has {option} = "
-                f"{options[option]!r}, its weights are those of an extractor with {mode}."
+                f"{quoted(options[option])}, its weights are those of an extractor with {mode}."
             )
     return mode
 
 
 def _not_read(path: Path, option: str, found: object, value: object) -> UserError:
     return UserError(
-        f"{path}: its configuration has {option} = {found!r}; LightHuBERT is read with {value!r} "
-        "only."
+        f"{path}: its configuration has {option} = {quoted(found)}; LightHuBERT is read with "
+        f"{value!r} only."
     )

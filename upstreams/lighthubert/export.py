@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from auscult.checkpoint import read_checkpoint
-from auscult.errors import UserError
+from auscult.errors import UserError, quoted
+from auscult.text import read_table
 from auscult.whole_file import whole_folder, write_text
 
 from ..hub import write_pretrained
@@ -73,8 +74,8 @@ def read_exported(folder: Path) -> Exported:
         )
     if configuration.get("normalize") != (mode == "layer_norm"):
         raise UserError(
-            f"{path}: normalize is {configuration.get('normalize')}, which does not go with a "
-            f"{mode} extractor."
+            f"{path}: normalize is {quoted(configuration.get('normalize'))}, which does not go "
+            f"with a {mode} extractor."
         )
     subnet = read_subnet(configuration.get("subnet"), space, str(path))
     with torch.device("meta"):
@@ -152,18 +153,12 @@ def _fairseq_state(network: LightHubert) -> dict[str, Tensor]:
 
 
 def _read_configuration(path: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError as error:
+    if not path.exists():
         raise UserError(
             f"{path.parent} has no {path.name}; lighthubert reads a published checkpoint file or "
             "a folder that `auscult subnet export` wrote."
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} does not hold a table.")
-    return found
+        )
+    return read_table(path)
 
 
 @contextmanager

@@ -5,11 +5,13 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from auscult.errors import UserError
+from auscult.errors import UserError, quoted
 
+from ..configuration import MAX_LAYERS, MAX_WIDTH
 from .space import Dimensions, SearchSpace, ffn_dim, ffn_rows, kept_layers, uniform
 
 _CHOICES = ("embed_dims", "heads", "ratios", "depths")
+_MAX_CHOICES = 64  # of one kind
 _SIZES = tuple(field.name for field in fields(Dimensions))
 
 
@@ -101,8 +103,13 @@ def _table(found: Any, keys: tuple[str, ...]) -> Mapping[str, Any]:
 def _numbers(name: str, values: Any) -> tuple[Any, ...]:
     kinds = (int, float) if name == "ratios" else (int,)
     if not isinstance(values, list) or not values:
-        raise UserError(f"{name} is {values!r}; expected a list of numbers.")
+        raise UserError(f"{name} is {quoted(values)}; expected a list of numbers.")
+    if len(values) > _MAX_CHOICES:
+        raise UserError(f"{name} holds {len(values)} numbers; expected {_MAX_CHOICES} at most.")
+    most = MAX_LAYERS if name in ("layers", "depths") else MAX_WIDTH
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < 1e6:
-            raise UserError(f"{name} holds {value!r}; expected a positive number.")
+        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= most:
+            raise UserError(
+                f"{name} holds {quoted(value)}; expected a positive number, {most} at most."
+            )
     return tuple(values)

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from auscult.checkpoint import read_checkpoint
-from auscult.errors import UserError
+from auscult.errors import UserError, quoted
 from auscult.snapshot import write_archive
 
+from ..configuration import MAX_LAYERS
+from ..conversion import plain_options
 from ..spectral import DELTA_REACH, STRIDE, WINDOW, Recipe
 from ..weight import fill
 from .front_end import NUM_BINS, AlbertFrontEnd, FrontEnd, OnlineFrontEnd
@@ -27,6 +29,8 @@ from .network import INITIAL_STD, LEAST_NEARBY, Dimensions, Mockingjay, SpecHead
 FILE = "encoder.ckpt"  # in a folder of a pretraining
 _LAYER = "encoder.layer."
 _MS = 16  # samples
+_MAX_DELTA = 8
+_MAX_FILTERS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +77,31 @@ class _Section:
         """Return a nested section."""
         return _section(self.path, f"{self.name}.{key}", self.values.get(key))
 
-    def number(self, key: str, default: float | None = None) -> float:
-        """Return a number, which may be written as text."""
+    def number(
+        self,
+        key: str,
+        default: float | None = None,
+        *,
+        least: float = -math.inf,
+        most: float = math.inf,
+    ) -> float:
+        """Return a number from ``least`` to ``most``, which may be written as text."""
         value = self.values.get(key, default)
         try:
-            return float(value)
-        except (TypeError, ValueError, RuntimeError) as error:  # the last: a tensor
+            number = float(value)
+        except (TypeError, ValueError, OverflowError) as error:
             raise self._wrong(key, "a number") from error
+        if not least <= number <= most:
+            raise self._wrong(key, f"a number from {least:g} to {most:g}")
+        return number
 
-    def integer(self, key: str, default: int | None = None, *, least: int = 0) -> int:
-        """Return a whole number of ``least`` or more."""
+    def integer(
+        self, key: str, default: int | None = None, *, least: int = 0, most: int = 1_000_000
+    ) -> int:
+        """Return a whole number from ``least`` to ``most``."""
         number = self.number(key, default)
-        if not number.is_integer() or not least <= number <= 1_000_000:
-            raise self._wrong(key, f"a whole number of {least} to 1,000,000")
+        if not number.is_integer() or not least <= number <= most:
+            raise self._wrong(key, f"a whole number of {least} to {most:,}")
         return int(number)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
@@ -101,14 +117,14 @@ class _Section:
             raise self._wrong(key, f"{wanted!r}, the one that Auscult computes")
 
     def _wrong(self, key: str, wanted: str) -> UserError:
-        found = repr(self.values[key]) if key in self.values else "nothing"
+        found = quoted(self.values[key]) if key in self.values else "nothing"
         return UserError(f"{self.path}: {self.name}.{key} is {found}; expected {wanted}.")
 
 
 def _section(path: Path, name: str, values: object) -> _Section:
     if not isinstance(values, Mapping):
         raise UserError(f"{path} has no section {name} in its configuration.")
-    return _Section(path, name, values)
+    return _Section(path, name, plain_options(path, values))
 
 
 def _read_s3prl(path: Path, states: Mapping[str, Any]) -> Checkpoint:
@@ -171,11 +187,11 @@ def _front_end(audio: _Section) -> FrontEnd:
         wanted.only("feat_type", "mel")
     return OnlineFrontEnd(
         kind="linear" if kind == "linear" else "mel",
-        num_mels=audio.integer("n_mels", 40, least=1),
+        num_mels=audio.integer("n_mels", 40, least=1, most=_MAX_FILTERS),
         log=wanted.flag("log", False),
-        delta_order=wanted.integer("delta", 0),
+        delta_order=wanted.integer("delta", 0, most=_MAX_DELTA),
         cmvn=wanted.flag("cmvn", False),
-        target_level=audio.number("target_level"),
+        target_level=audio.number("target_level", least=-1000, most=1000),
     )
 
 
@@ -200,8 +216,8 @@ def _kaldi(audio: _Section) -> Recipe:
     return Recipe(
         name="fbank",
         kind="fbank",
-        size=filterbank.integer("num_mel_bins", 23, least=1),
-        delta_order=delta.integer("order", 2),
+        size=filterbank.integer("num_mel_bins", 23, least=1, most=_MAX_FILTERS),
+        delta_order=delta.integer("order", 2, most=_MAX_DELTA),
         cmvn=audio.part("cmvn").flag("use_cmvn"),
     )
 
@@ -218,7 +234,7 @@ def _assemble(
     """Check sizes and tensors against each other; ``share`` None is to be seen in the tensors."""
     path = sizes.path
     sizes.only("hidden_act", "gelu")
-    num_layers = sizes.integer("num_hidden_layers", least=1)
+    num_layers = sizes.integer("num_hidden_layers", least=1, most=MAX_LAYERS)
     weights, share = _fold(path, _tensors(path, tensors), num_layers, share)
     dimensions = Dimensions(
         input_dim=front_end.dim,
@@ -227,11 +243,11 @@ def _assemble(
         dim=sizes.integer("hidden_size", least=1),
         heads=sizes.integer("num_attention_heads", least=1),
         inner=sizes.integer("intermediate_size", least=1),
-        eps=sizes.number("layer_norm_eps"),
-        initial_std=sizes.number("initializer_range", INITIAL_STD),
+        eps=sizes.number("layer_norm_eps", least=0, most=1),
+        initial_std=sizes.number("initializer_range", INITIAL_STD, least=0, most=1),
         begins_nearby=sizes.flag("begins_nearby", False),
     )
-    if not 0 < dimensions.initial_std < math.inf:
+    if dimensions.initial_std == 0:
         raise UserError(
             f"{path}: {sizes.name}.initializer_range is {dimensions.initial_std:g}; expected a "
             "positive number."
@@ -320,7 +336,7 @@ def _count_head(path: Path, head: object) -> int:
         return 0
     tensors = _tensors(path, head)
     output, dense = tensors.get("output.weight"), tensors.get("dense.weight")
-    if output is not None and dense is not None:
+    if output is not None and dense is not None and output.ndim and dense.ndim:
         with torch.device("meta"):
             spec_head = SpecHead(len(output), len(dense))
         fill(f"{path} does not fit its configuration: its SpecHead", spec_head, tensors)

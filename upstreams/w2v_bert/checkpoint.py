@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from auscult.checkpoint import read_checkpoint
-from auscult.errors import UserError, unknown
+from auscult.errors import UserError, quoted, unknown
+from auscult.text import read_table
 from auscult.whole_file import write_text
 
 from ..weight import fill, write_weights
@@ -42,12 +43,17 @@ def load_w2v_bert(path: Path, dropout: float = 0.0) -> W2vBert:
     path = path.expanduser()
     with torch.device("meta"):  # every tensor comes from the file
         model = build_w2v_bert(read_dimensions(path), dropout)
-    weights = path / WEIGHTS if path.is_dir() else path
+    weights = weights_of(path)
     tensors = read_checkpoint(weights)
     if not isinstance(tensors, dict):
         raise UserError(f"{weights} holds a {type(tensors).__name__}; w2v_bert reads {WEIGHTS}.")
     fill(f"{weights} does not fit its {CONFIG}: it", model, tensors)
     return model
+
+
+def weights_of(path: Path) -> Path:
+    """Return the file with the weights, given it or its folder."""
+    return path / WEIGHTS if path.is_dir() else path
 
 
 def read_dimensions(path: Path) -> Dimensions:
@@ -60,19 +66,16 @@ def read_dimensions(path: Path) -> Dimensions:
     if not path.exists():
         raise UserError(f"There is no {path}; w2v_bert needs a safetensors file or its folder.")
     config = (path if path.is_dir() else path.parent) / CONFIG
-    try:
-        found = json.loads(config.read_text())
-    except FileNotFoundError as error:
+    if not config.exists():
         raise UserError(
             f"{config} is missing; w2v_bert reads the dimensions there, beside {WEIGHTS}."
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{config} cannot be read as JSON: {error}.") from error
-    kind = found.pop("model_type", None) if isinstance(found, dict) else None
+        )
+    found = read_table(config)
+    kind = found.pop("model_type", None)
     if kind != MODEL_TYPE:
         raise UserError(
             f"{config} is not of a w2v-BERT of 2021: expected model_type {MODEL_TYPE!r}, got "
-            f"{kind!r}; encoders of transformers, w2v-BERT 2.0 among them, are read by hf."
+            f"{quoted(kind)}; encoders of transformers, w2v-BERT 2.0 among them, are read by hf."
         )
     known = [field.name for field in fields(Dimensions)]
     for name in found:

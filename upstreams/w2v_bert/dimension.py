@@ -2,9 +2,12 @@
 
 from dataclasses import asdict, dataclass
 
-from auscult.errors import UserError
+from auscult.errors import UserError, quoted
+
+from ..configuration import MAX_LAYERS, MAX_WIDTH
 
 KERNEL, STRIDE = 3, 2  # of both convolutions over the filterbanks, along time and along filters
+_MOST_FILTERS = 256  # bins of the spectrum that filters are made of
 _LEAST_FILTERS = 7  # two convolutions leave one
 
 
@@ -32,12 +35,18 @@ class Dimensions:
         blocks = ("contrastive_blocks", "masked_prediction_blocks")
         for name, value in asdict(self).items():
             least = 0 if name in blocks else _LEAST_FILTERS if name == "filters" else 1
-            if type(value) is not int or value < least:
+            most = MAX_LAYERS if name in blocks else MAX_WIDTH
+            if type(value) is not int or not least <= value <= most:
                 raise UserError(
-                    f"w2v-BERT's {name} is {value!r}; expected a whole number of at least {least}."
+                    f"w2v-BERT's {name} is {quoted(value)}; expected a whole number of at least "
+                    f"{least}, {most} at most."
                 )
         if not self.num_layers:
             raise UserError("A w2v-BERT needs a block at least, contrastive or masked-prediction.")
+        if self.filters > _MOST_FILTERS:
+            raise UserError(
+                f"w2v-BERT's filters are {self.filters}; expected {_MOST_FILTERS} at most."
+            )
         if self.dim % self.heads:
             raise UserError(f"w2v-BERT's dim {self.dim} cannot be cut into {self.heads} heads.")
         if self.conv_kernel % 2 == 0:

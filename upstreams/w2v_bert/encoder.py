@@ -16,7 +16,8 @@ from ..hook import single_precision
 from ..padded import PaddedUpstream
 from ..spectral import STRIDE as STEP
 from ..spectral import WINDOW, Recipe
-from .checkpoint import load_w2v_bert, read_dimensions
+from ..weight import check_size
+from .checkpoint import load_w2v_bert, read_dimensions, weights_of
 from .dimension import KERNEL, STRIDE, Dimensions, subsampled
 from .model import Encoder, build_encoder, build_heads, build_quantizer, named_dimensions
 
@@ -104,7 +105,9 @@ def load(address: Address, seed: int) -> Upstream:
         )
     path = place(address.checkpoint)
     if address.random:
-        return _draw(read_dimensions(path), seed, name=str(address), source=str(path))
+        size, weights = read_dimensions(path), weights_of(path)
+        stored = weights.stat().st_size if weights.is_file() else 0
+        return _draw(size, seed, name=str(address), source=str(path), stored=stored)
     model = load_w2v_bert(path)
     return W2vBertUpstream(model.encoder, model.dimensions, name=str(address), source=str(path))
 
@@ -130,7 +133,10 @@ def _modules(size: Dimensions) -> tuple[tuple[str, int], ...]:
     return (*found, *([masked_prediction] if size.masked_prediction_blocks else []))
 
 
-def _draw(size: Dimensions, seed: int, *, name: str, source: str) -> Upstream:
+def _draw(size: Dimensions, seed: int, *, name: str, source: str, stored: int = 0) -> Upstream:
+    with torch.device("meta"):
+        outline = build_encoder(size)
+    check_size(source, outline, stored)
     with seeded(seed):
         encoder = build_encoder(size)
     return W2vBertUpstream(encoder, size, name=name, source=source)
