@@ -58,7 +58,7 @@ def read_batch(cuts: Sequence[Any]) -> Waveforms:
     return Waveforms.of([read_samples(cut) for cut in cuts])
 
 
-class _File(AudioSource):
+class _File(AudioSource):  # type: ignore[misc]  # lhotse has no types
     """A file that is decoded by us."""
 
     def load_audio(
@@ -74,7 +74,7 @@ class _File(AudioSource):
             return file.samples(start, count).T
 
 
-class _OddResample(Resample):
+class _OddResample(Resample):  # type: ignore[misc]
     """Resampling between rates whose ratio has large terms, in memory bounded by the audio."""
 
     def __call__(self, samples: NDArray[np.float32], *_: object) -> NDArray[np.float32]:

@@ -35,7 +35,7 @@ class Undecodable(Exception):
     """A file that holds no audio that can be read; says why, to stand after a colon."""
 
 
-class AudioFile(soundfile.SoundFile):
+class AudioFile(soundfile.SoundFile):  # type: ignore[misc]  # which has no types
     """An open audio file that is decoded in a row; see :func:`open_audio`."""
 
     def seekable(self) -> bool:

@@ -29,15 +29,15 @@ def walk(root: Path) -> Iterator[Path]:
     Raises:
         UserError: A folder cannot be read.
     """
-    waiting = [(root, (_identity(root),))]
+    waiting: list[tuple[Path, tuple[_Identity, ...]]] = [(root, (_identity(root),))]
     while waiting:
         folder, inside = waiting.pop()
-        folders = []
+        folders: list[tuple[Path, tuple[_Identity, ...]]] = []
         for path in _entries(folder, lambda name: True):
             kind = _kind(path)
             if not stat.S_ISDIR(kind):
                 if kind == _NOWHERE:
-                    logger.warning(f"{path} is a link that leads nowhere ({os.readlink(path)}).")
+                    logger.warning(f"{path} is a link that leads nowhere.")
                 yield path
             elif (identity := _identity(path)) in inside:
                 logger.warning(f"{path} links back to a folder that it lies in and is not entered.")

@@ -44,7 +44,7 @@ def assemble(spec: str, listing: Listing, *, skip_bad: bool) -> Corpus:
         EmptySplit: No items are left of one.
         UserError: Without ``skip_bad``, the first bad item.
     """
-    skipped = list(listing.problems)
+    skipped = list(map(_shortened, listing.problems))
     _stop_unless(skip_bad, skipped)
     wanted = list(dict.fromkeys([*listing.expected, *(item.split for item in listing.items)]))
 
@@ -68,6 +68,7 @@ def assemble(spec: str, listing: Listing, *, skip_bad: bool) -> Corpus:
             f"({one.path}) and in {two.split} ({two.path}); right for speaker identification, "
             "wrong for any other task."
         )
+    notes = list(map(_shortened, notes))
     for note in notes:
         logger.info(f"{spec}: {note}")
     parts = _by_split(items)
@@ -91,8 +92,13 @@ def _without(
 ) -> list[Item]:
     """Return the items that have no problem; append the problems' sentences to ``skipped``."""
     bad = dict(problems)
-    skipped += bad.values()
+    skipped += map(_shortened, bad.values())
     return [item for position, item in enumerate(items) if position not in bad]
+
+
+def _shortened(sentence: str) -> str:
+    """Return a sentence without the middle of what it quotes, where that is a whole file's line."""
+    return sentence if len(sentence) <= 1000 else f"{sentence[:600]} ... {sentence[-300:]}"
 
 
 def _stop_unless(skip_bad: bool, problems: Sequence[str]) -> None:

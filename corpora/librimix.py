@@ -5,6 +5,7 @@ speaks when: ``segments`` (``SEGMENT RECORDING START END``, seconds) with ``utt2
 SPEAKER``) or, without these, ``rttm``. Relative paths are below DIR or the Kaldi folder.
 """
 
+import os
 from pathlib import Path
 
 from auscult.contracts import SAMPLE_RATE
@@ -40,7 +41,7 @@ def read(folder: Path, split: str | None) -> Listing:
             listing.items.append(
                 Item(
                     id=name,
-                    path=next((path for path in paths if path.is_file()), paths[0]),
+                    path=next((path for path in paths if os.path.isfile(path)), paths[0]),
                     split=part,
                     language="en",
                     alignments={"speaker": tuple(turns[name])} if name in turns else {},

@@ -12,8 +12,10 @@ s3prl's; else test is a tenth of each speaker's utterances and dev a tenth of th
 Audio ALBERT, chosen by their ids. Either way one chapter may stand in several splits.
 """
 
+import os
 import random
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -50,38 +52,31 @@ def read(folder: Path, split: str | None) -> Listing:
     converted = next((p / CONVERTED for p in places if (p / CONVERTED).is_file()), None)
     frames = _converted(converted) if converted else {}
     for part, name in names.items():
-        for transcripts in find(root / part, "*/*/*.trans.txt"):
+        for path, text in _utterances(root / part, listing.problems):
+            utterance = path.stem
+            grids = [p / path.relative_to(root).with_suffix(".TextGrid") for p in places]
             try:
-                lines = read_lines(transcripts)
+                alignments = _alignments(grids, frames.get(utterance))
             except UserError as error:
-                listing.problems.append(f"{str(error)[:-1]}; nothing beside it is used")
-                continue
-            for line in filter(None, map(str.strip, lines)):
-                utterance, _, text = line.partition(" ")
-                path = transcripts.parent / f"{utterance}.flac"
-                grids = [p / path.relative_to(root).with_suffix(".TextGrid") for p in places]
-                try:
-                    alignments = _alignments(grids, frames.get(utterance))
-                except UserError as error:
-                    listing.problems.append(
-                        f"{path} has alignments that cannot be read: {str(error)[:-1]}"
-                    )
-                    continue
-                speaker = utterance.split("-")[0]
-                listing.items.append(
-                    Item(
-                        id=utterance,
-                        path=path,
-                        split=name,
-                        speaker=speaker,
-                        sex=sexes.get(speaker),
-                        text=text,
-                        language="en",
-                        labels={"part": part},
-                        alignments=alignments,
-                        slack=SLACK,
-                    )
+                listing.problems.append(
+                    f"{path} has alignments that cannot be read: {str(error)[:-1]}"
                 )
+                continue
+            speaker = utterance.split("-")[0]
+            listing.items.append(
+                Item(
+                    id=utterance,
+                    path=path,
+                    split=name,
+                    speaker=speaker,
+                    sex=sexes.get(speaker),
+                    text=text,
+                    language="en",
+                    labels={"part": part},
+                    alignments=alignments,
+                    slack=SLACK,
+                )
+            )
     aligned = sum(bool(item.alignments) for item in listing.items)
     if split == BY_UTTERANCE:
         listing.items[:], note = _by_utterance(listing.items, places)
@@ -92,6 +87,24 @@ def read(folder: Path, split: str | None) -> Listing:
         + (f"; those without a TextGrid are from {converted}." if frames else ".")
     )
     return listing
+
+
+def _utterances(part: Path, problems: list[str]) -> Iterator[tuple[Path, str]]:
+    """Yield audio file and words of each utterance; append what is wrong to ``problems``."""
+    for transcripts in find(part, "*/*/*.trans.txt"):
+        try:
+            lines = read_lines(transcripts)
+        except UserError as error:
+            problems.append(f"{str(error)[:-1]}; nothing beside it is used")
+            continue
+        for number, line in enumerate(map(str.strip, lines), start=1):
+            utterance, _, text = line.partition(" ")
+            if not re.fullmatch(r"[\w-]*", utterance):
+                problems.append(
+                    f"{transcripts} line {number} reads {line!r}, not an utterance and its words"
+                )
+            elif utterance:
+                yield transcripts.parent / f"{utterance}.flac", text
 
 
 def _splits(parts: list[str], *, every_train: bool) -> tuple[dict[str, str], str]:
@@ -161,7 +174,7 @@ def _sexes(places: list[Path]) -> dict[str, str]:
 def _alignments(
     grids: list[Path], frames: tuple[Span, ...] | None
 ) -> Mapping[str, tuple[Span, ...]]:
-    grid = next((path for path in grids if path.is_file()), None)
+    grid = next((path for path in grids if os.path.isfile(path)), None)
     if grid is None:
         return {"phone": frames} if frames else {}
     tiers = read_textgrid(grid)

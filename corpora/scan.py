@@ -76,15 +76,16 @@ def _scan(file: AudioFile, content_sha256: str) -> Scan:
 def scan_files(paths: Sequence[Path]) -> dict[Path, Scan]:
     """Decode all ``paths``, which exist, each once.
 
-    Scans are remembered in the cache folder by path, size and time of change, one file for each
-    folder that holds all the paths. An interrupted scan keeps what it has seen.
+    Scans of audio are remembered in the cache folder by path, size and times of change, one file
+    for each folder that holds all the paths. An interrupted scan keeps what it has seen.
     """
     names = {path: os.path.abspath(path) for path in dict.fromkeys(paths)}
     if not names:
         return {}
     root = os.path.commonpath([os.path.dirname(name) for name in names.values()])
-    memory = cache_folder() / "scans" / f"{hashlib.sha256(root.encode()).hexdigest()[:16]}.json"
-    known = _recall(memory)
+    key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+    memory = cache_folder() / "scans" / f"{key}-{FORMAT}.json"
+    known: dict[str, Any] = read_json(memory) or {}
     found: dict[Path, Scan] = {}
     stamps: dict[Path, watch.Stamp] = {}
     for path, name in names.items():
@@ -102,9 +103,11 @@ def scan_files(paths: Sequence[Path]) -> dict[Path, Scan]:
             _scan_into(found, missing)
         finally:
             fresh = {
-                names[p]: [astuple(stamps[p]), astuple(found[p])] for p in stamps if p in found
+                names[path]: [astuple(stamps[path]), astuple(scan)]
+                for path, scan in found.items()
+                if scan.content_sha256  # a disk that failed may work again
             }
-            write_json([FORMAT, known | fresh], memory)
+            write_json(known | fresh, memory)
     for path, stamp in stamps.items():
         watch.remember(path, stamp, found[path].content_sha256)
     return found
@@ -119,9 +122,3 @@ def _scan_into(found: dict[Path, Scan], paths: list[Path]) -> None:
                 advance()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _recall(memory: Path) -> dict[str, list[Any]]:
-    """Return stamp and scan of each remembered file, by its absolute path."""
-    memory_format, scans = read_json(memory) or (FORMAT, {})
-    return dict(scans) if memory_format == FORMAT else {}

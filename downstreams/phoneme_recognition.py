@@ -123,8 +123,8 @@ def read_lexicon(names: Sequence[str]) -> dict[str, Tokens]:
                 continue
             if not phones or any(re.fullmatch(r"[\d.]+", phone) for phone in phones):
                 raise UserError(
-                    f"Line {number} of the lexicon {name} is {line!r}; expected a word and its "
-                    "phones, separated by blanks, without probabilities."
+                    f"Line {number} of the lexicon {name} is {line[:200]!r}; expected a word and "
+                    "its phones, separated by blanks, without probabilities."
                 )
             found.setdefault(re.sub(r"\(\d+\)$", "", word.upper()), tuple(phones))
     return found

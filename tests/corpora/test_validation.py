@@ -271,7 +271,7 @@ class TestScanMemory:
         with pytest.raises(KeyboardInterrupt):
             load_corpus(f"tsv:{folder}")
         (memory,) = (cache / "scans").iterdir()
-        assert len(read_json(memory)[1]) == 9
+        assert len(read_json(memory)) == 9
 
     def test_a_damaged_memory_is_made_anew(self, write_corpus, cache: Path) -> None:
         folder = write_corpus()
