@@ -2,17 +2,21 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from numpy.typing import NDArray
 
+from auscult.value import check_json, check_mapping, shorten
+
+LARGEST = 1e100  # of a score, so that sums and squares of scores are finite too
+_MAPPINGS = ("config", "libraries")
 LIBRARIES = ("torch", "torchaudio", "transformers", "s3prl", "lhotse", "numpy", "scikit-learn")
 
 
@@ -25,6 +29,9 @@ class Provenance:
     code_version: str
     libraries: Mapping[str, str]
     device: str
+
+
+_RUN = tuple(f.name for f in fields(Provenance))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +68,13 @@ class Record:
     def __post_init__(self) -> None:
         optional = ("low", "high", "majority")
         for name in ("value", *(n for n in optional if getattr(self, n) is not None)):
-            number = getattr(self, name)
-            if not math.isfinite(number):
+            number = float(getattr(self, name))  # numpy scalars become plain floats
+            if not abs(number) <= LARGEST:  # nor NaN
                 raise ValueError(
                     f"Record.{name} of {self.task}/{self.metric}: expected a finite number, "
                     f"got {number}."
                 )
-            object.__setattr__(self, name, float(number))  # numpy scalars become plain floats
+            object.__setattr__(self, name, number)
 
     @property
     def config_sha256(self) -> str:
@@ -93,14 +100,25 @@ class Record:
         """Rebuild a record from :meth:`to_dict`'s output.
 
         Raises:
-            ValueError: A field is missing or unknown, or the configuration is not the one that
-                was fingerprinted.
+            ValueError: A field is missing, unknown or not of its type, or the configuration is not
+                the one that was fingerprinted.
+        """
+        for name in _MAPPINGS:
+            check_mapping(f"Record.{name}", flat.get(name, {}))
+        return cls.from_checked(flat)
+
+    @classmethod
+    def from_checked(cls, flat: Mapping[str, Any]) -> "Record":
+        """Do as :meth:`from_dict`, where configuration and libraries were checked before.
+
+        Raises:
+            ValueError: As there.
         """
         values = dict(flat)
         expected = values.pop("config_sha256", None)
-        run = {f.name: values.pop(f.name) for f in fields(Provenance) if f.name in values}
-        known = {f.name for f in fields(cls)} - {"provenance"}
-        if strange := set(values) - known:
+        _check_types(values)
+        run = {name: values.pop(name) for name in _RUN if name in values}
+        if strange := set(values) - _types().keys() - {*_MAPPINGS}:
             raise ValueError(f"Record: unknown field(s) {', '.join(sorted(strange))}.")
         try:
             record = cls(**values, provenance=Provenance(**run))
@@ -189,6 +207,33 @@ def code_version() -> str:
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that a number may depend on."""
     return {name: metadata.version(name) for name in LIBRARIES}
+
+
+@cache
+def _types() -> dict[str, tuple[type, ...]]:
+    """Return what each field of :meth:`Record.to_dict` may be, as JSON and databases have it."""
+    hints = get_type_hints(Record) | get_type_hints(Provenance)
+    json_types = {float: (float, int)}
+    return {
+        name: tuple(t for kind in get_args(hint) or (hint,) for t in json_types.get(kind, (kind,)))
+        for name, hint in hints.items()
+        if name not in (*_MAPPINGS, "provenance")
+    }
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    """Refuse values that no record of ours has.
+
+    Raises:
+        ValueError: With the name of the field.
+    """
+    for name, types in _types().items():
+        value = values.get(name)
+        if type(value) not in types and name in values:  # exactly, as bool is an int
+            wanted = " or ".join("nothing" if t is NoneType else t.__name__ for t in types)
+            raise ValueError(f"Record.{name}: expected {wanted}, got {shorten(value)}.")
+        if type(value) is int:
+            check_json(f"Record.{name}", value)
 
 
 def _plain(value: Any) -> Any:

@@ -32,6 +32,13 @@ _REASONS = {
     errno.ESTALE: "has gone away",
     errno.ENAMETOOLONG: "takes no file name of that length",
 }
+_WORDS = {  # of libraries that say it their own way, SQLite's the last four
+    "No space left on device": errno.ENOSPC,
+    "database or disk is full": errno.ENOSPC,
+    "attempt to write a readonly database": errno.EROFS,
+    "unable to open database file": errno.EACCES,
+    "disk I/O error": errno.EIO,
+}
 _numbers = itertools.count()
 _active: set[str] = set()  # temporary files of this process
 _swept: set[str] = set()  # folders that were cleared of leftovers
@@ -156,8 +163,8 @@ def disk_problem(error: BaseException, folder: Path) -> str | None:
         if code := re.search(r"\b(?:os error|errno) ?=? ?(\d+)", str(seen), re.IGNORECASE):
             if int(code[1]) in _REASONS:
                 return _REASONS[int(code[1])]
-        if "No space left on device" in str(seen):
-            return _REASONS[errno.ENOSPC]
+        if found := next((code for words, code in _WORDS.items() if words in str(seen)), None):
+            return _REASONS[found]
         seen = seen.__cause__ or seen.__context__
     # torch's writer says that it failed, but not why
     if isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error):

@@ -13,6 +13,7 @@ import numpy as np
 
 from auscult.record import Artifact, Record
 
+from .artifact import check_artifacts
 from .curve import CHOSEN, Curve, Subject, corpus_label, own_settings, short_names, subject_names
 
 KIND = "accuracy_difference"
@@ -134,9 +135,15 @@ def difference_rows(found: Iterable[Difference]) -> list[list[object]]:
 
 
 def fitting(artifacts: Iterable[Artifact], wanted: Mapping[str, str | None]) -> list[Artifact]:
-    """Return the differences that agree with every field of ``wanted`` that is not None."""
+    """Return the differences that agree with every field of ``wanted`` that is not None.
+
+    Raises:
+        UserError: One of them was tampered with.
+    """
+    found = list(artifacts)
+    check_artifacts(found)
     given = {name: value for name, value in wanted.items() if value is not None}
-    return [a for a in artifacts if given.items() <= _fields(a).items()]
+    return [a for a in found if given == {name: _fields(a).get(name) for name in given}]
 
 
 def flat_difference(artifact: Artifact) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from auscult.record import Record
 
-from .curve import Choice, Point, choose, gather, held_out
+from .curve import Choice, Point, chooser, gather, held_out
 
 OF_ONE_FOLD = {  # settings that follow from the fold, and what dev chose in it
     *("split_column", "train_sha256", "dev_sha256", "num_classes", "head_parameters"),
@@ -58,8 +58,7 @@ def fold_means(choices: Iterable[Choice]) -> list[FoldMean]:
 def fold_means_of(records: Iterable[Record]) -> list[FoldMean]:
     """Return the means over folds of all scores among records."""
     every = list(records)
-    curves = gather(every)
-    choices = (choose(curve, curves) for curve in gather(held_out(every)))
+    choices = map(chooser(gather(every)), gather(held_out(every)))
     return fold_means(choice for choice in choices if choice is not None)
 
 

@@ -20,12 +20,14 @@ from plotly.offline import get_plotlyjs
 
 from auscult.errors import UserError
 from auscult.record import Artifact, Provenance, Record
+from auscult.whole_file import write_text
 
+from .artifact import check_artifacts
 from .curve import (
     Choice,
     Curve,
     Run,
-    choose,
+    chooser,
     corpus_label,
     gather,
     held_out,
@@ -35,7 +37,7 @@ from .curve import (
     short_names,
 )
 from .difference import KIND, Difference, differences
-from .store import Store
+from .store import Store, records_of
 from .superb import BESIDE, TASKS, find_published, published, superb_s
 from .superb_table import Protocols, Table, own_rows, tables
 from .table import LayerTable, caption, cell, layer_tables, place
@@ -104,15 +106,14 @@ def write_report(
         UserError: The stores hold nothing, or cannot be read.
     """
     several = [stores] if isinstance(stores, Store) else list(stores)
-    records = {r.key: r for store in several for r in store.records()}
-    artifacts = {a.key: a for store in several for a in store.artifacts()}
+    records = records_of(several)
+    artifacts = list({a.key: a for store in several for a in store.artifacts()}.values())
+    check_artifacts(artifacts)
     if not records and not artifacts:
         names = " and ".join(str(store) for store in several) or "No store"
         raise UserError(f"{names} holds no results to report; measure something first.")
-    superb = _superb(list(records.values()), protocols) if protocols else []
-    page = _page(list(records.values()), list(artifacts.values()), superb)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    superb = _superb(records, protocols) if protocols else []
+    write_text(_page(records, artifacts, superb), path)
 
 
 def _page(records: Sequence[Record], artifacts: Sequence[Artifact], superb: Sequence[Table]) -> str:
@@ -253,10 +254,11 @@ def _findings(
     tables: Sequence[LayerTable], curves: Sequence[Curve], compared: Sequence[Difference]
 ) -> list[_Finding]:
     """Summarise each task by its main metric, one finding for each corpus and task."""
+    choose = chooser(curves)
     subjects: dict[str, dict[str, list[Choice]]] = defaultdict(lambda: defaultdict(list))
     for table in tables:
         for curve in table.curves:
-            if choice := choose(curve, curves):
+            if choice := choose(curve):
                 subjects[table.subject][curve.first.metric].append(choice)
     return [
         _finding(

@@ -1,17 +1,14 @@
 """Where records and artifacts are kept: an SQLite file, or any database that SQLAlchemy knows."""
 
-import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import (
     JSON,
-    URL,
+    BigInteger,
     Column,
     Connection,
     Double,
@@ -19,40 +16,45 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    NullPool,
+    Row,
     String,
     Table,
     Text,
     bindparam,
-    create_engine,
+    cast,
     delete,
     insert,
     inspect,
-    make_url,
     select,
+    text,
     update,
 )
-from sqlalchemy.exc import (
-    ArgumentError,
-    DatabaseError,
-    IntegrityError,
-    NoSuchModuleError,
-    ProgrammingError,
-)
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, ProgrammingError
 
 from auscult.errors import UserError
-from auscult.record import Artifact, Provenance, Record
+from auscult.record import Artifact, Record
+from auscult.value import check_json, shorten
+from auscult.whole_file import disk_problem, writing
 
-FILE_NAME = "results.sqlite"
+from .artifact import artifact_row, read_artifact
+from .place import file_of, open_engine, reading, without_password
+from .row import COLUMNS, read_records, read_series
+from .series import Series
+
 SCHEMA_VERSION = 3  # bumped whenever a table below changes
-BUSY_SECONDS = 60  # how long a writer of SQLite waits for another one
 ATTEMPTS = 3  # how often a writer tries when another one has made the tables meanwhile
+AT_ONCE = 2000  # rows in memory while a table is read
 
+T = TypeVar("T")
 _METADATA = MetaData()
 
 
 def _text(name: str) -> Column[str]:
     return Column(name, Text, nullable=False)
+
+
+def _number(name: str, nullable: bool = False) -> Column[int]:
+    return Column(name, BigInteger, nullable=nullable)
 
 
 def _key() -> Column[str]:
@@ -80,9 +82,9 @@ _RECORDS = Table(
     _text("corpus"),
     _text("corpus_sha256"),
     _text("task"),
-    Column("task_version", Integer, nullable=False),
+    _number("task_version"),
     Column("layer", JSON(none_as_null=True)),  # 3, "weighted" or NULL
-    Column("head", Integer),
+    _number("head", nullable=True),
     _text("probe"),
     _text("metric"),
     _text("unit"),
@@ -92,11 +94,11 @@ _RECORDS = Table(
     Column("majority", Double),
     _text("split"),
     _text("selected_on"),
-    Column("num_items", Integer, nullable=False),
-    Column("num_speakers", Integer),
-    Column("num_skipped", Integer, nullable=False),
-    Column("seed", Integer, nullable=False),
-    Column("num_parameters", Integer),
+    _number("num_items"),
+    _number("num_speakers", nullable=True),
+    _number("num_skipped"),
+    _number("seed"),
+    _number("num_parameters", nullable=True),
     _text("convention"),
     _text("subnet"),
     Column("config", JSON, nullable=False),
@@ -125,8 +127,7 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        sqlite = engine.dialect.name == "sqlite"
-        self._file = Path(engine.url.database or "") if sqlite else None
+        self._file = file_of(engine)
 
     def __str__(self) -> str:
         if self._file:
@@ -137,13 +138,14 @@ class Store:
         """Write records and artifacts in one transaction; an equal ``key`` is replaced.
 
         Raises:
-            UserError: The store cannot be written, or is not one of ours.
+            UserError: The store cannot be written, or is not one of ours; its disk is full; a
+                record has a number that no database holds.
         """
-        new_records = {record.key: record.to_dict() for record in records}
-        new_artifacts = {artifact.key: _artifact_row(artifact) for artifact in artifacts}
-        if self._file:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._explaining():
+        new_records = {record.key: _storable(record.to_dict()) for record in records}
+        new_artifacts = {artifact.key: _storable(artifact_row(artifact)) for artifact in artifacts}
+        with writing(self._file or Path()), self._explaining():
+            if self._file:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
             for attempt in range(ATTEMPTS):
                 try:
                     self._write({_RECORDS: new_records, _ARTIFACTS: new_artifacts})
@@ -166,48 +168,73 @@ class Store:
         """Return the records that agree with every given field, in one order whoever wrote them.
 
         Raises:
-            UserError: There is no store, or it cannot be read.
+            UserError: There is no store, it cannot be read, or a row was tampered with.
         """
-        wanted = {
-            "upstream": upstream,
-            "corpus": corpus,
-            "task": task,
-            "probe": probe,
-            "metric": metric,
-            "split": split,
-        }
-        rows = self._select(_RECORDS, wanted)
-        return sorted((Record.from_dict(row) for row in rows), key=_record_order)
+        wanted = {"upstream": upstream, "corpus": corpus, "task": task}
+        wanted |= {"probe": probe, "metric": metric, "split": split}
+        return self._read(_RECORDS, COLUMNS, wanted, lambda rows: read_records(rows, str(self)))
 
-    def artifacts(self, kind: str | None = None) -> list[Artifact]:
-        """Return the artifacts of one kind, or all, in one order whoever wrote them.
+    def series(self) -> list[Series]:
+        """Return all records as series, which take a fraction of their time and memory.
 
         Raises:
-            UserError: There is no store, or it cannot be read.
+            UserError: As :meth:`records`.
         """
-        found = [_artifact(row) for row in self._select(_ARTIFACTS, {"kind": kind})]
+        return self._read(_RECORDS, COLUMNS, {}, lambda rows: read_series(rows, str(self)))
+
+    def artifacts(
+        self,
+        kind: str | None = None,
+        *,
+        upstream: str | None = None,
+        corpus: str | None = None,
+        task: str | None = None,
+    ) -> list[Artifact]:
+        """Return the artifacts that agree with every given field, in one order whoever wrote them.
+
+        Raises:
+            UserError: As :meth:`records`.
+        """
+        wanted = {"kind": kind, "upstream": upstream, "corpus": corpus, "task": task}
+        names = [column.name for column in _ARTIFACTS.c]
+
+        def read(rows: Iterable[Row[Any]]) -> list[Artifact]:
+            return [read_artifact(dict(zip(names, row, strict=True)), str(self)) for row in rows]
+
+        found = self._read(_ARTIFACTS, names, wanted, read)
         return sorted(found, key=lambda a: (a.kind, a.corpus, a.task, a.upstream, a.key))
 
-    def _select(self, table: Table, wanted: Mapping[str, str | None]) -> list[dict[str, Any]]:
-        """Return the rows that agree with ``wanted``, without their key."""
-        query = select(*(column for column in table.c if column.name != "key"))
+    def _read(
+        self,
+        table: Table,
+        names: Iterable[str],
+        wanted: Mapping[str, str | None],
+        read: Callable[[Iterable[Row[Any]]], T],
+    ) -> T:
+        """Give the rows that agree with ``wanted`` to ``read``; what is JSON as its text."""
+        columns = (table.c[name] for name in names)
+        query = select(*(cast(c, Text) if isinstance(c.type, JSON) else c for c in columns))
         for name, value in wanted.items():
             if value is not None:
-                query = query.where(table.c[name] == value)
+                query = query.where(table.c[name] == _encodable(value))
         if self._file and not self._file.is_file():
             raise UserError(
                 f"There is no store {self._file}; name the folder that --out was given, or run "
                 "a command that measures something first."
             )
-        with self._explaining(), self._engine.connect() as connection:
+        with (
+            self._explaining(),
+            reading(self._engine) as engine,
+            engine.connect() as connection,
+        ):
             self._check_schema(connection)
-            return [dict(row) for row in connection.execute(query).mappings()]
+            return read(connection.execution_options(yield_per=AT_ONCE).execute(query))
 
     def _write(self, rows: Mapping[Table, Mapping[str, Mapping[str, Any]]]) -> None:
         """Replace rows in one transaction; make the tables where there are none yet."""
         with self._engine.connect() as connection:
             if self._file:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                _keep_in_one_file(connection)
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # waits here, never half-way
             if not inspect(connection).has_table(_SCHEMA.name):
                 _METADATA.create_all(connection)
@@ -222,70 +249,66 @@ class Store:
     def _check_schema(self, connection: Connection) -> None:
         if not inspect(connection).has_table(_SCHEMA.name):
             raise UserError(f"{self} is a database, but holds no results of Auscult.")
+        if self._file and (strange := _computed(connection)):
+            raise UserError(
+                f"{self} was not written by Auscult: it computes what is read of it ({strange})."
+            )
         version = connection.execute(select(_SCHEMA.c.version)).scalar()
         if version != SCHEMA_VERSION:
             raise UserError(
-                f"{self} was written with store schema {version}, but this Auscult reads schema "
-                f"{SCHEMA_VERSION}; use the release that wrote it, or another --out."
+                f"{self} was written with store schema {shorten(version)}, but this Auscult reads "
+                f"schema {SCHEMA_VERSION}; use the release that wrote it, or another --out."
             )
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
-        """Turn the database's complaints (corrupt, locked, read-only) into one sentence."""
+        """Turn the database's complaints (corrupt, locked, another schema) into one sentence."""
         try:
             yield
         except DatabaseError as error:
+            if self._file and disk_problem(error, self._file.parent):
+                raise  # said where files are written
             raise UserError(f"{self} cannot be used as a store: {error.orig}.") from error
 
 
 def open_store(where: str | Path) -> Store:
     """Return the store at ``where``; see :func:`auscult.results.open_store`."""
-    if "://" in str(where):
-        return Store(_engine(_url(str(where))))
-    path = Path(where)
-    if path.suffix not in (".sqlite", ".db"):
-        if path.is_file():
-            raise UserError(
-                f"{path} is no store: expected a folder, a .sqlite or .db file, or a database URL."
-            )
-        path = path / FILE_NAME
-    return Store(_engine(URL.create("sqlite", database=str(path))))
+    return Store(open_engine(where))
 
 
-def without_password(text: str) -> str:
-    """Return a database URL, malformed or not, with its password masked."""
-    masked = re.sub(r"(://[^:/@]*:).*(?=@)", r"\1***", text, flags=re.DOTALL)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", masked)
+def records_of(stores: Iterable[Store]) -> list[Record]:
+    """Return the records of several stores; of one measurement the one in the last store."""
+    found = [store.records() for store in stores]
+    if len(found) == 1:
+        return found[0]
+    return list({record.key: record for records in found for record in records}.values())
 
 
-def _url(text: str) -> URL:
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):  # the latter for a port that is no number
-        raise _no_url(text) from None  # the error may quote the password
-    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        shown = without_password(text)
-        raise UserError(f"{shown!r} is a database in memory and keeps nothing; name a file.")
-    return url
+def _keep_in_one_file(connection: Connection) -> None:
+    """Let SQLite write a store, and one that an earlier release wrote, without a log beside it.
+
+    A store is then whole when it is copied or put on a read-only medium. The log cannot be left
+    while someone reads; it is then left another time.
+    """
+    with suppress(OperationalError):
+        connection.exec_driver_sql("PRAGMA journal_mode=DELETE")
 
 
-def _no_url(text: str) -> UserError:
-    return UserError(
-        f"{without_password(text)!r} is not a database URL such as "
-        "postgresql+psycopg://user@host/name or sqlite:///folder/name.sqlite."
+def _computed(connection: Connection) -> str:
+    """Name a part of an SQLite file that is no table with columns as ours are, "" if none is.
+
+    Views, virtual tables and generated columns could take any time and memory when they are read.
+    """
+    names = [table.name for table in _METADATA.tables.values()]
+    query = text("SELECT name, type, sql FROM sqlite_master WHERE name IN :names").bindparams(
+        bindparam("names", names, expanding=True)
     )
-
-
-def _engine(url: URL) -> Engine:
-    sqlite = url.get_backend_name() == "sqlite"
-    # Transactions are begun by hand on SQLite: its driver would begin them too late to wait.
-    options = {"timeout": BUSY_SECONDS, "isolation_level": None} if sqlite else {}
-    try:
-        return create_engine(url, poolclass=NullPool, connect_args=options)
-    except (NoSuchModuleError, ModuleNotFoundError) as error:
-        raise UserError(f"The store's database needs a driver that is missing: {error}.") from error
-    except ArgumentError:
-        raise _no_url(url.render_as_string()) from None
+    for name, kind, sql in connection.execute(query):
+        if kind != "table" or re.search(
+            r"\bVIRTUAL\b|\bGENERATED\b|\bAS\b", str(sql), re.IGNORECASE
+        ):
+            return f"{kind} {name}"
+    return ""
 
 
 def _replace(connection: Connection, table: Table, rows: Mapping[str, Mapping[str, Any]]) -> None:
@@ -296,51 +319,21 @@ def _replace(connection: Connection, table: Table, rows: Mapping[str, Mapping[st
         connection.execute(insert(table), [{"key": key, **row} for key, row in rows.items()])
 
 
-def _record_order(record: Record) -> tuple[object, ...]:
-    number = record.layer if isinstance(record.layer, int) else -1
-    return (
-        *(record.corpus, record.task, record.split, record.metric, record.probe),
-        *(record.upstream, str(record.layer) if number < 0 else "", number),
-        *(-1 if record.head is None else record.head, record.seed, record.key),
-    )
+def _storable(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as every database can hold it.
+
+    Raises:
+        UserError: A number is too large.
+    """
+    try:
+        for name, value in row.items():
+            if name != "arrays":
+                check_json(name, value)
+    except ValueError as error:
+        raise UserError(f"A result cannot be kept in a store: {error}") from error
+    return {n: _encodable(v) if isinstance(v, str) else v for n, v in row.items()}
 
 
-def _artifact_row(artifact: Artifact) -> dict[str, Any]:
-    run = artifact.provenance
-    return {
-        "kind": artifact.kind,
-        "upstream": artifact.upstream,
-        "upstream_sha256": artifact.upstream_sha256,
-        "corpus": artifact.corpus,
-        "corpus_sha256": artifact.corpus_sha256,
-        "task": artifact.task,
-        "arrays": _pack(artifact.arrays),
-        "meta": dict(artifact.meta),
-        "command": run.command,
-        "created": run.created,
-        "code_version": run.code_version,
-        "libraries": dict(run.libraries),
-        "device": run.device,
-    }
-
-
-def _artifact(row: Mapping[str, Any]) -> Artifact:
-    values = dict(row)
-    run = {column.name: values.pop(column.name) for column in _provenance()}
-    values["arrays"] = _unpack(values["arrays"])
-    return Artifact(**values, provenance=Provenance(**run))
-
-
-def _pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    for name, array in arrays.items():
-        if np.asarray(array).dtype.hasobject:
-            raise ValueError(f"Artifact.arrays[{name!r}]: expected numbers or text, got objects.")
-    named: dict[str, Any] = dict(arrays)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **named)
-    return buffer.getvalue()
-
-
-def _unpack(blob: bytes) -> dict[str, NDArray[Any]]:
-    with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+def _encodable(text: str) -> str:
+    r"""Write what no database holds, bytes of a path that are no text and NUL, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", r"\x00")

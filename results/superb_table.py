@@ -6,7 +6,7 @@ published protocol; SUPERB leaves only the learning rate to choose. Anything els
 reason, but has no difference to a published result and no part in a score.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 
 from auscult.record import Record
 
-from .curve import Choice, Curve, Point, choose, gather, held_out, short_names
+from .curve import Choice, Curve, Point, chooser, gather, held_out, short_names
 from .fold import FoldMean, fold_means, fold_of
 from .superb import (
     COLUMNS,
@@ -122,15 +122,17 @@ def own_rows(records: Iterable[Record], protocols: Protocols) -> list[Row]:
     for curve in shown:
         by_encoder[curve.first.upstream, curve.first.upstream_sha256].append(curve)
     names = short_names(name for name, _sha256 in by_encoder)
-    several = [name for name, _sha256 in by_encoder]
+    several = Counter(name for name, _sha256 in by_encoder)
+    choose = chooser(curves)
     rows = []
     for (name, sha256), mine in by_encoder.items():
-        label = names[name] + (f" (weights {sha256[:8]})" if several.count(name) > 1 else "")
+        label = names[name] + (f" (weights {sha256[:8]})" if several[name] > 1 else "")
         parameters = mine[0].first.num_parameters
+        choices = [choice for choice in map(choose, mine) if choice is not None]
         cells = {
             column: _newest(found)
             for column, task, metric in METRICS
-            if (found := _candidates(task, metric, mine, curves, protocols.get(task, {})))
+            if (found := _candidates(task, metric, choices, protocols.get(task, {})))
         }
         rows.append(Row(label, "", None if parameters is None else parameters / 1e6, cells))
     return rows
@@ -211,15 +213,11 @@ WRITERS = {"markdown": write_markdown, "latex": write_latex, "csv": write_csv}
 
 
 def _candidates(
-    task: str,
-    metric: str,
-    mine: Sequence[Curve],
-    curves: Sequence[Curve],
-    protocol: Mapping[str, Any],
+    task: str, metric: str, choices: Sequence[Choice], protocol: Mapping[str, Any]
 ) -> list[_Found]:
     """Return the results of one encoder's runs; five folds of equal setting are one result."""
-    about = (curve for curve in mine if (curve.first.task, curve.first.metric) == (task, metric))
-    chosen = [choice for curve in about if (choice := choose(curve, curves)) is not None]
+    about = ((choice, choice.curve.first) for choice in choices)
+    chosen = [choice for choice, first in about if (first.task, first.metric) == (task, metric)]
     folds = fold_means(choice for choice in chosen if _fold(choice.curve.first))
     whole = [_mean(mean, protocol) for mean in folds if mean.folds == FOLDS]
     return [_found(choice, protocol) for choice in chosen] + whole

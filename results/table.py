@@ -15,7 +15,7 @@ from .curve import (
     Curve,
     Point,
     Subject,
-    choose,
+    chooser,
     gather,
     held_out,
     metric_order,
@@ -83,11 +83,11 @@ def best_rows(records: Iterable[Record]) -> list[list[object]]:
     """
     every = list(records)
     shown = gather(held_out(every))
-    curves = gather(every)
+    choose = chooser(gather(every))
     macros = {_identity(c): c for c in shown if c.first.metric == "macro_accuracy"}
     rows = []
     for curve in shown:
-        choice = choose(curve, curves) if curve.first.metric == "accuracy" else None
+        choice = choose(curve) if curve.first.metric == "accuracy" else None
         if choice:
             rows.append(_best_row(choice, macros.get(_identity(curve))))
     return rows

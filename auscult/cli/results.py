@@ -12,7 +12,7 @@ from auscult.progress import logger
 
 if TYPE_CHECKING:
     from auscult.record import Record
-    from auscult.results.curve import Curve
+    from auscult.results.curve import Choice, Curve
 
 StoreAt = Annotated[
     str, typer.Argument(metavar="STORE", help="Folder, .sqlite file or SQLAlchemy URL.")
@@ -37,25 +37,25 @@ def ls(store: StoreAt = ".", json: Json = False, quiet: Quiet = False) -> None:
       auscult results ls out
     """
     from auscult.results import open_store
-    from auscult.results.curve import (
-        gather,
-        held_out,
-        short_names,
-    )
-    from auscult.results.store import without_password
+    from auscult.results.curve import chooser, gather_series, held_out, short_names
+    from auscult.results.place import without_password
 
     output = Output(json=json, quiet=quiet)
-    records = open_store(store).records()
-    curves = gather(records)
-    shown = gather(held_out(records))
+    series = open_store(store).series()
+    reported = {id(record) for record in held_out(one.first for one in series)}
+    shown = gather_series(one for one in series if id(one.first) in reported)
     shown.sort(key=_order)
-    corpora = short_names(record.corpus for record in records)
-    groups = [_group(curve, curves) for curve in shown]
+    choose = chooser(
+        gather_series(one for one in series if one.first.split == one.first.selected_on)
+    )
+    corpora = short_names(one.first.corpus for one in series)
+    groups = [_group(curve, choose(curve)) for curve in shown]
     rows = [
         [curve.label, _shown_corpus(curve, corpora), *list(group.values())[2:]]
         for curve, group in zip(shown, groups, strict=True)
     ]
-    title = f"{len(records):,} records in {without_password(store)}"
+    count = sum(len(one.scores) for one in series)
+    title = f"{count:,} records in {without_password(store)}"
     output.table(title, list(groups[0]) if groups else [], rows)
     columns = [{"split_column": curve.first.config.get("split_column")} for curve in shown]
     output.finish(groups=[group | column for group, column in zip(groups, columns, strict=True)])
@@ -97,7 +97,8 @@ def show(
         columns = [str(table.cells.index.name), *table.cells.columns]
         output.table(table.title, columns, table.cells.itertuples())
         output.print(f"{table.caption}\n")
-    compared = difference.fitting(opened.artifacts(difference.KIND), wanted)
+    kept = opened.artifacts(difference.KIND, upstream=upstream, corpus=corpus, task=task)
+    compared = difference.fitting(kept, wanted)
     if compared:
         rows = difference.difference_rows(difference.differences(compared, gather(found)))
         output.table(difference.TITLE, difference.COLUMNS, rows)
@@ -154,7 +155,7 @@ def export(
 
 
 def _some(records: "Sequence[Record]", store: str) -> "Sequence[Record]":
-    from auscult.results.store import without_password
+    from auscult.results.place import without_password
 
     if not records:
         shown = without_password(store)
@@ -182,13 +183,11 @@ def _shown_corpus(curve: "Curve", corpora: "Mapping[str, str]") -> str:
     return name if column == "split" else f"{name}, {column}"
 
 
-def _group(curve: "Curve", curves: "Sequence[Curve]") -> dict[str, object]:
+def _group(curve: "Curve", choice: "Choice | None") -> dict[str, object]:
     """Return a row of ``ls``, encoder and corpus first."""
-    from auscult.results.curve import choose
     from auscult.results.table import cell, place, span
 
     first = curve.first
-    choice = choose(curve, curves)
     if choice:
         best = cell(choice.point) + "*" * choice.optimistic
     else:

@@ -10,6 +10,7 @@ import typer
 from auscult.cli.output import Json, Output, Quiet
 from auscult.errors import UserError, unknown
 from auscult.progress import logger
+from auscult.whole_file import write_text
 
 if TYPE_CHECKING:
     from auscult.downstreams.prediction import Predictions
@@ -49,6 +50,7 @@ def table(
       auscult superb table out --against "WavLM Base" --format markdown --out superb.md
     """
     from auscult.results import open_store
+    from auscult.results.store import records_of
     from auscult.results.superb import find_published, published
     from auscult.results.superb_table import WRITERS, flat_rows, own_rows, tables
 
@@ -56,8 +58,7 @@ def table(
     if form is not None and form not in WRITERS:
         raise unknown("format", form, WRITERS)
     other = find_published(against)
-    records = {record.key: record for store in stores for record in open_store(store).records()}
-    own = own_rows(records.values(), protocols())
+    own = own_rows(records_of(map(open_store, stores)), protocols())
     if not own:
         logger.warning("No result on a task of SUPERB in these stores; `auscult run` makes some.")
     if form is None and out is None:
@@ -68,8 +69,7 @@ def table(
         if out is None:
             output.print(text.removesuffix("\n"))
         else:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(text, encoding="utf-8")
+            write_text(text, out)
             logger.info(f"Table written to {out}.")
     output.finish(models=flat_rows(own, published()))
 

@@ -9,7 +9,7 @@ from auscult.record import Record
 from auscult.results.curve import (
     Choice,
     Curve,
-    choose,
+    chooser,
     corpus_label,
     gather,
     held_out,
@@ -29,7 +29,7 @@ def configured(record: Record, **settings: object) -> Record:
 
 
 def chosen(curve: Curve, curves: Sequence[Curve]) -> Choice:
-    found = choose(curve, curves)
+    found = chooser(curves)(curve)
     assert found is not None
     return found
 
@@ -162,7 +162,7 @@ def test_error_rates_are_best_when_small(one: list[Record]) -> None:
 
 def test_bits_have_no_best(one: list[Record]) -> None:
     (curve,) = gather([replace(r, unit="bit") for r in one])
-    assert choose(curve, [curve]) is None
+    assert chooser([curve])(curve) is None
 
 
 def test_one_representation_leaves_nothing_to_choose(records: list[Record]) -> None:

@@ -12,7 +12,8 @@ import pytest
 from auscult.errors import UserError
 from auscult.record import Artifact, Provenance, Record
 from auscult.results import open_store
-from auscult.results.store import _RECORDS, without_password
+from auscult.results.place import without_password
+from auscult.results.store import _RECORDS
 
 RUN = Provenance(
     command="auscult probe -u fbank -c 'tsv:/data/a b' -t phone39 --out out",

@@ -1,0 +1,48 @@
+"""Values that came as JSON or from a database, and may be anyone's."""
+
+import math
+from typing import Any
+
+DEEPEST = 32  # of lists and mappings in each other
+
+
+def check_json(name: str, value: Any, depth: int = 0) -> None:
+    """Refuse what is no plain JSON value that every database holds.
+
+    Args:
+        name: What messages call it.
+        value: The value, mappings and lists with all that they hold.
+        depth: In how many others it stands.
+
+    Raises:
+        ValueError: NaN, an infinity, a number of more than 64 bits, or too deep.
+    """
+    if isinstance(value, dict | list | tuple):
+        if depth == DEEPEST:
+            raise ValueError(f"{name}: nested more than {DEEPEST} deep.")
+        for item in value.values() if isinstance(value, dict) else value:
+            check_json(name, item, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name}: expected finite numbers, got {value}.")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name}: expected a whole number of at most 64 bits, got a longer one.")
+
+
+def check_mapping(name: str, value: Any) -> None:
+    """Refuse what is no JSON object.
+
+    Raises:
+        ValueError: As :func:`check_json`, or it is something else.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: expected a mapping, got {shorten(value)}.")
+    check_json(name, value)
+
+
+def shorten(value: Any) -> str:
+    """Return a value as it may stand in a sentence."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of thousands of digits
+        return "a number of too many digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
