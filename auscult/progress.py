@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from auscult.shown import on_one_line
+
 logger = logging.getLogger("auscult")
 T = TypeVar("T")
 
@@ -57,23 +59,23 @@ def _live(description: str, total: float | None, unit: str) -> Iterator[Advance]
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         TextColumn("{task.completed:.0f}/{task.total:.0f}" if total else "{task.completed:.0f}"),
-        TextColumn("{task.fields[rate]} {task.fields[note]}"),
+        TextColumn("{task.fields[rate]} {task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     started, done = time.monotonic(), 0.0
     with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
-        task = bar.add_task(description, total=total, rate="", note="")
+        task = bar.add_task(on_one_line(description), total=total, rate="", note="")
 
         def advance(amount: float = 1, note: str = "") -> None:
             nonlocal done
             done += amount
             rate = f"{done / max(time.monotonic() - started, 1e-6):.1f} {unit}/s"
-            bar.update(task, advance=amount, rate=rate, note=note)
+            bar.update(task, advance=amount, rate=rate, note=on_one_line(note))
 
         yield advance
 

@@ -9,11 +9,12 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from auscult.value import check_json, check_mapping, shorten
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 LARGEST = 1e100  # of a score, so that sums and squares of scores are finite too
 _MAPPINGS = ("config", "libraries")
@@ -91,8 +92,9 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a flat dictionary of JSON values; the provenance's fields stand beside ours."""
-        flat = asdict(self)
-        flat |= flat.pop("provenance")
+        flat = {name: getattr(self, name) for name in _SCALARS}
+        flat |= {"config": _copied(self.config)}
+        flat |= {name: _copied(getattr(self.provenance, name)) for name in _RUN}
         return flat | {"config_sha256": self.config_sha256}
 
     @classmethod
@@ -124,12 +126,15 @@ class Record:
             record = cls(**values, provenance=Provenance(**run))
         except TypeError as error:
             raise ValueError(f"Record: {error}.") from error
-        if expected not in (None, record.config_sha256):
+        if expected is not None and expected != record.config_sha256:
             raise ValueError(
                 f"Record.config of {record.task}/{record.metric}: its fingerprint is "
                 f"{record.config_sha256}, but config_sha256 says {expected}."
             )
         return record
+
+
+_SCALARS = tuple(f.name for f in fields(Record) if f.name not in ("config", "provenance"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +155,7 @@ class Artifact:
     corpus: str
     corpus_sha256: str
     task: str
-    arrays: Mapping[str, NDArray[Any]]
+    arrays: "Mapping[str, NDArray[Any]]"
     meta: Mapping[str, Any] = field(default_factory=dict)  # JSON values: unit, num_utterances
     provenance: Provenance
 
@@ -234,6 +239,15 @@ def _check_types(values: Mapping[str, Any]) -> None:
             raise ValueError(f"Record.{name}: expected {wanted}, got {shorten(value)}.")
         if type(value) is int:
             check_json(f"Record.{name}", value)
+
+
+def _copied(value: Any) -> Any:
+    """Return a JSON value without anything of the original that can change."""
+    if isinstance(value, Mapping):
+        return {name: _copied(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_copied, value))
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
 
 
 def _plain(value: Any) -> Any:

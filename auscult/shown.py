@@ -3,8 +3,21 @@
 import re
 import unicodedata
 
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~#])")
+_FORMULA = "=+\\-@\uff1d\uff0b\uff0d\uff20"  # what a spreadsheet calculates; also in full width
+_CELL = re.compile(rf"^(?=\s*[{_FORMULA}]|[\t\r\n])|(?<=[;\t\r\n])(?=[{_FORMULA}])")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~#$])")
+_LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "\u2193": r"$\downarrow$",
+        "\u2191": r"$\uparrow$",
+    }
+)
 
 
 def shown(text: object, *, lines: bool = False) -> str:
@@ -14,22 +27,45 @@ def shown(text: object, *, lines: bool = False) -> str:
         text: Anything; as ``str`` gives it.
         lines: Leave line breaks and tabs, as in a message of several lines.
     """
-    kept = "\n\t" if lines else ""
-    return "".join(c if c in kept or _harmless(c) else _escape(c) for c in str(text))
+    found = str(text)
+    if found.isprintable():
+        return found
+    if lines:
+        return "".join(
+            part if part in "\n\t" else shown(part) for part in re.split(r"([\n\t])", found)
+        )
+    return "".join(c if _harmless(c) else _escape(c) for c in found)
+
+
+def on_one_line(text: object) -> str:
+    """Return text for a terminal as :func:`shown`, line breaks and tabs as spaces."""
+    return shown(re.sub(r"[\r\n\t]+", " ", str(text)))
 
 
 def csv_cell(value: object) -> object:
-    """Return a value for a CSV file: text that a spreadsheet would calculate begins with ``'``."""
+    """Return a value for a CSV file: what a spreadsheet would calculate has ``'`` before it.
+
+    So has a formula after a semicolon, a tab or a line break inside of text, which begins a cell
+    where a spreadsheet takes these for separators.
+    """
     if not isinstance(value, str):
         return value
-    text = shown(value, lines=True)
-    return f"'{text}" if value.startswith(_FORMULA) else text
+    return shown(_CELL.sub("'", value), lines=True)
 
 
 def markdown_cell(value: object) -> str:
     """Return a value for a cell of a Markdown table: no markup, no HTML, on one line."""
     text = " ".join(shown(value, lines=True).split())
     return _MARKDOWN.sub(r"\\\1", text).replace("&", "&amp;")
+
+
+def latex_cell(value: object) -> str:
+    r"""Return a value for a cell of a LaTeX table: no command, on one line.
+
+    What ``\\`` or a rule before it would read as its argument stands in braces.
+    """
+    text = " ".join(shown(value, lines=True).split()).translate(_LATEX)
+    return f"{{{text[0]}}}{text[1:]}" if text.startswith(("[", "*")) else text
 
 
 def _harmless(character: str) -> bool:

@@ -17,11 +17,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from auscult.errors import unknown
 from auscult.record import Artifact, Record
+from auscult.shown import shown
+from auscult.whole_file import whole_file
 
 from .curve import (
     Curve,
@@ -53,6 +56,7 @@ STYLE: dict[Any, Any] = {
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "hatch.linewidth": 0.4,
+    "text.parse_math": False,  # a dollar sign in a name is one
     "savefig.dpi": 250,
 }
 
@@ -169,8 +173,10 @@ def saved_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png", metadata={"Software": None})
+        for text in figure.findobj(Text):  # names come from files
+            text.set_text(shown(text.get_text(), lines=True))
+        with whole_file(path) as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def _width(columns: int) -> float:

@@ -16,9 +16,9 @@ const byId = (id) => document.getElementById(id);
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const distinct = (values) => [...new Set(values)];
 
-// Plotly reads a little HTML in its labels; names from files are text.
+// Plotly reads a little HTML in its labels, and %{...} in its templates; names from files are text.
 const plain = (text) =>
-  String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/%\{/g, "%&#123;");
 
 function fill(select, names) {
   const before = select.selectedOptions[0]?.textContent;
@@ -62,7 +62,7 @@ function curveTraces(curve, layers) {
     { ...edge, y: over(curve.high), fill: "tonexty", fillcolor: tint + "2e" },
     {
       x, y: over(curve.values), name: plain(curve.label), legendgroup: curve.label,
-      text: over(curve.notes),
+      text: over(curve.notes.map(plain)),
       hovertemplate: `<b>${plain(curve.label)}</b><br>${flat ? "one representation" : "layer %{x}"}<br>%{text}<extra></extra>`,
       mode: flat ? "lines" : "lines+markers",
       line: { color: tint, width: 2, dash: flat ? "dash" : twin ? "dashdot" : "solid" },

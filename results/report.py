@@ -20,9 +20,11 @@ from plotly.offline import get_plotlyjs
 
 from auscult.errors import UserError
 from auscult.record import Artifact, Provenance, Record
+from auscult.shown import shown
 from auscult.whole_file import write_text
 
 from .artifact import check_artifacts
+from .cell import cell, place
 from .curve import (
     Choice,
     Curve,
@@ -40,7 +42,7 @@ from .difference import KIND, Difference, differences
 from .store import Store, records_of
 from .superb import BESIDE, TASKS, find_published, published, superb_s
 from .superb_table import Protocols, Table, own_rows, tables
-from .table import LayerTable, caption, cell, layer_tables, place
+from .table import LayerTable, caption, layer_tables
 
 HERE = Path(__file__).parent
 DIGITS = 5  # significant digits of a map's cell, far below its uncertainty
@@ -126,6 +128,7 @@ def _page(records: Sequence[Record], artifacts: Sequence[Artifact], superb: Sequ
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_neutral,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -146,16 +149,27 @@ def _page(records: Sequence[Record], artifacts: Sequence[Artifact], superb: Sequ
         cell=cell,
         place=place,
         corpus_label=corpus_label,
-        figures={
-            "looks": {
-                label: asdict(look)
-                for label, look in looks(c for table in found for c in table.curves).items()
-            },
-            "panels": _panels(found),
-            "maps": [_map(*x) for x in labelled if x[1].kind == "attention_divergence"],
-            "weights": [_weights(*x) for x in labelled if x[1].kind == "layer_weights"],
-        },
+        figures=_neutral(
+            {
+                "looks": {
+                    label: asdict(look)
+                    for label, look in looks(c for table in found for c in table.curves).items()
+                },
+                "panels": _panels(found),
+                "maps": [_map(*x) for x in labelled if x[1].kind == "attention_divergence"],
+                "weights": [_weights(*x) for x in labelled if x[1].kind == "layer_weights"],
+            }
+        ),
     )
+
+
+def _neutral(value: Any) -> Any:
+    """Return what enters the page without control characters and changes of direction."""
+    if type(value) is str:  # no Markup, which is ours
+        return shown(value, lines=True)
+    if isinstance(value, dict):
+        return {_neutral(name): _neutral(one) for name, one in value.items()}
+    return [_neutral(one) for one in value] if isinstance(value, list) else value
 
 
 def _superb(records: Sequence[Record], protocols: Callable[[], Protocols]) -> list[Table]:

@@ -5,7 +5,7 @@ in a sentence that names the row.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -28,7 +28,9 @@ SHARED = tuple(
 COLUMNS = ("key", *RESULT, *SHARED)  # what is read of a record, in this order
 
 Row = tuple[Any, ...]
+_END = 1 + len(RESULT)  # of what is a row's own: its key, then its result
 _NAMES = tuple(f.name for f in fields(Record) if f.name not in RESULT)
+_RUN = tuple(f.name for f in fields(Provenance))
 
 
 def read_records(rows: Iterable[Row], store: str) -> list[Record]:
@@ -55,10 +57,13 @@ def read_series(rows: Iterable[Row], store: str) -> list[Series]:
     read = _Reader(store)
     groups: dict[int, tuple[list[Score], list[tuple[Any, Row]]]] = {}  # by identity of a template
     for row in rows:
-        like = read.like(row)
+        like = id(read.like(row))
         score = Score(read.layers[row[1]], *row[2:7])
         order = place_order(score.layer, score.head, score.seed, row[0])
-        scores, least = groups.setdefault(id(like), ([], [(order, row)]))
+        if like not in groups:
+            groups[like] = ([score], [(order, row)])
+            continue
+        scores, least = groups[like]
         scores.append(score)
         if order < least[0][0]:
             least[0] = (order, row)
@@ -68,50 +73,57 @@ def read_series(rows: Iterable[Row], store: str) -> list[Series]:
 
 
 class _Reader:
-    """Makes records of rows; those that share all but their result share it in memory too."""
+    """Makes records of rows; those that share all but their result share it in memory too.
+
+    A row gets every check there is unless one of its types did before it: then its JSON and the
+    size of its numbers alone.
+    """
 
     def __init__(self, store: str) -> None:
         self._store = store
         self._likes: dict[Row, Record] = {}  # what rows of one series share -> one of its records
         self._mappings: dict[tuple[Any, Any], dict[str, Any]] = {}  # by text and fingerprint
-        self._types: set[tuple[type, ...]] = set()  # of key and result of rows that were checked
+        self._types: set[tuple[type, ...]] = set()  # of whole rows, and of their own parts
         self.layers: dict[str | None, int | str | None] = {}  # by its text
 
     def record(self, row: Row) -> Record:
         """Return a row as a record."""
         like = self.like(row)
-        record: Record = object.__new__(Record)
-        for name in _NAMES:
-            object.__setattr__(record, name, getattr(like, name))
-        for name, value in zip(
-            RESULT, (self.layers[row[1]], *row[2 : len(RESULT) + 1]), strict=True
-        ):
-            object.__setattr__(record, name, value)
-        return record
+        values = {name: getattr(like, name) for name in _NAMES}
+        return _restored(
+            values | dict(zip(RESULT, (self.layers[row[1]], *row[2:_END]), strict=True))
+        )
 
     def like(self, row: Row) -> Record:
         """Check a row, and return a record that agrees with it in all but the result."""
-        result, shared = row[1 : len(RESULT) + 1], row[len(RESULT) + 1 :]
-        like = self._likes.get(shared)
-        types = tuple(map(type, row[: len(RESULT) + 1]))
-        if like and types in self._types and result[0] in self.layers and _in_range(result[3:7]):
+        like = self._likes.get(row[_END:])
+        if like is not None and self._is_plain(row, row[:_END]):
             return like
-        record = self._check(row)
-        self._types.add(types)
-        self.layers[result[0]] = record.layer
-        return self._likes.setdefault(shared, record)
+        with explained(f"{self._store}, table auscult_records, row {shorten(row[0])}"):
+            return self._likes.setdefault(row[_END:], self._check(row))
+
+    def _is_plain(self, row: Row, part: Row) -> bool:
+        """Say whether a row of such types was checked, and all numbers of this one are sizeable."""
+        return (
+            tuple(map(type, part)) in self._types
+            and row[1] in self.layers
+            and all(number is None or -LARGEST <= number <= LARGEST for number in row[4:8])
+        )
 
     def _check(self, row: Row) -> Record:
-        """Return a record that was made with every check there is."""
         flat = dict(zip(COLUMNS, row, strict=True))
-        key = flat.pop("key")
-        with explained(f"{self._store}, table auscult_records, row {shorten(key)}"):
-            if not isinstance(key, str):
-                raise ValueError("key: expected text")
-            flat["layer"] = from_json("layer", flat["layer"])
-            flat["libraries"] = self._mapping("libraries", flat["libraries"])
-            flat["config"] = self._mapping("config", flat["config"], flat.pop("config_sha256"))
-            return Record.from_checked(flat)
+        if not isinstance(flat.pop("key"), str):
+            raise ValueError("key: expected text")
+        flat["libraries"] = self._mapping("libraries", flat["libraries"])
+        flat["config"] = self._mapping("config", flat["config"], flat.pop("config_sha256"))
+        if self._is_plain(row, row):
+            provenance = Provenance(**{name: flat.pop(name) for name in _RUN})
+            return _restored(flat | {"layer": self.layers[row[1]], "provenance": provenance})
+        flat["layer"] = from_json("layer", flat["layer"])
+        record = Record.from_checked(flat)
+        self._types |= {tuple(map(type, row)), tuple(map(type, row[:_END]))}
+        self.layers[row[1]] = record.layer
+        return record
 
     def _mapping(self, name: str, text: Any, sha256: Any = None) -> Any:
         """Return a column's mapping, the same one for the same text."""
@@ -123,6 +135,14 @@ class _Reader:
                 raise ValueError(f"{name}: its fingerprint is not {shorten(sha256)}")
             self._mappings[text, sha256] = found
         return found
+
+
+def _restored(values: Mapping[str, Any]) -> Record:
+    """Return a record of values that were checked, a fifth of the time of making it."""
+    record: Record = object.__new__(Record)
+    for name, value in values.items():
+        object.__setattr__(record, name, value)
+    return record
 
 
 def from_json(name: str, text: Any) -> Any:
@@ -153,7 +173,3 @@ def explained(row: str) -> Iterator[None]:
             f"{row}: {str(error).removesuffix('.')}. It was changed or damaged after Auscult wrote "
             "it: take another copy of the store, or delete that row and measure it again."
         ) from error
-
-
-def _in_range(numbers: Row) -> bool:
-    return all(number is None or -LARGEST <= number <= LARGEST for number in numbers)

@@ -4,26 +4,38 @@ The server scores the names that a file happens to hold: of a file cut short it 
 a name that stands twice the last line, and after a name that it does not know it leaves the task
 without a score. It scores emotions only with all five folds, and takes another frame shift where
 diarisation brings none (s3prl's issues 220 and 254 are two of these). None of it is announced.
+
+The zip may be anyone's, so that each kind of file is read up to a limit that no submission reaches.
 """
 
 import io
 import math
 import re
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
+from typing import IO, Any
+from xml.parsers import expat
 
 import numpy as np
+from numpy.typing import NDArray
 
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
+from auscult.value import shorten
 
+from .archive import Archive, open_archive
 from .superb_submission import FILES, SLOTS, folder_of, import_h5py
 
 Expected = Mapping[str, float | None]  # name -> seconds of the recording, None where unknown
+
+LARGEST_TEXT = 2**23  # bytes of a file with an item on each line; official ones have 3 MB
+LARGEST_RECORDING = 2**22  # bytes, and numbers, of one recording's probabilities
+LARGEST_DETECTIONS = 2**30  # bytes of the list of detections; an official one has 700 MB
+MOST_DETECTIONS = 2**23  # an official list has 7 million
+LONGEST_TAG = 2**20  # bytes
 
 COUNTS = {  # items of the official test sets
     **{"pr": 2620, "asr": 2620, "asr_lm": 2620, "ks": 3081, "ic": 3793, "sid": 8251},
@@ -70,31 +82,28 @@ def check_submission(
         One report for each task that is there, and one for each that ``expected`` names.
 
     Raises:
-        UserError: Not a zip, a damaged one, or one without a folder ``predict``.
+        UserError: Not a zip, a damaged one, one that no submission would be (see
+            :mod:`auscult.results.archive`), or one without a folder ``predict``.
     """
     lists = expected or {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if broken := archive.testzip():
-                raise UserError(f"{path} is damaged at {broken}; write it again.")
-            names = [name for name in archive.namelist() if not name.endswith("/")]
-            contents = {name: archive.read(name) for name in names}
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is not a zip file ({error}); write it again.") from error
-    if not any(name.startswith("predict/") for name in names):
-        raise UserError(
-            f"{path} has no folder predict at its top, where the server looks; its first entry is "
-            f"{names[0] if names else 'missing'}."
-        )
+    with open_archive(path) as archive:
+        archive.check_content()
+        names = archive.names
+        if not any(name.startswith("predict/") for name in names):
+            raise UserError(
+                f"{path} has no folder predict at its top, where the server looks; its first entry "
+                f"is {names[0] if names else 'missing'}."
+            )
+        found = {code for code in FILES if any(n.startswith(f"{folder_of(code)}/") for n in names)}
+        wanted = [code for code in FILES if code in found or code in lists]
+        if any(code in found for code in FOLDS):
+            wanted = [code for code in FILES if code in (*wanted, *FOLDS)]
+        reports = [_check_part(code, archive, lists.get(code)) for code in wanted]
+        general = archive.problems()
     twice = [name for name, count in Counter(names).items() if count > 1]
-    found = {code for code in FILES if any(n.startswith(f"{folder_of(code)}/") for n in names)}
-    wanted = [code for code in FILES if code in found or code in lists]
-    if any(code in found for code in FOLDS):
-        wanted = [code for code in FILES if code in (*wanted, *FOLDS)]
-    reports = [_check_part(code, contents, lists.get(code)) for code in wanted]
     known = tuple(f"{folder_of(code)}/" for code in FILES)
     strange = [name for name in names if not name.startswith(known)]
-    general = [f"the zip has two entries {name}" for name in twice]
+    general += [f"the zip has two entries {name}" for name in twice]
     general += [f"{name} belongs to no task that is scored from predictions" for name in strange]
     if general:
         reports.append(PartReport("zip", len(names), None, False, _sentences(general)))
@@ -119,59 +128,87 @@ def _file_name(path: str) -> str:
     return "-".join(path.split("/")[-3:]).partition(".")[0]
 
 
-def _check_part(code: str, contents: Mapping[str, bytes], expected: Expected | None) -> PartReport:
-    check: Callable[[str, Mapping[str, bytes], Expected | None], _Result]
+def _check_part(code: str, archive: Archive, expected: Expected | None) -> PartReport:
+    check: Callable[[str, _Inside, Expected | None], _Result]
     check = {"sd": _check_diarization, "qbe": _check_detections}.get(code, _check_lines)
     folder = f"{folder_of(code)}/"
-    inside = {n.removeprefix(folder): c for n, c in contents.items() if n.startswith(folder)}
-    if not inside:
+    inside = _Inside(archive, folder)
+    if not inside.names:
         why = ", and emotions are scored with all five folds only" if code in FOLDS else ""
         missing = [f"{folder} is missing{why}"]
         size = None if expected is None else len(expected)
         return PartReport(code, 0, size, expected is not None, _sentences(missing))
     found = check(code, inside, expected)
-    problems = [*found.problems, *_coverage(code, found.names, expected)]
+    problems = [*found.problems, *_coverage(code, found, expected)]
     count = len(expected) if expected is not None else COUNTS.get(code)
-    return PartReport(
-        code, len(set(found.names)), count, expected is not None, _sentences(problems)
-    )
+    return PartReport(code, found.num_names, count, expected is not None, _sentences(problems))
+
+
+class _Inside:
+    """The files of one task."""
+
+    def __init__(self, archive: Archive, folder: str) -> None:
+        self._archive, self._folder = archive, folder
+        mine = (name for name in archive.names if name.startswith(folder))
+        self.names = dict.fromkeys(name.removeprefix(folder) for name in mine)
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return the content of a file, which is there, of at most ``limit`` bytes."""
+        return self._archive.read(self._folder + name, limit)
+
+    def open(self, name: str, limit: int) -> AbstractContextManager[IO[bytes]]:
+        """Give such a file to read from."""
+        return self._archive.open(self._folder + name, limit)
 
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    names: Sequence[str]  # of the items, as often as they stand there
+    names: Iterable[str]  # of the items, each once
+    num_names: int
+    twice: Sequence[str]  # those that stand there more than once
     problems: Sequence[str]
 
+    @classmethod
+    def of_names(cls, names: Sequence[str], problems: Sequence[str]) -> "_Result":
+        """Return the result of a part whose names are few enough to be in memory."""
+        counts = Counter(names)
+        twice = [name for name, count in counts.items() if count > 1]
+        return cls(counts, len(counts), twice, problems)
 
-def _coverage(code: str, names: Sequence[str], expected: Expected | None) -> Iterator[str]:
+
+def _coverage(code: str, found: _Result, expected: Expected | None) -> Iterator[str]:
     """Yield what is wrong with the set of names."""
-    counts = Counter(names)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
+    if found.twice:
         hint = ""
         if code == "ks":
             hint = "; words share file names, which is why a name begins with its word"
-        yield _some(twice, "names stand there more than once, and the last line is scored") + hint
+        yield (
+            _some(found.twice, "names stand there more than once, and the last line is scored")
+            + hint
+        )
     if expected is None:
         count = COUNTS.get(code)
-        if count is not None and len(counts) != count:
-            yield f"{len(counts):,} items, but the official test set has {count:,}"
+        if count is not None and found.num_names != count:
+            yield f"{found.num_names:,} items, but the official test set has {count:,}"
         return
-    if missing := [name for name in expected if name not in counts]:
+    names = set(found.names)
+    if missing := [name for name in expected if name not in names]:
         yield _some(missing, f"of {len(expected):,} are missing, and only the others are scored")
-    if strange := [name for name in counts if name not in expected]:
+    if strange := [name for name in found.names if name not in expected]:
         yield _some(strange, "names are not in the test set, and the server gives no score at all")
 
 
-def _check_lines(code: str, inside: Mapping[str, bytes], expected: Expected | None) -> _Result:
+def _check_lines(code: str, inside: _Inside, expected: Expected | None) -> _Result:
     """Check a file with an item on each line."""
-    problems = [f"{name} is not read by the server" for name in inside if name != FILES[code]]
-    if FILES[code] not in inside:
-        return _Result([], [*problems, f"{FILES[code]} is missing"])
+    problems = [f"{name} is not read by the server" for name in inside.names if name != FILES[code]]
+    if FILES[code] not in inside.names:
+        return _Result.of_names([], [*problems, f"{FILES[code]} is missing"])
     try:
-        text = inside[FILES[code]].decode("utf-8")
+        text = inside.read(FILES[code], LARGEST_TEXT).decode("utf-8")
     except UnicodeDecodeError as error:
-        return _Result([], [*problems, f"{FILES[code]} is not UTF-8 text ({error.reason})"])
+        return _Result.of_names(
+            [], [*problems, f"{FILES[code]} is not UTF-8 text ({error.reason})"]
+        )
     separator = "," if code == "ic" else " "
     names, values = [], []
     for line in text.splitlines():
@@ -186,11 +223,12 @@ def _check_lines(code: str, inside: Mapping[str, bytes], expected: Expected | No
     if wrong:
         name, value = next(iter(wrong.items()))
         problems.append(
-            f"{len(wrong):,} items have no value that the task knows, the first {value!r} of {name}"
+            f"{len(wrong):,} items have no value that the task knows, the first "
+            f"{shorten(value)} of {name}"
         )
     if code == "ks" and (bare := [n for n in names if n and not re.fullmatch(r".+-.+\.wav", n)]):
         problems.append(_some(bare, "names are not made as WORD-FILE.wav"))
-    return _Result([name for name in names if name], problems)
+    return _Result.of_names([name for name in names if name], problems)
 
 
 def _fits(code: str, value: str) -> bool:
@@ -222,41 +260,41 @@ def _is_finite(text: str) -> bool:
         return False
 
 
-def _check_diarization(
-    code: str, inside: Mapping[str, bytes], expected: Expected | None
-) -> _Result:
+def _check_diarization(code: str, inside: _Inside, expected: Expected | None) -> _Result:
     """Check probabilities of speakers and how many samples lie between two frames."""
     folder = f"{FILES[code]}/"
     files = {
-        name.removeprefix(folder).removesuffix(".h5"): content
-        for name, content in inside.items()
+        name.removeprefix(folder).removesuffix(".h5"): name
+        for name in inside.names
         if name.startswith(folder) and name.endswith(".h5")
     }
-    read = {f"{folder}{name}.h5" for name in files} | {"frame_shift"}
-    problems = [f"{name} is not read by the server" for name in inside if name not in read]
+    read = {*files.values(), "frame_shift"}
+    problems = [f"{name} is not read by the server" for name in inside.names if name not in read]
     if not files:
         problems.append(f"{folder} has no .h5 file")
-    shift = inside.get("frame_shift", b"").decode("utf-8", "replace").strip()
-    stride = int(shift) if shift.isdecimal() else 0
-    if "frame_shift" not in inside:
+    shift = ""
+    if "frame_shift" in inside.names:
+        shift = inside.read("frame_shift", LARGEST_TEXT).decode("utf-8", "replace").strip()
+    stride = int(shift) if re.fullmatch("[0-9]{1,9}", shift) else 0
+    if "frame_shift" not in inside.names:
         problems.append("frame_shift is missing, and the server takes one that may not be yours")
     elif not 0 < stride <= SAMPLE_RATE:
-        problems.append(f"frame_shift is {shift!r}, not a number of samples such as 320")
+        problems.append(f"frame_shift is {shorten(shift)}, not a number of samples such as 320")
     wrong: dict[str, list[str]] = {}
-    for name, content in files.items():
+    for name, file in files.items():
         seconds = None if expected is None else expected.get(name)
-        if fault := _recording_fault(content, stride, seconds):
+        if fault := _recording_fault(inside.read(file, LARGEST_RECORDING), stride, seconds):
             wrong.setdefault(fault, []).append(name)
     problems += [_some(names, f"recordings {fault}") for fault, names in wrong.items()]
-    return _Result(list(files), problems)
+    return _Result.of_names(list(files), problems)
 
 
 def _recording_fault(content: bytes, stride: int, seconds: float | None) -> str:
     """Say what is wrong with one recording's probabilities, "" where nothing is."""
+    h5py = import_h5py()
     try:
-        with import_h5py().File(io.BytesIO(content), "r") as file:
-            values = np.asarray(file["T_hat"][:], dtype=np.float64)  # (frame, speaker)
-    except (OSError, KeyError, TypeError, ValueError):
+        values = _probabilities(h5py, content)
+    except Exception:  # h5py raises anything where a file is damaged
         return "are not HDF5 files with numbers in T_hat"
     if values.ndim != 2 or 0 in values.shape:
         return "have a T_hat that is not (frame, speaker)"
@@ -269,30 +307,115 @@ def _recording_fault(content: bytes, stride: int, seconds: float | None) -> str:
     return ""
 
 
-def _check_detections(code: str, inside: Mapping[str, bytes], expected: Expected | None) -> _Result:
+def _probabilities(h5py: Any, content: bytes) -> NDArray[np.float64]:
+    """Return what an HDF5 file itself holds as T_hat, of a size that no recording exceeds.
+
+    Its name may lead to another file, as may its numbers, and their shape may be of any size.
+
+    Raises:
+        ValueError: It is something else; h5py raises other errors where the file is damaged.
+    """
+    with h5py.File(io.BytesIO(content), "r") as file:
+        if not isinstance(file.get("T_hat", getlink=True), h5py.HardLink):
+            raise ValueError("T_hat leads elsewhere")
+        found = file["T_hat"]
+        if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
+            raise ValueError("T_hat is no array of its own")
+        if found.dtype.kind not in "fiu" or found.size is None or found.size > LARGEST_RECORDING:
+            raise ValueError("T_hat has other values, or too many")
+        return np.asarray(found[()], dtype=np.float64)  # (frame, speaker)
+
+
+def _check_detections(code: str, inside: _Inside, expected: Expected | None) -> _Result:
     """Check that every query has a finite score for every document, once."""
-    problems = [f"{name} is not read by the server" for name in inside if name != FILES[code]]
+    problems = [f"{name} is not read by the server" for name in inside.names if name != FILES[code]]
+    found = _Detections()
     try:
-        root = ElementTree.fromstring(inside.get(FILES[code], b""))
-    except ElementTree.ParseError as error:
-        return _Result([], [*problems, f"{FILES[code]} is missing or not XML ({error})"])
-    names: list[str] = []
-    documents: dict[str, set[str]] = {}
-    for terms in root.iter("detected_termlist"):
-        query = terms.get("termid", "")
-        mine = documents.setdefault(query, set())
-        for term in terms.iter("term"):
-            mine.add(term.get("file", ""))
-            names.append(f"{query}_{term.get('file', '')}")
-    if not names:
+        if FILES[code] not in inside.names:
+            raise expat.ExpatError("no such file")
+        with inside.open(FILES[code], LARGEST_DETECTIONS) as file:
+            found.read(file)
+    except expat.ExpatError as error:
+        return _Result.of_names([], [*problems, f"{FILES[code]} is missing or not XML ({error})"])
+    if not found.documents:
         problems.append(f"{FILES[code]} has no detection")
-    bad = [t.get("file", "") for t in root.iter("term") if not _is_finite(t.get("score", ""))]
-    if bad:
-        problems.append(_some(bad, "scores are not finite numbers"))
-    every = set().union(*documents.values())
-    if partial := [query for query, mine in documents.items() if mine != every]:
+    if found.bad:
+        problems.append(_some(found.bad, "scores are not finite numbers"))
+    every: set[str] = set().union(*found.documents.values())
+    if partial := [query for query, mine in found.documents.items() if mine != every]:
         problems.append(_some(partial, f"queries lack some of the {len(every):,} documents"))
-    return _Result(names, problems)
+    return _Result(found, len(found), found.twice, problems)
+
+
+class _Detections:
+    """What a list of detections says, read as it comes: an official one has 7 million scores."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, set[str]] = {}  # by query
+        self.bad: list[str] = []  # documents whose score is no number
+        self._again: dict[str, set[str]] = {}  # documents that a query has twice
+        self._query = ""
+        self._names: dict[str, str] = {}  # each document once in memory
+        self._count = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return _pairs(self.documents)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.documents.values()))
+
+    @property
+    def twice(self) -> list[str]:
+        """The pairs of query and document that stand there more than once."""
+        return list(_pairs(self._again))
+
+    def read(self, file: IO[bytes]) -> None:
+        """Read the XML.
+
+        Raises:
+            ExpatError: It is none, or one that no submission has.
+        """
+        parser = expat.ParserCreate()
+        parser.StartDoctypeDeclHandler = _refuse_entities
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        num_bytes = 0
+        while chunk := file.read(2**16):
+            parser.Parse(chunk, False)
+            num_bytes += len(chunk)
+            if num_bytes - parser.CurrentByteIndex > LONGEST_TAG:
+                raise expat.ExpatError(f"a tag of more than {LONGEST_TAG:,} bytes")
+        parser.Parse(b"", True)
+
+    def _start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        if tag == "detected_termlist":
+            self._query = attributes.get("termid", "")
+            self.documents.setdefault(self._query, set())
+        elif tag == "term":
+            self._count += 1
+            if self._count > MOST_DETECTIONS:
+                raise expat.ExpatError(f"more than {MOST_DETECTIONS:,} detections")
+            name = attributes.get("file", "")
+            name = self._names.setdefault(name, name)
+            if not _is_finite(attributes.get("score", "")):
+                self.bad.append(name)
+            mine = self.documents.get(self._query)
+            if mine is not None:
+                if name in mine:
+                    self._again.setdefault(self._query, set()).add(name)
+                mine.add(name)
+
+    def _end(self, tag: str) -> None:
+        if tag == "detected_termlist":
+            self._query = "\0"  # that no XML can name
+
+
+def _pairs(documents: Mapping[str, Iterable[str]]) -> Iterator[str]:
+    return (f"{query}_{name}" for query, mine in documents.items() for name in mine)
+
+
+def _refuse_entities(*_declaration: object) -> None:
+    raise expat.ExpatError("a document type, whose entities could be of any size")
 
 
 def _some(names: Sequence[str], what: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from auscult.record import Record
+from auscult.shown import csv_cell, latex_cell, markdown_cell
 
 from .curve import Choice, Curve, Point, chooser, gather, held_out, short_names
 from .fold import FoldMean, fold_means, fold_of
@@ -31,7 +32,6 @@ from .superb import (
     superb_s_interval,
 )
 from .superb_check import COUNTS
-from .table import LATEX
 
 DECODING = {"lm_weight", "word_penalty", "beam_size", "beam_threshold"}  # with a language model
 FREE = {"learning_rate", "save_step", "log_step", "lm", "lexicon"}  # open, no number, or a path
@@ -80,15 +80,16 @@ class Table:
     def markdown(self) -> str:
         """Write it in GitHub's Markdown."""
         lines = [self.columns, ["---", *("---:" for _ in self.columns[1:])], *self.rows]
-        cells = [[word.replace("|", r"\|").replace("*", r"\*") for word in line] for line in lines]
-        return "\n".join([f"**{self.title}**", "", *(f"| {' | '.join(c)} |" for c in cells), ""])
+        cells = [[markdown_cell(word) for word in line] for line in lines]
+        title = markdown_cell(self.title)
+        return "\n".join([f"**{title}**", "", *(f"| {' | '.join(c)} |" for c in cells), ""])
 
     def latex(self) -> str:
         """Write it for a document that uses the package booktabs."""
-        frame = pd.DataFrame([[_escape(w) for w in row] for row in self.rows])
+        frame = pd.DataFrame([[latex_cell(w) for w in row] for row in self.rows])
         return frame.to_latex(
-            header=[_escape(word) for word in self.columns],
-            caption=_escape(self.title),
+            header=[latex_cell(word) for word in self.columns],
+            caption=latex_cell(self.title),
             column_format="l" + "r" * (len(self.columns) - 1),
             index=False,
             position="tb",
@@ -206,7 +207,8 @@ def write_latex(own: Sequence[Row], published: Sequence[Row], against: Row | Non
 
 def write_csv(own: Sequence[Row], published: Sequence[Row], against: Row | None) -> str:
     """Write one line for each model; differences are left to the reader's program."""
-    return pd.DataFrame(flat_rows(own, published)).to_csv(index=False, lineterminator="\n")
+    frame = pd.DataFrame(flat_rows(own, published)).map(csv_cell)
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 WRITERS = {"markdown": write_markdown, "latex": write_latex, "csv": write_csv}
@@ -356,8 +358,3 @@ def _particulars(
         corpora[cell.corpus],
         "; ".join(cell.remarks),
     )
-
-
-def _escape(text: str) -> str:
-    arrows = {"↓": r"$\downarrow$", "↑": r"$\uparrow$"}
-    return "".join(arrows.get(sign) or sign.translate(LATEX) for sign in text)

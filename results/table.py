@@ -1,19 +1,21 @@
 """Records as tables: flat for machines, layers by encoders for people and papers."""
 
+import csv
+import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import pandas as pd
 
 from auscult.record import Record
+from auscult.shown import csv_cell, latex_cell, markdown_cell
 
+from .cell import cell, number, place
 from .curve import (
     Choice,
     Curve,
-    Point,
     Subject,
     chooser,
     gather,
@@ -30,17 +32,6 @@ BEST_COLUMNS = (  # of best_rows
 
 FOLD_COLUMNS = ("task", "corpus", "upstream", "probe", "metric", "mean [95 %]", "folds", "items")
 
-LATEX = str.maketrans(
-    {
-        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-    }
-)
-
 
 @dataclass(frozen=True, slots=True)
 class LayerTable:
@@ -51,15 +42,6 @@ class LayerTable:
     caption: str
     curves: tuple[Curve, ...]
     cells: pd.DataFrame  # text; the index names the layers
-
-
-def flat_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row for each record; configuration and libraries as JSON text."""
-    rows = [record.to_dict() for record in records]
-    for row in rows:
-        row["config"] = json.dumps(row["config"], sort_keys=True)
-        row["libraries"] = json.dumps(row["libraries"], sort_keys=True)
-    return pd.DataFrame(rows).astype({"num_speakers": "Int64", "num_parameters": "Int64"})
 
 
 def layer_tables(records: Iterable[Record]) -> list[LayerTable]:
@@ -104,53 +86,58 @@ def fold_rows(means: Iterable[FoldMean]) -> list[list[object]]:
     return rows
 
 
-def cell(point: Point, unit: str = "") -> str:
-    """Write a value and its interval: ``0.532 [0.510, 0.553]``."""
-    text = _number(point.value, unit)
-    if point.low is None or point.high is None:
-        return text
-    return f"{text} [{_number(point.low, unit)}, {_number(point.high, unit)}]"
+def csv_lines(records: Iterable[Record]) -> Iterator[str]:
+    """Yield one line for each record after the header, numbers with all their digits.
+
+    Configuration and libraries are JSON text; what a spreadsheet would calculate has ``'`` before.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for index, record in enumerate(records):
+        row = record.to_dict()
+        row |= {name: json.dumps(row[name], sort_keys=True) for name in ("config", "libraries")}
+        if index == 0:
+            writer.writerow(row)
+        writer.writerow(map(csv_cell, row.values()))
+        yield buffer.getvalue()
+        buffer.seek(buffer.truncate(0))
 
 
-def span(points: Sequence[Point], unit: str) -> str:
-    """Write the least and the largest value, or the only one with its interval, and the unit."""
-    values = [point.value for point in points]
-    text = f"{_number(min(values), unit)} to {_number(max(values), unit)}"
-    return f"{cell(points[0], unit) if len(points) == 1 else text} {unit}".rstrip()
+def json_lines(records: Iterable[Record]) -> Iterator[str]:
+    """Yield ``{"records": [...]}``, as every command prints it with ``--json``."""
+    before = '{\n "records": ['
+    for record in records:
+        text = json.dumps(record.to_dict(), indent=1, allow_nan=False)
+        yield f"{before}\n  " + text.replace("\n", "\n  ")
+        before = ","
+    yield "\n ]\n}\n" if before == "," else f"{before}]\n}}\n"
 
 
-def place(point: Point) -> str:
-    """Name the layer of a point, and the head where it is about one."""
-    layer = "model" if point.layer is None else str(point.layer)
-    return layer if point.head is None else f"{layer}, head {point.head}"
+def to_csv(records: Iterable[Record]) -> str:
+    """Write the lines of :func:`csv_lines`."""
+    return "".join(csv_lines(records))
 
 
-def to_csv(records: Sequence[Record]) -> str:
-    """Write one line for each record, numbers with all their digits."""
-    return flat_frame(records).to_csv(index=False, lineterminator="\n")
+def to_json(records: Iterable[Record]) -> str:
+    """Write the lines of :func:`json_lines`."""
+    return "".join(json_lines(records))
 
 
-def to_json(records: Sequence[Record]) -> str:
-    """Write ``{"records": [...]}``, as every command prints it with ``--json``."""
-    found = {"records": [record.to_dict() for record in records]}
-    return json.dumps(found, indent=1, allow_nan=False) + "\n"
-
-
-def to_markdown(records: Sequence[Record]) -> str:
+def to_markdown(records: Iterable[Record]) -> str:
     """Write layer tables in GitHub's Markdown."""
     return "\n".join(_markdown(table) for table in layer_tables(records))
 
 
-def to_latex(records: Sequence[Record]) -> str:
+def to_latex(records: Iterable[Record]) -> str:
     """Write layer tables for a document that uses the package booktabs."""
     return "\n".join(_latex(table) for table in layer_tables(records))
 
 
-WRITERS: dict[str, Callable[[Sequence[Record]], str]] = {
-    "csv": to_csv,
-    "json": to_json,
-    "markdown": to_markdown,
-    "latex": to_latex,
+WRITERS: dict[str, Callable[[Iterable[Record]], Iterable[str]]] = {
+    "csv": csv_lines,
+    "json": json_lines,
+    "markdown": lambda records: [to_markdown(records)],
+    "latex": lambda records: [to_latex(records)],
 }
 
 
@@ -169,10 +156,10 @@ def _best_row(choice: Choice, macro: Curve | None) -> list[object]:
     return [
         *(first.task, choice.curve.label, first.probe),
         place(best) + "*" * choice.optimistic,
-        _number(best.value, ""),
-        f"{_number(low, '')} - {_number(high, '')}" if best.low is not None else None,
-        _number(macros[0], "") if macros else None,
-        _number(fmean(majorities), "") if majorities else None,
+        number(best.value, ""),
+        f"{number(low, '')} - {number(high, '')}" if best.low is not None else None,
+        number(macros[0], "") if macros else None,
+        number(fmean(majorities), "") if majorities else None,
         *(records[0].num_items, records[0].num_speakers),
     ]
 
@@ -223,28 +210,20 @@ def _count(number: float) -> str:
     return f"{number:,}" if isinstance(number, int) else f"{number:.3f}"
 
 
-def _number(value: float, unit: str) -> str:
-    if not unit:
-        return f"{value:.3f}"
-    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:#.4g}".rstrip(".")
-
-
 def _markdown(table: LayerTable) -> str:
-    def line(words: Iterable[Any]) -> str:
-        return "| " + " | ".join(str(word).replace("|", r"\|") for word in words) + " |"
+    def line(words: Iterable[object]) -> str:
+        return "| " + " | ".join(map(str, words)) + " |"
 
-    head = line(["layer", *table.cells.columns])
+    title, caption = markdown_cell(table.title), markdown_cell(table.caption)
+    head = line(["layer", *map(markdown_cell, table.cells.columns)])
     rule = "|---:|" + "---:|" * len(table.cells.columns)
-    rows = [line(row) for row in table.cells.itertuples()]
-    return "\n".join([f"**{table.title}**", "", head, rule, *rows, "", table.caption, ""])
+    rows = [line([markdown_cell(name), *row]) for name, *row in table.cells.itertuples()]
+    return "\n".join([f"**{title}**", "", head, rule, *rows, "", caption, ""])
 
 
 def _latex(table: LayerTable) -> str:
-    def escape(text: object) -> str:
-        return str(text).translate(LATEX)
-
-    cells = table.cells.reset_index().map(escape).rename(columns=escape)
-    caption = escape(f"{table.title}; {table.caption}.")
+    cells = table.cells.reset_index().map(latex_cell).rename(columns=latex_cell)
+    caption = latex_cell(f"{table.title}; {table.caption}.")
     columns = "l" + "r" * len(table.curves)
     return cells.to_latex(
         caption=caption, index=False, column_format=columns, position="tb", escape=False

@@ -4,11 +4,13 @@ Each verb is a module of this folder with one function. Modules import rooms and
 their functions, so that ``auscult --help`` is instant.
 """
 
+import io
 import logging
 import os
 import sys
 
 from auscult.errors import UserError
+from auscult.shown import on_one_line, shown
 
 INTERRUPTED = 130
 
@@ -23,6 +25,9 @@ def main() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     from auscult.cli.app import app
 
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows its number
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = app(standalone_mode=False)  # typer turns Ctrl-C into 130 and returns it
     except UserError as error:
@@ -45,7 +50,7 @@ def main() -> None:
 
 
 def _mistake(sentence: str) -> int:
-    print(f"auscult: {sentence}", file=sys.stderr)
+    print(f"auscult: {on_one_line(sentence)}", file=sys.stderr)
     return 2
 
 
@@ -53,5 +58,7 @@ def _exit_on_usage_error(error: Exception) -> None:
     """Exit with status 2 where typer itself found the mistake on the command line."""
     show = getattr(error, "show", None)
     if callable(show):
-        show(file=sys.stderr)
+        said = io.StringIO()
+        show(file=said)
+        print(shown(said.getvalue(), lines=True), end="", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))

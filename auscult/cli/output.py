@@ -3,17 +3,20 @@
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from auscult.errors import UserError
+from auscult.shown import on_one_line, shown
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
     from auscult.record import Artifact, Record
+
+MANY_ROWS = 300  # a table of more is printed without lines between, a thousand times as fast
 
 Upstreams = Annotated[
     list[str],
@@ -50,6 +53,13 @@ ComputePrecision = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 
+class _OneLine(logging.Formatter):
+    """Messages on one line each, with nothing of a file's names that a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return on_one_line(super().format(record))
+
+
 class Output:
     """Where a verb says things. Made first thing in each verb."""
 
@@ -57,35 +67,61 @@ class Output:
         self.json = json
         logger = logging.getLogger("auscult")
         logger.handlers = [logging.StreamHandler(sys.stderr)]
-        logger.handlers[0].setFormatter(logging.Formatter("%(message)s"))
+        logger.handlers[0].setFormatter(_OneLine("%(message)s"))
         logger.setLevel(logging.ERROR if quiet else logging.INFO)
         logger.propagate = False
         self.quiet = quiet
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Print a table on stdout, or on stderr where stdout is kept for JSON."""
+        """Print a table on stdout, or on stderr where stdout is kept for JSON.
+
+        One of many rows is printed in plain columns, each row on a line of its own.
+        """
         if self.json and self.quiet:
+            return
+        stream = sys.stderr if self.json else sys.stdout
+        cells = [["" if cell is None else on_one_line(cell) for cell in row] for row in rows]
+        names = list(map(on_one_line, columns))
+        if len(cells) > MANY_ROWS:
+            stream.writelines(_plain_lines(on_one_line(title), names, cells))
             return
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(*columns, title=title, title_justify="left")
-        for row in rows:
-            table.add_row(*("" if cell is None else str(cell) for cell in row))
-        stream = sys.stderr if self.json else sys.stdout
+        table = Table(*names, title=on_one_line(title), title_justify="left")
+        for row in cells:
+            table.add_row(*row)
         width = None if stream.isatty() else 160
-        Console(file=stream, width=width, markup=False, highlight=False).print(table)
+        console = Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+        console.print(table)
 
     def print(self, text: str) -> None:
-        """Print a line of the result on stdout; nothing where stdout is kept for JSON."""
+        """Print lines of the result on stdout; nothing where stdout is kept for JSON."""
         if not self.json:
-            print(text)
+            print(shown(text, lines=True))
+
+    def write(self, parts: Iterable[str]) -> None:
+        """Write a result in the form of a file, as it is, on stdout where JSON does not stand."""
+        if not self.json:
+            sys.stdout.writelines(parts)
 
     def finish(self, records: "Sequence[Record]" = (), **extra: Any) -> None:
         """Print the JSON object, where it was asked for."""
         if self.json:
             found: Mapping[str, Any] = {"records": [r.to_dict() for r in records], **extra}
             print(json.dumps(found, indent=1, allow_nan=False))
+
+
+def _plain_lines(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> Iterator[str]:
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
+    yield f"{title}\n"
+    for row in (columns, ["-" * width for width in widths], *rows):
+        padded = (cell + " " * (w - cell_len(cell)) for cell, w in zip(row, widths, strict=True))
+        yield "  ".join(padded).rstrip() + "\n"
 
 
 def command_line() -> str:

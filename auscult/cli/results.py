@@ -9,6 +9,7 @@ import typer
 from auscult.cli.output import Json, Output, Quiet
 from auscult.errors import UserError, unknown
 from auscult.progress import logger
+from auscult.whole_file import whole_file
 
 if TYPE_CHECKING:
     from auscult.record import Record
@@ -144,12 +145,15 @@ def export(
         upstream=upstream, corpus=corpus, task=task, probe=probe, metric=metric, split=split
     )
     records = _some(found, store)
-    text = WRITERS[form](records if form in ("csv", "json") else held_out(records))
+    parts = WRITERS[form](records if form in ("csv", "json") else held_out(records))
     if out is None:
-        output.print(text.removesuffix("\n"))
+        output.write(parts)
     else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text)
+        with (
+            whole_file(out) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            file.writelines(parts)
         logger.info(f"{len(records):,} records written to {out}.")
     output.finish(records)
 
@@ -185,7 +189,7 @@ def _shown_corpus(curve: "Curve", corpora: "Mapping[str, str]") -> str:
 
 def _group(curve: "Curve", choice: "Choice | None") -> dict[str, object]:
     """Return a row of ``ls``, encoder and corpus first."""
-    from auscult.results.table import cell, place, span
+    from auscult.results.cell import cell, place, span
 
     first = curve.first
     if choice:

@@ -67,7 +67,7 @@ def table(
     else:
         text = WRITERS[form or "markdown"](own, published(), other)
         if out is None:
-            output.print(text.removesuffix("\n"))
+            output.write([text])
         else:
             write_text(text, out)
             logger.info(f"Table written to {out}.")

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from auscult.record import Record
+from auscult.results.cell import cell
 from auscult.results.curve import Point
 from auscult.results.table import (
     BEST_COLUMNS,
     best_rows,
-    cell,
     layer_tables,
     to_csv,
     to_json,
