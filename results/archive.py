@@ -102,7 +102,12 @@ def open_archive(path: Path) -> Iterator[Archive]:
     Raises:
         UserError: No zip, or one that we do not read.
     """
-    if not path.is_file():
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError) as error:  # the latter for a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read or written: {reason}.") from error
+    if not regular:
         raise UserError(f"{path} is no file; expected a zip.")
     try:
         file = zipfile.ZipFile(path)

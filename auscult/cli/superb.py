@@ -10,6 +10,7 @@ import typer
 from auscult.cli.output import Json, Output, Quiet
 from auscult.errors import UserError, unknown
 from auscult.progress import logger
+from auscult.text import read_text
 from auscult.whole_file import write_text
 
 if TYPE_CHECKING:
