@@ -47,7 +47,7 @@ class AudioFile(soundfile.SoundFile):  # type: ignore[misc]  # which has no type
     ) -> Iterator[NDArray[np.float32]]:
         """Yield the samples (time, channel) in blocks, until ``count`` or the end of the file.
 
-        The header is not asked how long the file is. To be called once.
+        They end where the file does, whatever its header says. To be called once.
 
         Args:
             start: The first sample.
@@ -62,7 +62,9 @@ class AudioFile(soundfile.SoundFile):  # type: ignore[misc]  # which has no type
                 skipped = self.seek(min(start, self.frames))
         end = None if count is None else start + count
         while end is None or skipped < end:
-            size = max(_BLOCK // self.channels, 1)
+            promised = self.frames - skipped  # libsndfile fills up with zeros what it lacks
+            beyond = max(skipped // 8, 64)
+            size = min(max(promised, beyond), max(_BLOCK // self.channels, 1))
             size = size if end is None else min(size, end - skipped)
             with _decoding(Path(self.name)):
                 block = self.read(size, dtype="float32", always_2d=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from lhotse.recipes.speechcommands import BACKGROUND_NOISE, SILENCE, UNKNOWN, WORDS
 
-from auscult.decoder import Undecodable, open_audio
 from auscult.errors import UserError
 from auscult.text import read_text
 from auscult.tree import find
 
 from .item import Item, Listing
+from .scan import scan_files
 
 NAME = re.compile(r"(?:(?P<word>[a-z]+)_)?(?P<speaker>[0-9a-f]{8})_nohash_\d+")
 NOISE_SHARES = (0.8, 0.9)  # where dev and test begin in a background recording
@@ -109,12 +109,10 @@ def _item(path: Path, split: str, prefix: str = "") -> Item:
 
 def _noise(path: Path, with_test: bool) -> list[Item]:
     """Return a background recording in pieces of one second."""
-    try:
-        with open_audio(path) as file:
-            frames = sum(map(len, file.blocks_from()))
-            pieces = frames // file.samplerate
-    except Undecodable:
+    (scan,) = scan_files([path]).values()
+    if scan.problem:
         return [Item(id=f"{SILENCE}-{path.stem}", path=path, split="train")]  # the check names it
+    pieces = scan.frames // scan.rate
     begin_dev, begin_test = (round(pieces * share) for share in NOISE_SHARES)
     items = []
     for second in range(pieces):

@@ -1,7 +1,7 @@
 """``tsv:DIR``: anybody's speech, listed in plain tables.
 
-``DIR/MANIFEST.tsv`` is tab-separated UTF-8 text with one header line and no quoting: one line for
-each utterance, as many fields in it as in the header. Columns:
+``DIR/MANIFEST.tsv`` is tab-separated text (UTF-8, or UTF-16 with a byte order mark) with one header
+line and no quoting: one line for each utterance, as many fields in it as in the header. Columns:
 
 * ``path`` (required): the audio file, relative to DIR. Any rate and number of channels.
 * ``utt``: the utterance's id; without this column, the path without its suffix.

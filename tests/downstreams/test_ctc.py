@@ -347,6 +347,12 @@ def test_lexica_that_are_none_are_named(tmp_path: Path) -> None:
             read_lexicon([str(path)])
     with pytest.raises(UserError, match="cannot be read"):
         read_lexicon([str(tmp_path / "none.txt")])
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_text("CAFÉ K AE F EY\n", encoding=encoding)
+        assert read_lexicon([str(path)]) == {"CAFÉ": ("K", "AE", "F", "EY")}
+    path.write_text("GO G OW\nCAFÉ K AE F EY\n", encoding="latin-1")
+    with pytest.raises(UserError, match=rf"{path.name}, line 2: the bytes c9 .* no UTF-8 text"):
+        read_lexicon([str(path)])
 
 
 def test_alignments_of_timit_are_targets() -> None:

@@ -151,6 +151,27 @@ def test_words_are_read_from_arpa_files(arpa: Path, tmp_path: Path) -> None:
     assert list(read_words(packed)) == ["go", "to", "got", "zoo"]
 
 
+def test_text_that_kenlm_does_not_read_is_named(arpa: Path, tmp_path: Path) -> None:
+    text, packed = arpa.read_bytes(), tmp_path / "model.arpa.gz"
+    mixed, path = text.replace(b"\tzoo", b"\tz\xf6\xf6"), tmp_path / "other.arpa"
+    assert mixed != text
+    line = mixed[: mixed.index(b"\xf6")].count(b"\n") + 1
+    for content, message in (
+        (mixed, f"other.arpa cannot be read: line {line} is no UTF-8 text"),
+        (b"\xef\xbb\xbf" + text, "begins with a byte order mark, which KenLM does not read"),
+        (text.decode().encode("utf-16"), "cannot be read: line 1 is no UTF-8 text"),
+        (b"\x1f\x8b" + text, "cannot be read: "),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            list(read_words(path))
+    packed.write_bytes(gzip.compress(text)[:30])
+    with pytest.raises(UserError, match=r"model\.arpa\.gz cannot be read: "):
+        list(read_words(packed))
+    with pytest.raises(UserError, match="there is no such file"):
+        list(read_words(tmp_path))
+
+
 def test_files_that_are_no_models_are_named(arpa: Path, tmp_path: Path) -> None:
     _flashlight()
     text, binary = tmp_path / "notes.arpa", tmp_path / "model.bin"
