@@ -1,16 +1,28 @@
 """Kept work of whole commands: what was damaged is dropped, said and made again, bit for bit."""
 
+import importlib
 import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from auscult import kept
+from auscult import kept, origin, record
+from auscult.cli.probe import SPLITS
+from auscult.downstreams import training
+from auscult.downstreams.prediction import read_predictions
+from auscult.errors import UserError
+from auscult.probing import ProbeKey, ProbeScore, TrainingPlan
+from auscult.record import Provenance
+from auscult.results import open_store
 from auscult.upstreams import load_upstream
 
 Run = Callable[..., tuple[int, str, str]]
@@ -79,8 +91,8 @@ def command(
 def measured(stdout: str, out: Path) -> dict[str, Any]:
     """Return all that a command says and leaves, but for when it ran."""
     found: dict[str, Any] = json.loads(stdout)
-    for record in found.get("records", ()):
-        del record["created"]
+    for row in found.get("records", ()):
+        del row["created"]
     found["features"] = {}
     for path in sorted(out.glob("*.safetensors")):
         tensors, about = kept.read_tensors(path) or ({}, {})
@@ -132,3 +144,168 @@ def test_damaged_work_is_made_again(
         said = any(f"{path} {what}" in stderr for what in ("was damaged", "cannot", "is no"))
         # a flipped bit may leave the same JSON, and answers are written anew at each command
         assert said or kind in ("scan", "run", "answers"), stderr
+
+
+def records(stdout: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(stdout)["records"]
+    return found
+
+
+@pytest.mark.parametrize("verb", ["probe", "attention", "head"])
+def test_records_name_the_command_that_measured_them(
+    verb: str, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(f"2026-01-01T00:00:0{i}+00:00" for i in range(9))
+
+    def provenance(command: str, device: str) -> Provenance:
+        return replace(original(command, device), created=next(now))
+
+    original = record.provenance
+    monkeypatch.setattr(record, "provenance", provenance)
+    first = records(command(verb, tmp_path)[1])
+    assert {r["created"] for r in first} == {"2026-01-01T00:00:00+00:00"}
+    status, stdout, stderr = command(verb, tmp_path, "--skip-bad")  # which changes no number
+    assert status == 0, stderr
+    assert records(stdout) == first
+    kept_records = {r.key: r for r in open_store(tmp_path).records()}
+    assert all("--skip-bad" not in r.provenance.command for r in kept_records.values())
+    (tmp_path / "elsewhere").mkdir()
+    anew = records(command(verb, tmp_path / "elsewhere", "--skip-bad")[1])
+    assert all(r["command"].endswith("--skip-bad") for r in anew)
+    assert [r["value"] for r in anew] == [r["value"] for r in first]
+
+
+def test_a_head_of_two_commands_names_the_last(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = training.HeadTraining._step
+
+    def killed(self: Any, number: int, *others: Any) -> float:
+        if number == 3:
+            raise KeyboardInterrupt
+        return step(self, number, *others)
+
+    with monkeypatch.context() as context:
+        context.setattr(training.HeadTraining, "_step", killed)
+        assert command("head", tmp_path)[0] == 130
+    found = records(command("head", tmp_path, "--skip-bad")[1])
+    assert all(r["command"].endswith("--skip-bad") for r in found)
+    assert records(command("head", tmp_path)[1]) == found
+
+
+def test_a_head_that_is_asked_otherwise_names_who_asked(command: Any, tmp_path: Path) -> None:
+    """The answers depend on more than the head, so that a later command may be the first."""
+    command("head", tmp_path)
+    (place,) = tmp_path.glob("heads/*/run.json")
+    run = kept.read_object(place)
+    assert run is not None and "--skip-bad" not in run["provenance"]["command"]
+    kept.write_object(run | {"config": {**run["config"], "beam": 5}}, place)
+    found = records(command("head", tmp_path, "--skip-bad")[1])
+    assert all(r["command"].endswith("--skip-bad") for r in found)
+
+
+def utterances(encoder: Any) -> list[int]:
+    """Return the samples of what was encoded, but for s3prl's second of noise; forget them."""
+    found = [samples for samples in encoder.encoded if samples != 16_000]
+    encoder.encoded.clear()
+    return found
+
+
+SAID = {
+    "probe": ("3 feature shards were made by other code", "1 files of scores were made by other"),
+    "attention": ("1 sums of divergences were made by other code",),
+    "extract": ("24 files were made by other code",),
+    "head": ("3 feature shards were made by other code", "1 heads of keyword_spotting were made"),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_mended_code_makes_its_work_anew(
+    verb: str, command: Any, tmp_path: Path, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command(verb, tmp_path)[0] == 0
+    of = origin._sha256
+    encoder = "auscult.upstreams.huggingface" if verb == "attention" else type(toy).__module__
+
+    def mended(*names: str) -> None:
+        monkeypatch.setattr(origin, "_sha256", lambda n: f"{of(n)} mended" if n in names else of(n))
+
+    mended("auscult.cli.probe", "auscult.cli.run", "auscult.results.table", "auscult.progress")
+    utterances(toy)
+    _, before, stderr = command(verb, tmp_path)
+    assert utterances(toy) == [] and "made by other code" not in stderr
+    mended(encoder)
+    status, stdout, stderr = command(verb, tmp_path)
+    assert status == 0 and all(sentence in stderr for sentence in SAID[verb]), stderr
+    assert len(utterances(toy)) == (0 if verb == "attention" else 24)
+    values = [[r["value"] for r in json.loads(x).get("records", ())] for x in (before, stdout)]
+    assert values[0] == values[1]
+    assert "made by other code" not in command(verb, tmp_path)[2] and utterances(toy) == []
+    mended()  # the old code again: its work is still there, but for files that have one name each
+    assert ("made by other code" in command(verb, tmp_path)[2]) == (verb == "extract")
+
+
+def test_a_features_code_is_no_others(
+    command: Any, tmp_path: Path, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mending a probe trains probes anew, on the features that are there."""
+    assert command("probe", tmp_path)[0] == 0
+    of = origin._sha256
+    bank = "auscult.probing.bank"
+    monkeypatch.setattr(origin, "_sha256", lambda n: f"{of(n)} mended" if n == bank else of(n))
+    utterances(toy)
+    stderr = command("probe", tmp_path)[2]
+    assert utterances(toy) == [] and SAID["probe"][1] in stderr and SAID["probe"][0] not in stderr
+
+
+def test_gpus_of_one_kind_share_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+
+    def train(*_: object, device: str, **__: object) -> dict[str, list[ProbeScore]]:
+        trained.append(device)
+        counts, key = np.ones((1, 2)), ProbeKey(0, "linear", 0, 1e-3)
+        return {s: [ProbeScore(key, counts, counts, (0,), 1)] for s in SPLITS[1:]}
+
+    sweep = importlib.import_module("auscult.probing.sweep")
+    monkeypatch.setattr(sweep, "train_bank", train)
+    for device in ("cuda:0", "cuda:1", "cuda", "cpu"):
+        sweep.sweep_layers(
+            {"train": cast(Any, SimpleNamespace(by_layer=True))},
+            2,
+            [0],
+            TrainingPlan(),
+            title="x",
+            identity=[],
+            folder=tmp_path,
+            device=device,
+        )
+    assert trained == ["cuda:0", "cpu"]
+
+
+def test_somebody_elses_file_is_no_damaged_one(command: Any, tmp_path: Path) -> None:
+    assert command("extract", tmp_path)[0] == 0
+    path = tmp_path / "s0-0.safetensors"
+    save_file({"mine": torch.ones(3)}, path)
+    status, _, stderr = command("extract", tmp_path)
+    assert status == 2 and "with upstream unknown where" in stderr and path.exists()
+    path.write_text("my notes")
+    status, _, stderr = command("extract", tmp_path)
+    assert status == 0 and f"{path} is no safetensors file" in stderr
+    assert path.with_name(f"{path.name}.unreadable").read_text() == "my notes"
+
+
+def test_damaged_answers_are_no_submission(command: Any, tmp_path: Path) -> None:
+    assert command("head", tmp_path)[0] == 0
+    (place,) = tmp_path.glob("heads/*")
+    assert read_predictions(place).run.num_items == 6
+    for name, old, new in (
+        ("predictions.jsonl", '"low"', '"mid"'),
+        ("run.json", '"seed": 0', '"seed": 1'),
+    ):
+        content = (place / name).read_text()
+        (place / name).write_text(content.replace(old, new, 1))
+        with pytest.raises(UserError, match=rf"{name} was damaged .* run the task again"):
+            read_predictions(place)
+        (place / name).write_text(content)
