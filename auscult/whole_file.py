@@ -64,17 +64,15 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder beside ``folder``; with what is written there it becomes ``folder``.
 
-    A folder that stands in its place is removed. Where another process was faster, its work stays.
+    A folder that is not empty stays: another process was faster.
     Files are not waited for until they are on the disk: who needs that keeps their hashes.
 
     Raises:
         UserError: The disk is full, or the folder around cannot be written.
     """
-    with _beside(folder) as temporary, _beside(folder) as old, writing(folder):
+    with _beside(folder) as temporary, writing(folder):
         temporary.mkdir()
         yield temporary
-        with suppress(FileNotFoundError):
-            folder.rename(old)
         try:
             temporary.rename(folder)
         except OSError:

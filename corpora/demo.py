@@ -4,19 +4,18 @@
 the corpus. Phone and word times are those of the synthesizer, in samples. It is synthetic speech:
 its numbers show that the tools work and say nothing about speech.
 
-The corpus is written once as a ``tsv`` corpus into the cache folder and read from there.
+The corpus is written once as a ``tsv`` corpus into the cache folder and read from there, with the
+hashes of its files: where one was damaged since, all of it is made anew, equal to the bit.
 """
 
 import importlib.util
 import io
 import itertools
 import json
-import os
 import random
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,10 +26,13 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from auscult import kept
 from auscult.cache import cache_folder
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
 from auscult.progress import logger, track
+from auscult.watch import file_sha256
+from auscult.whole_file import disk_problem, whole_folder, writing
 
 from . import tsv
 from .espeak import Take
@@ -38,6 +40,7 @@ from .item import Listing, Span
 
 VERSION = 1  # bumped whenever the corpus changes; part of the folder's name
 SEED = 1
+HASHES = "HASHES.json"
 NOTE = (
     "This is synthetic speech by espeak-ng: its numbers show that the tools work and say nothing "
     "about speech."
@@ -104,32 +107,41 @@ def read(_folder: Path, split: str | None) -> Listing:
         UserError: espeak-ng is not installed.
     """
     folder = cache_folder() / f"demo-{VERSION}"
-    if not folder.is_dir():
+    if not _is_whole(folder):
         _make(folder)
     listing = tsv.read(folder, split)
     listing.notes.insert(0, NOTE)
     return listing
 
 
+def _is_whole(folder: Path) -> bool:
+    """Say whether the corpus is there as it was made; one that was damaged is removed."""
+    if not folder.is_dir():
+        return False
+    hashes = kept.read_json(folder / HASHES) or {HASHES: ""}  # the list itself is gone
+    for name, sha256 in hashes.items():
+        path = folder / name
+        if not path.is_file() or file_sha256(path) != sha256:
+            logger.warning(f"{path} is not as it was made; the demo corpus is made anew.")
+            with writing(folder):
+                shutil.rmtree(folder)
+            return False
+    return True
+
+
 def _make(folder: Path) -> None:
-    """Generate the corpus beside ``folder`` and rename it when it is complete."""
+    """Generate the corpus beside ``folder``, whose place it takes when it is complete."""
     if importlib.util.find_spec("espeakng_loader") is None:
         raise UserError(
             "The demo corpus is spoken by espeak-ng, which is not installed: "
             "pip install 'auscult[demo]'."
         )
     logger.info(f"Making the demo corpus in {folder} (once).")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
-    try:
+    with whole_folder(folder) as work:
         _write(work, list(_plan()))
-        try:
-            os.rename(work, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster with the same corpus
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        files = sorted(path for path in work.rglob("*") if path.is_file())
+        hashes = {path.relative_to(work).as_posix(): file_sha256(path) for path in files}
+        kept.write_json(hashes, work / HASHES)
 
 
 def _plan() -> Iterator[_Utterance]:
@@ -192,6 +204,8 @@ def _speak(
     done = subprocess.run(command, input=asked, capture_output=True, text=True)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        if disk_problem(OSError(reason), folder):
+            raise OSError(reason)  # which whole_folder says
         raise UserError(f"espeak-ng could not make the demo corpus: {reason}")
     samples = np.fromfile(raw, dtype=np.int16)
     raw.unlink()

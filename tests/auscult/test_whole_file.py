@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from auscult import whole_file as module
 from auscult.errors import UserError
-from auscult.whole_file import whole_file, write_text
+from auscult.whole_file import make_folder, whole_file, whole_folder, write_text
 
 
 def test_a_failure_leaves_the_older_file_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -25,6 +25,35 @@ def test_a_failure_leaves_the_older_file_and_nothing_beside_it(tmp_path: Path) -
         raise ValueError("half written")
     assert path.read_text() == "old"
     assert [file.name for file in path.parent.iterdir()] == ["scores.json"]
+
+
+def test_a_folder_appears_whole_and_takes_no_others_place(tmp_path: Path) -> None:
+    folder = tmp_path / "around" / "corpus"
+    with pytest.raises(ValueError), whole_folder(folder) as temporary:
+        (temporary / "a").touch()
+        raise ValueError
+    assert not list(folder.parent.iterdir())
+    for content in ("first", "second"):
+        with whole_folder(folder) as temporary:
+            (temporary / "deep").mkdir()
+            (temporary / "deep" / "a").write_text(content)
+    assert (folder / "deep" / "a").read_text() == "first"
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_folder_is_tried_before_any_work(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert not list((tmp_path / "a" / "b").iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file is not a folder.*nothing can be written there"):
+        make_folder(tmp_path / "file")
+
+
+def test_the_cache_is_chosen_otherwise(cache: Path) -> None:
+    with pytest.raises(UserError, match="set AUSCULT_CACHE to another folder"):
+        with whole_file(cache / "features" / "x"):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def failing(error: Exception) -> Callable[..., None]:
@@ -93,6 +122,9 @@ def test_what_dead_processes_left_is_removed(
     ]
     for name in (*gone, old, *stay):
         (tmp_path / name).touch()
+    left = tmp_path / f".auscult-{host}-{dead.pid}-1.part"  # a folder that was to be whole
+    left.mkdir()
+    (left / "half").touch()
     os.utime(tmp_path / old, (0, 0))
     monkeypatch.setattr(module, "_swept", set())
     write_text("x", tmp_path / "new")

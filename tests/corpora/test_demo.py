@@ -2,6 +2,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -49,10 +50,29 @@ class TestDemo:
         monkeypatch.setenv("AUSCULT_CACHE", str(tmp_path))
         load_corpus("demo")
         first, second = hashes(made / "demo-1"), hashes(tmp_path / "demo-1")
-        assert len(first) == 483 and first == second
+        assert len(first) == 484 and first == second
         assert sorted(path.name for path in tmp_path.iterdir() if path.name[:4] == "demo") == [
             "demo-1"  # nothing temporary is left
         ]
+
+    def test_what_was_damaged_is_made_anew(
+        self, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = tmp_path / "demo-1"
+        monkeypatch.setenv("AUSCULT_CACHE", str(tmp_path))
+        anew: list[Path] = []
+        monkeypatch.setattr(demo, "_make", anew.append)
+        for name in ("flac/rob-03.flac", "MANIFEST.tsv", "PHONES.tsv", "HASHES.json"):
+            for change in ("flip", "cut", "remove"):
+                shutil.copytree(made / "demo-1", folder)
+                assert demo._is_whole(folder)
+                path, content = folder / name, (made / "demo-1" / name).read_bytes()
+                middle = len(content) // 2
+                flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+                path.write_bytes(flipped if change == "flip" else content[:middle])
+                if change == "remove":
+                    path.unlink()
+                assert not demo._is_whole(folder) and not folder.exists()
 
     def test_splits(self) -> None:
         corpus = load_corpus("demo")
