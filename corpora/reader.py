@@ -263,4 +263,6 @@ def _fitting(folder: Path) -> str | None:
 
 
 def _folder(place: str) -> Path:
+    if "\0" in place:
+        raise UserError(f"{place!r} is no folder: no name holds a NUL character.")
     return Path(os.path.expanduser(place))

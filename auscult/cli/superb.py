@@ -269,7 +269,6 @@ def _expected(assignments: Sequence[str]) -> "dict[str, Expected]":
     """
     from auscult.results.superb_check import FOLDS, names_in_list
     from auscult.results.superb_submission import FILES
-    from auscult.text import read_text
 
     found: dict[str, Expected] = {}
     for assignment in assignments:

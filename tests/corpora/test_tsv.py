@@ -194,6 +194,11 @@ class TestFiles:
         assert cut.id == name.removeprefix("/").replace("..", "up")
         assert "phone" in cut.supervisions[0].alignment and len(corpus.trials["train"]) == 1
 
+    @pytest.mark.parametrize("spec", ["tsv:a\0b", "~\0", "tsv:~nobody", "tsv:" + "x" * 5000, "\0"])
+    def test_addresses_that_are_no_folders(self, spec: str) -> None:
+        with pytest.raises(UserError):
+            load_corpus(spec)
+
     @pytest.mark.parametrize(
         "slots",
         [
