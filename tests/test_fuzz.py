@@ -48,11 +48,11 @@ def test_the_fuzzer_finds_what_is_not_caught(tmp_path: Path) -> None:
         while (folder / "number.txt").read_text() != "12":
             os.getpid()
 
-    for read, error in ((careless, (Exception, ExceptionGroup)), (endless, AssertionError)):
+    for read, error in ((careless, ValueError), (endless, AssertionError)):
         fuzz.TARGETS["careless"] = fuzz.Target(build, read)
         fuzz.SECONDS = 1
         try:
-            with pytest.raises(error):
+            with pytest.raises((error, ExceptionGroup)):
                 fuzz.fuzz("careless", 40, tmp_path / read.__name__)
         finally:
             del fuzz.TARGETS["careless"]
