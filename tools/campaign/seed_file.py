@@ -158,7 +158,7 @@ CHECKPOINTS: Mapping[str, Target] = {
     ),
     "torchaudio": Target(
         _saved(lambda: _foreign().build_torchaudio("layer", False).state_dict()),
-        _load("hubert:{}/model.pt"),
+        _load("hubert:{}/model.pt?heads=2"),
     ),
     "lighthubert": Target(_supernet, _load("lighthubert:{}@smallest"), (".pt",)),
     "subnet": Target(_supernet, _load("lighthubert:{0}@{0}/subnet.json"), ("subnet.json",)),
@@ -339,28 +339,15 @@ CORPORA: Mapping[str, Target] = {
 
 
 def _record(layer: int) -> Any:
-    from auscult.record import Record, provenance
+    from auscult.record import Record
 
-    return Record(
-        upstream="fbank",
-        upstream_sha256="0" * 64,
-        corpus="demo",
-        corpus_sha256="1" * 64,
-        task="keyword",
-        task_version=1,
-        layer=layer,
-        probe="linear",
-        metric="accuracy",
-        value=0.5,
-        low=0.4,
-        high=0.6,
-        split="test",
-        selected_on="dev",
-        num_items=10,
-        seed=0,
-        config={"max_epochs": 3},
-        provenance=provenance("auscult probe", "cpu"),
-    )
+    hashes = {"upstream_sha256": "0" * 64, "corpus_sha256": "1" * 64}
+    measured = {"probe": "linear", "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6}
+    where = {"split": "test", "selected_on": "dev", "num_items": 10, "seed": 0, "layer": layer}
+    run = {"command": "auscult probe", "created": "2026-01-01T00:00:00+00:00", "device": "cpu"}
+    made = {"code_version": "0", "libraries": {"torch": "2"}, "config": {"max_epochs": 3}}
+    task = {"task": "keyword", "task_version": 1, "upstream": "fbank", "corpus": "demo"}
+    return Record.from_dict({**hashes, **measured, **where, **run, **made, **task})
 
 
 def _store(folder: Path) -> None:
