@@ -27,8 +27,25 @@ import seed_file  # noqa: E402
 
 RATE = 16_000
 TONES = {"low": 200.0, "mid": 900.0, "high": 3000.0}
-STARTED_BY = ("command", "created", "code_version", "libraries", "device", "provenance")
-MEASURED = ("rtf", "seconds", "checked", "error", "stem", "layer")  # by a clock: never the same
+STARTED_BY = (
+    "command",
+    "created",
+    "code_version",
+    "libraries",
+    "device",
+    "provenance",
+    "content_sha256",
+)
+MEASURED = (
+    "rtf",
+    "seconds",
+    "checked",
+    "error",
+    "stem",
+    "layer",
+    "predicted",
+    "measured",
+)  # by a clock: never the same
 Words = tuple[object, ...]
 
 
