@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soxr
 import torch
 from lhotse.audio import AudioSource
 from lhotse.augmentation import AudioTransform, Resample
@@ -79,6 +78,8 @@ class _OddResample(Resample):  # type: ignore[misc]
 
     def __call__(self, samples: NDArray[np.float32], *_: object) -> NDArray[np.float32]:
         """Return samples (channel, time) at the other rate, as many as torchaudio would give."""
+        import soxr  # of all that is read, hardly anything needs it
+
         source, target = self.source_sampling_rate, self.target_sampling_rate
         found = soxr.resample(samples.T, source, target, quality="VHQ").T
         lacking = math.ceil(samples.shape[1] * target / source) - found.shape[1]

@@ -206,7 +206,8 @@ def _slots(text: str) -> dict[str, str] | None:
 
 def _utterance(row: Mapping[str, str]) -> str:
     """Return what the other tables call an utterance."""
-    return row.get("utt") or row["path"].removesuffix(PurePosixPath(row["path"]).suffix)
+    path = PurePosixPath(row["path"])
+    return row.get("utt") or str(path.with_suffix("") if path.name else path)
 
 
 def _id(row: Mapping[str, str]) -> str:

@@ -21,7 +21,7 @@ def listing_problems(items: Sequence[Item]) -> Iterator[tuple[int, str]]:
         if item.id in first:
             yield position, f"{item.path} has the id {item.id!r}, as has {first[item.id]}"
         elif not _is_text(item):
-            yield position, f"{str(item.path)!r} has a name or a label that is no UTF-8 text"
+            yield position, f"{str(item.path)!r} has no name, or a name or label in no UTF-8"
         elif problem := _place_problem(item.path):
             yield position, f"{item.path} {problem} (utterance {item.id!r})"
         first.setdefault(item.id, item.path)

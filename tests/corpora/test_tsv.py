@@ -194,6 +194,14 @@ class TestFiles:
         assert cut.id == name.removeprefix("/").replace("..", "up")
         assert "phone" in cut.supervisions[0].alignment and len(corpus.trials["train"]) == 1
 
+    @pytest.mark.parametrize("path", ["./a/0-0.wav", "a//0-0.wav", "a/./0-0.wav"])
+    def test_paths_written_otherwise_are_the_same_utterance(self, path: str, root: Path) -> None:
+        (root / "MANIFEST.tsv").write_text(f"path\tsplit\n{path}\ttrain\n")
+        (root / "PHONES.tsv").write_text("utt\tstart\tend\tphone\na/0-0\t0\t9\taa\n")
+        (root / "TRIALS.tsv").unlink()
+        (cut,) = load_corpus(f"tsv:{root}").split("train")
+        assert cut.id == "a/0-0" and "phone" in cut.supervisions[0].alignment
+
     @pytest.mark.parametrize("spec", ["tsv:a\0b", "~\0", "tsv:~nobody", "tsv:" + "x" * 5000, "\0"])
     def test_addresses_that_are_no_folders(self, spec: str) -> None:
         with pytest.raises(UserError):
