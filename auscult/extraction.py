@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from auscult.audio import read_batch
 from auscult.contracts import SAMPLE_RATE, HiddenStates, Waveforms
 from auscult.errors import UserError
+from auscult.memory import within_memory
 from auscult.precision import Precision, computing_in, precision_of
 from auscult.progress import logger, progress
 from auscult.upstream import Upstream
@@ -90,7 +91,13 @@ def _forward(
 ) -> list[tuple[list[int], HiddenStates]]:
     """Return the states of each group of rows, which spares padding and cutting them apart."""
     groups = upstream.groups(audio.lengths)
+    seconds = audio.samples.shape[1] / audio.sample_rate
     with (
+        within_memory(
+            f"{upstream.spec.name}: {len(audio.lengths)} utterances of up to {seconds:.1f} s need "
+            f"more memory than {upstream.device} has; cut long utterances, choose --precision "
+            "bfloat16, or another --device."
+        ),
         torch.no_grad(),  # in inference mode autocast would round all weights for every group
         parametrize.cached(),  # weight-normalised weights: once for the batch
         computing_in(precision_of(upstream, precision), upstream.device),

@@ -74,11 +74,16 @@ def pretrain(run: Run) -> int:
                 _check_finished(run, states)
             logger.info(f"{run.folder} is trained to its end, step {step}.")
             return 0
+        size = sum(parameter.numel() for parameter in run.objective.parameters())
         try:
             _check_audio(run)
             if states is None and run.processes.leads:
                 run.objective.fit(run.pool)
-            trainer = _Trainer(run, states)
+            with within_memory(
+                f"The network alone, of {size:,} parameters, needs more memory than {run.device} "
+                "has; make it smaller, or choose another --device."
+            ):
+                trainer = _Trainer(run, states)
             trainer.train(step)
         except AudioChanged as error:
             raise audio_changed(run, error) from error
@@ -144,7 +149,7 @@ class _Trainer:
         # it would keep the precision and the processes of an earlier run
         AcceleratorState._reset_state(True)
         # a step may leave weights out: a subnet has fewer layers than its supernet
-        unused = DistributedDataParallelKwargs(find_unused_parameters=run.processes.size > 1)
+        unused = DistributedDataParallelKwargs(find_unused_parameters=run.processes.connected)
         self.accelerator = Accelerator(
             cpu=run.device == "cpu",
             mixed_precision=_MIXED[run.config.precision],

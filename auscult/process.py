@@ -30,6 +30,7 @@ class Processes:
     rank: int = 0
     size: int = 1
     local_rank: int = 0  # among those on this machine
+    launched: bool = False  # by torchrun, which may start a single one
 
     @classmethod
     def of_environment(cls) -> "Processes":
@@ -41,8 +42,9 @@ class Processes:
         if "WORLD_SIZE" not in os.environ:
             return cls()
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        launched = distributed.is_torchelastic_launched()
         try:
-            return cls(*(int(os.environ[name]) for name in names))
+            return cls(*(int(os.environ[name]) for name in names), launched)
         except (KeyError, ValueError) as error:
             raise UserError(
                 f"WORLD_SIZE is set, but {', '.join(names)} are not all numbers; start several "
@@ -54,13 +56,18 @@ class Processes:
         """Whether this process is the one that prints, writes and evaluates."""
         return self.rank == 0
 
+    @property
+    def connected(self) -> bool:
+        """Whether there are several, or torchrun started this one as it starts several."""
+        return self.size > 1 or self.launched
+
     def device(self, name: str) -> str:
         """Return the device of this process where all were told to use ``name``.
 
         Raises:
             UserError: A GPU that all would share, or fewer GPUs than processes.
         """
-        if self.size == 1 or name == "cpu":
+        if name == "cpu" or not self.connected or self.size == 1 and name != "cuda":
             return name
         if name != "cuda":
             raise UserError(f"--device {name} is one GPU for {self.size} processes; pass cuda.")
@@ -79,7 +86,7 @@ class Processes:
         A process that fails leaves; the others find that out when they next wait for it, or are
         told to stop by torchrun, and stop with a sentence.
         """
-        if self.size == 1:
+        if not self.connected:
             yield
             return
         backend = "gloo"
@@ -117,13 +124,13 @@ class Processes:
 
     def sum(self, tensor: Tensor) -> None:
         """Replace ``tensor`` by its sum over all processes."""
-        if self.size > 1:
+        if self.connected:
             with self._together():
                 distributed.all_reduce(tensor)
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace the gradients of ``parameters`` by their sums; none counts as zeros."""
-        if self.size == 1:
+        if not self.connected:
             return
         trained = [p for p in parameters if p.requires_grad]
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
@@ -134,14 +141,14 @@ class Processes:
 
     def copy_leaders(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite ``tensors`` with the leader's."""
-        if self.size > 1:
+        if self.connected:
             with self._together():
                 for tensor in tensors:
                     distributed.broadcast(tensor, src=0)
 
     def leaders(self, item: T) -> T:
         """Return the leader's ``item``."""
-        if self.size == 1:
+        if not self.connected:
             return item
         box: list[Any] = [item]
         with self._together():
@@ -151,7 +158,7 @@ class Processes:
 
     def gather(self, item: T) -> list[T]:
         """Return the ``item`` of every process, by rank."""
-        if self.size == 1:
+        if not self.connected:
             return [item]
         found: list[Any] = [None] * self.size
         with self._together():

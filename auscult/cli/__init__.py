@@ -41,6 +41,7 @@ def main() -> None:
         status = INTERRUPTED
     except Exception as error:
         _exit_on_usage_error(error)
+        _exit_on_lack_of_memory(error)
         raise
     finally:
         logging.shutdown()
@@ -52,6 +53,18 @@ def main() -> None:
 def _mistake(sentence: str) -> int:
     print(f"auscult: {on_one_line(sentence)}", file=sys.stderr)
     return 2
+
+
+def _exit_on_lack_of_memory(error: Exception) -> None:
+    """Exit with status 2 where an allocation failed that no part of the work has advice for."""
+    if "torch" not in sys.modules:
+        return
+    from auscult.memory import lacks_memory
+
+    if lacks_memory(error):
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        advice = "try a smaller encoder or shorter audio, or another --device"
+        sys.exit(_mistake(f"memory does not suffice; {advice}. What failed: {reason}"))
 
 
 def _exit_on_usage_error(error: Exception) -> None:

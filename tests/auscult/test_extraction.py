@@ -164,6 +164,19 @@ def test_values_outside_float16_are_refused(store: Any, monkeypatch: pytest.Monk
         store(True).encode()
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_too_little_memory_is_said(
+    error: Exception, toy: Any, cuts: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(audio: Waveforms) -> None:
+        raise error
+
+    monkeypatch.setattr(toy, "forward", fail)
+    said = r"toy\(0\): 7 utterances of up to 0\.5 s need more memory than cpu has; cut long"
+    with pytest.raises(UserError, match=said):
+        list(encode(toy, cuts))
+
+
 def test_two_channels_of_one_file_are_two_audios(tmp_path: Path) -> None:
     from lhotse import Recording
 

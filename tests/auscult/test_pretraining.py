@@ -224,6 +224,41 @@ def test_two_processes_learn_what_one_does_with_all_of_the_batch(
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
 
 
+def test_one_process_of_torchrun_is_connected_as_several_are(
+    cuts: list[Any], tmp_path: Path
+) -> None:
+    """The toy leaves a weight out, which torch's wrapper for processes must be told of."""
+    config = Config(dropout=0.2)
+    pretrain(_run(cuts, tmp_path / "alone", config))
+    seen: list[bool] = []
+
+    class Watched(Toy):
+        def before_step(self, step: int, total_steps: int) -> None:
+            seen.append(torch.distributed.is_initialized())
+
+    def work() -> None:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        values = (0, 0, 1, "localhost", port)
+        os.environ.update({name: str(value) for name, value in zip(names, values, strict=True)})
+        os.environ["TORCHELASTIC_RUN_ID"] = "none"
+        processes = Processes.of_environment()
+        assert processes.connected and processes.leads and processes.size == 1
+        with processes.joined("cpu"):
+            run = _run(cuts, tmp_path / "launched", config, processes)
+            torch.manual_seed(3)
+            pretrain(replace(run, objective=Watched(config.dropout)))
+            assert processes.leaders("it") == "it" and processes.gather(3) == [3]
+        assert all(seen) and len(seen) == 12
+        assert not torch.distributed.is_initialized()
+
+    assert _in_child(work) == 0
+    one, other = _weights(tmp_path / "alone"), _weights(tmp_path / "launched")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 class Mixed(Toy):
     """Two terms whose counts differ, and statistics of the batches that were seen."""
 
@@ -476,6 +511,17 @@ def test_too_little_memory_is_said(error: Exception, cuts: list[Any], tmp_path: 
     with pytest.raises(UserError, match=said):
         pretrain(run)
     assert (tmp_path / "out" / "checkpoints" / "states-4.ckpt").exists()
+
+
+def test_a_network_that_does_not_fit_is_said(
+    cuts: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Toy, "to", fail)  # accelerate moves it
+    with pytest.raises(UserError, match=r"The network alone, of [\d,]+ parameters, needs more mem"):
+        pretrain(_run(cuts, tmp_path / "out", Config()))
 
 
 def test_float16_is_refused_without_a_gpu(cuts: list[Any], tmp_path: Path) -> None:

@@ -260,6 +260,8 @@ def test_devices_and_environments_that_cannot_be(monkeypatch: pytest.MonkeyPatch
         second.device("cuda")
     monkeypatch.setattr(process.torch.cuda, "device_count", lambda: 2)
     assert second.device("cuda") == "cuda:1"
+    launched = Processes(launched=True)  # by torchrun, alone
+    assert launched.device("cuda") == "cuda:0" and launched.device("cuda:1") == "cuda:1"
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(UserError, match="start several processes with `torchrun"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError, quoted
@@ -388,7 +388,7 @@ def write_mockingjay(
             "Config": {"runner": dict(settings)},
             "Step": step,
         }
-    write_archive({"SpecHead": dict(head.state_dict()), **own}, path)
+    write_archive({"SpecHead": _on_cpu(head), **own}, path)
 
 
 def _sizes(dimensions: Dimensions) -> dict[str, Any]:
@@ -431,11 +431,16 @@ def _describe(front_end: OnlineFrontEnd, target: str) -> dict[str, Any]:
     }
 
 
+def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
+    """Return the weights as they load on any machine: torch stores where a tensor was."""
+    return {name: tensor.cpu() for name, tensor in module.state_dict().items()}
+
+
 def _unfold(network: Mockingjay, numbers: Sequence[str]) -> dict[str, Tensor]:
     """Return the weights by their names, a shared layer's under each of ``numbers``."""
-    weights: dict[str, Tensor] = network.state_dict()
+    weights = _on_cpu(network)
     if not network.dimensions.share:
-        return dict(weights)
+        return weights
     shared = f"{_LAYER}0."
     return {
         name.replace(shared, f"{_LAYER}{number}"): tensor

@@ -1,0 +1,307 @@
+"""The check of a GPU, on the CPU: all of its parts, and what it does when one of them fails."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[2]
+FAKE = """
+import os, time
+from gpu.part import Check
+
+def pass_(setting):
+    (setting.folder / "written").touch()
+    yield Check("fine", 1.0, 0.5, 2.0)
+    yield Check("measured", 7.0)
+
+def err(setting):
+    yield Check("fine", 1.0, high=2.0)
+    raise RuntimeError("CUDA error: device-side assert triggered")
+
+def hang(setting):
+    yield Check("process", float(os.getpid()))
+    time.sleep(100)
+
+def die(setting):
+    os._exit(7)
+    yield
+
+def exceed(setting):
+    yield Check("much", 3.0, high=2.0)
+    yield Check("nothing")
+
+def who(setting):
+    yield Check("process", float(os.getpid()))
+"""
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Return a function that imports what stands in ``tools``, and a module of fake parts."""
+    (tmp_path / "fake_parts.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the script puts itself there
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+    def load(name: str) -> ModuleType:
+        __import__(name)
+        return sys.modules[name]
+
+    return load
+
+
+@pytest.fixture
+def check(
+    tools: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[int, dict[str, Any]]]]:
+    """Return a function that runs the check with fake parts of a few seconds."""
+    script, part = tools("gpu_check"), tools("gpu.part").Part
+
+    def run(out: Path, *names: str, seconds: float = 60.0) -> tuple[int, dict[str, Any]]:
+        parts = [
+            part(name=n, work=f"fake_parts:{n}", seconds=seconds if n == "hang" else 60, what=n)
+            for n in names
+        ]
+        monkeypatch.setattr(script, "PARTS", parts)
+        monkeypatch.setattr(script, "PATIENCE", 1)
+        monkeypatch.setattr(sys, "argv", ["gpu_check", "--dry", "--out", str(out)])
+        return script.main(), json.loads(out.read_text())
+
+    yield run
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "passed"),
+    [
+        (1.0, None, None, True),
+        (1.0, 1.0, 1.0, True),
+        (1.0, None, 0.9, False),
+        (1.0, 1.1, None, False),
+        (math.nan, None, None, False),
+        (math.inf, None, None, False),
+        (None, None, None, False),
+    ],
+)
+def test_a_number_must_lie_within_its_limits(
+    value: Any, low: Any, high: Any, passed: bool, tools: Callable[[str], Any]
+) -> None:
+    found = tools("gpu.part").Check("x", value, low, high)
+    assert found.passed == passed
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["passed"] == passed
+
+
+def test_what_fails_does_not_stop_the_rest(
+    check: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "gpu.json"
+    status, found = check(out, "err", "die", "hang", "exceed", "pass_", seconds=5)
+    assert status == 1 and not found["passed"]
+    parts = found["parts"]
+    assert [name for name, part in parts.items() if part["passed"]] == ["pass_"]
+    assert "device-side assert" in parts["err"]["error"]
+    assert [one["name"] for one in parts["err"]["checks"]] == ["fine"]  # what came before stays
+    assert "died with status 7" in parts["die"]["error"]
+    assert "more than 5 s" in parts["hang"]["error"] and len(parts["hang"]["checks"]) == 1
+    assert [one["passed"] for one in parts["exceed"]["checks"]] == [False, False]
+    assert [one["value"] for one in parts["pass_"]["checks"]] == [1.0, 7.0]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(parts["hang"]["checks"][0]["value"]), 0)
+    said = capsys.readouterr().out
+    assert "FAILED in exceed: much: 3, to 2" in said and "measured in pass_: measured: 7" in said
+    assert "RuntimeError: CUDA error" in said and str(out) in said
+
+
+def test_what_passes_keeps_its_process(check: Any, tmp_path: Path) -> None:
+    status, found = check(tmp_path / "gpu.json", "pass_", "who")
+    assert status == 0 and found["passed"]
+    assert not found["pretended"] and torch.__version__.startswith(found["libraries"]["torch"])
+
+
+def test_numbers_are_on_the_disk_before_the_part_ends(
+    check: Any, tools: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill of the check itself loses none of them."""
+    script, out = tools("gpu_check"), tmp_path / "gpu.json"
+    seen = []
+    table = script._table
+
+    def write(*args: Any) -> None:
+        inner(*args)
+        seen.append(
+            sum(len(part["checks"]) for part in json.loads(out.read_text())["parts"].values())
+        )
+
+    inner = script._write
+    monkeypatch.setattr(script, "_write", write)
+    check(out, "pass_", "exceed")
+    assert seen == [1, 2, 2, 3, 4, 4] and script._table is table
+
+
+def test_the_time_of_all_parts_together_is_kept(
+    check: Any, tools: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tools("gpu_check")
+    monkeypatch.setattr(script, "SECONDS", -1.0)
+    found = script.Found()
+    worker = tools("gpu.worker").Worker("cpu", dry=True, pretend=False)
+    part = tools("gpu.part").Part(name="a", work="fake_parts:pass_", seconds=9, what="")
+    script._run(part, found, worker, tmp_path, -1.0, lambda: None)
+    assert not found.passed and "not begun" in found.error and not found.checks
+
+
+def test_without_a_gpu_it_says_so(tools: Callable[[str], Any]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SystemExit, match="finds no GPU here; --dry"):
+        tools("gpu_check")._about("cuda", pretend=False)
+
+
+def _run(*words: str, out: Path) -> dict[str, Any]:
+    command = [sys.executable, str(ROOT / "tools" / "gpu_check.py"), *words, "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+@pytest.mark.slow
+def test_every_part_on_the_cpu(tools: Callable[[str], Any], tmp_path: Path) -> None:
+    from auscult.downstreams import TASKS
+    from auscult.upstreams import FAMILIES
+    from auscult.upstreams.hub import SUPPORTED
+    from auscult.upstreams.pretraining import PRETRAININGS
+
+    parts = _run("--dry", out=tmp_path / "gpu.json")["parts"]
+    assert set(parts) == {part.name for part in tools("gpu_check").PARTS}
+    names = {name: [one["name"] for one in part["checks"]] for name, part in parts.items()}
+
+    def there(part: str, wanted: Any) -> bool:
+        return all(any(name.startswith(one) for name in names[part]) for one in wanted)
+
+    assert there("parity", [f"hf {kind}" for kind in SUPPORTED])
+    assert there("parity", set(FAMILIES) - {"hf", "s3prl"})
+    assert there("heads", TASKS) and there("objectives", [*PRETRAININGS, "transducer"])
+    assert there("resume", ["killed by SIGKILL", "killed and resumed"])
+    assert there("torchrun", ["talks through cpu:gloo", "by torchrun and without"])
+    assert len(names["memory"]) == 3 and len(names["extraction"]) == 2
+    same = [one for name in ("resume", "torchrun") for one in parts[name]["checks"]]
+    assert sum("equal to the last bit" == one["note"] for one in same) == 3  # on one CPU they are
+
+
+@pytest.mark.slow
+def test_no_part_mixes_devices(tmp_path: Path) -> None:
+    found = _run("--pretend", out=tmp_path / "gpu.json")
+    assert found["pretended"]
+    assert set(found["parts"]) == {
+        *("parity", "divergence", "probe", "heads", "objectives", "memory", "extraction")
+    }
+
+
+# --- the pretended GPU -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu(tools: Callable[[str], Any]) -> Iterator[Any]:
+    module = tools("gpu.pretended")
+    with module.pretended_gpu():
+        yield module
+
+
+def test_mixed_devices_fail_as_on_a_gpu(gpu: Any) -> None:
+    there, here = torch.arange(3.0, device="cuda"), torch.arange(3.0)
+    assert str(there.device) == "cuda:0" and there.is_cuda and torch.cuda.is_available()
+    for mixed in (
+        lambda: there + here,
+        lambda: torch.cat([there, here]),
+        lambda: there.where(here > 1, 0.0),
+        lambda: nn.functional.linear(there[None], here[None]),
+        lambda: here[there.long()],
+        lambda: here.index_add(0, there.long(), there),
+        lambda: nn.Linear(3, 2).to("cuda")(here),
+    ):
+        with pytest.raises(RuntimeError, match=r"same device|indices should be|on the CPU"):
+            mixed()
+    with pytest.raises((RuntimeError, TypeError)):
+        there.numpy()
+    with pytest.raises((RuntimeError, TypeError, ValueError)):
+        np.asarray(there)
+
+
+def test_what_a_gpu_allows_works(gpu: Any) -> None:
+    there = torch.arange(6.0).to("cuda").view(2, 3)
+    assert (there + torch.tensor(1.0)).cpu().tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert there[torch.tensor([1])].tolist() == [[3, 4, 5]] and there[[0, 1], 1:].shape == (2, 2)
+    assert float(there.sum()) == 15 and bool((there >= 0).all()) and int(there.max()) == 5
+    assert there.new_zeros(2).is_cuda and torch.zeros_like(there).is_cuda
+    there[0, 1] = 9.0
+    assert there.T.transpose_(0, 1).shape == (2, 3) and there.cpu()[0, 1] == 9
+    with torch.device("meta"):
+        assert nn.Linear(3, 2).weight.is_meta
+
+
+def test_a_module_trains_there(gpu: Any) -> None:
+    torch.manual_seed(0)
+    here = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 1))
+    torch.manual_seed(0)
+    there = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 1))
+    weight = there[0].weight
+    optimizers = [torch.optim.AdamW(module.parameters()) for module in (here, there)]
+    there.to("cuda")
+    assert there[0].weight is weight and weight.is_cuda
+    x = torch.randn(5, 4)
+    for module, optimizer, batch in zip((here, there), optimizers, (x, x.to("cuda")), strict=True):
+        module(batch).square().mean().backward()
+        optimizer.step()
+    for one, other in zip(here.parameters(), there.parameters(), strict=True):
+        torch.testing.assert_close(one, other.cpu(), rtol=0, atol=0)
+    assert here.state_dict().keys() == there.state_dict().keys()
+    there.load_state_dict(here.state_dict())
+    assert next(there.parameters()).is_cuda
+
+
+def _made(name: str) -> Any:
+    """Return an objective, or what fine-tuning makes, with weights on the GPU."""
+    from auscult.upstreams.packaged import WEIGHTS
+    from auscult.upstreams.pretraining import find_pretraining
+    from auscult.upstreams.w2v_bert.finetuning import Config, build
+
+    if name == "transducer":
+        return build(WEIGHTS / "tiny_w2v_bert", {"a": "go"}, [], Config(), 0).recognizer
+    row = find_pretraining(name)
+    needs = ("teacher=tiny_hubert",) if name in ("distilhubert", "lighthubert") else ()
+    return row.build(row.configure("tiny", needs), 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mockingjay", "audio_albert", "hubert", "distilhubert", "lighthubert", "w2v_bert"),
+        "transducer",
+    ],
+)
+def test_what_is_saved_loads_where_there_is_no_gpu(
+    name: str, gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch writes the device into the file, and refuses to load it without one."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a tensor of the GPU is written")
+
+    monkeypatch.setattr(gpu.OnGpu, "__reduce_ex__", refuse)
+    made = _made(name)
+    (made.transducer if name == "transducer" else made).to("cuda")
+    (tmp_path / name).mkdir()
+    made.save(tmp_path / name)
+    assert list((tmp_path / name).iterdir())
