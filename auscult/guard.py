@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError
+from auscult.tree import find
 
 MAX_ITEMS = 1000  # of a list that is computed
 MAX_LETTERS = 10_000  # of an expression
@@ -69,7 +70,7 @@ class BoundedBuilding(TorchDispatchMode):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        files = path.iterdir() if path.is_dir() else [path]
+        files = find(path, "*") if path.is_dir() else [path]
         self.room = MAX_BUILT * sum(x.stat().st_size for x in files if x.is_file()) + MIN_BUILT
         self.tensors = MAX_TENSORS
 

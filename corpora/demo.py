@@ -31,6 +31,7 @@ from auscult.cache import cache_folder
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
 from auscult.progress import logger, track
+from auscult.tree import walk
 from auscult.watch import file_sha256
 from auscult.whole_file import disk_problem, whole_folder, writing
 
@@ -139,8 +140,7 @@ def _make(folder: Path) -> None:
     logger.info(f"Making the demo corpus in {folder} (once).")
     with whole_folder(folder) as work:
         _write(work, list(_plan()))
-        files = sorted(path for path in work.rglob("*") if path.is_file())
-        hashes = {path.relative_to(work).as_posix(): file_sha256(path) for path in files}
+        hashes = {path.relative_to(work).as_posix(): file_sha256(path) for path in walk(work)}
         kept.write_json(hashes, work / HASHES)
 
 
