@@ -29,7 +29,7 @@ def list_files(paths: Sequence[Path], root: Path | None = None) -> Listing:
         root: The folder that they share; by default the nearest.
     """
     places = {path: PurePath(os.path.abspath(path)) for path in paths}
-    top = root or os.path.commonpath([place.parent for place in places.values()] or ["/"])
+    top = root or os.path.commonpath([place.parent for place in places.values()] or [PurePath("/")])
     below = {place: place.relative_to(os.path.abspath(top)) for place in places.values()}
     names = {place: place.stem for place in below}
     notes = []
