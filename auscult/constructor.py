@@ -18,6 +18,7 @@ from torch import Tensor
 
 MAX_OVERLAP = 1 << 20  # elements of a tensor whose rows overlap in its storage
 MAX_AXES = 64
+_MAX_BITS = 4096  # of a number that is a key, which Python can still write
 
 
 class Refused(Exception):
@@ -97,6 +98,10 @@ def as_key(value: Any) -> Any:
     for part in parts:
         if not isinstance(part, (*_HASHABLE, Reference, Stub, Tensor)):
             raise Refused(f"is not read: a key or member of a set is a {type(part).__name__}")
+        if isinstance(part, int) and part.bit_length() > _MAX_BITS:
+            raise Refused(
+                "is not read: a key or member of a set is a number of thousands of digits"
+            )
     return value
 
 

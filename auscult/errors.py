@@ -27,6 +27,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
     Example: ``Unknown upstream 'fbnk'. Did you mean fbank? Known: fbank, hf, log_mel.``
     """
+    name = name[:200]  # of a file's, perhaps
     names = sorted(set(known))
     begun = [candidate for candidate in names if name and candidate.startswith(name)]
     near = list(dict.fromkeys([*begun, *difflib.get_close_matches(name, names, n=3)]))[:3]

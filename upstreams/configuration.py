@@ -172,7 +172,7 @@ def build_configuration(path: Path, model_type: str, found: Mapping[str, Any]) -
     try:
         config = kind(**chosen)
     except StrictDataclassError as error:  # its cause says what was expected and what came
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        reason = str(error.__cause__ or error).strip().splitlines()[0][:300]
         raise UserError(f"{path} is wrong: {reason}") from error
     if fault := _contradiction(config):
         raise UserError(f"{path} is wrong: {fault}.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from auscult.contracts import SAMPLE_RATE
-from auscult.errors import UserError
+from auscult.errors import UserError, quoted
 from auscult.progress import logger
 from auscult.text import read_table
 
@@ -45,7 +45,9 @@ def reads_normalized(source: Source, config: Any) -> bool:
     _expect(path, settings, "feature_extractor_type", kind)
     rate = settings.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
-        raise UserError(f"{source} reads audio at {rate!r} Hz; Auscult works at {SAMPLE_RATE}.")
+        raise UserError(
+            f"{source} reads audio at {quoted(rate)} Hz; Auscult works at {SAMPLE_RATE}."
+        )
     if filterbank:  # its extractor normalises, whatever do_normalize says
         _expect(path, settings, "stride", STACKED)
         filters = config.feature_projection_input_dim // STACKED
@@ -73,4 +75,6 @@ def _find_settings(source: Source) -> tuple[Path | None, object]:
 def _expect(path: Path, settings: dict[str, Any], name: str, wanted: object) -> None:
     found = settings.get(name)
     if found is not None and found != wanted:
-        raise UserError(f"{path}: {name} is {found!r}; this encoder is read with {wanted!r} only.")
+        raise UserError(
+            f"{path}: {name} is {quoted(found)}; this encoder is read with {wanted!r} only."
+        )

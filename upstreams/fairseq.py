@@ -7,7 +7,7 @@ state dict says nothing but its tensors; the rest of it is taken from the option
 or else from the published models of its width.
 """
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,8 @@ def find_encoder(path: Path, family: str) -> Found:
         options = read_options(path, "cfg or args", given[0])
         if "model" in options:
             model = read_options(path, "cfg.model", options["model"])
-            task = read_options(path, "cfg.task", options.get("task") or {})
+            said = options.get("task")
+            task = read_options(path, "cfg.task", said if _says(said) else {})
         else:
             model = task = options
         return _of_fairseq(path, family, model, task, content["model"])
@@ -174,14 +175,15 @@ def find_encoder(path: Path, family: str) -> Found:
         raise UserError(
             f"{path} is no checkpoint of fairseq (cfg or args, model), s3prl (model_cfg, "
             "model_weight; Config, Distiller), nor a state_dict of theirs, torchaudio or "
-            f"transformers: it holds {', '.join(sorted(map(str, content))[:8]) or 'nothing'}."
+            f"transformers: it holds "
+            f"{', '.join(f'{name!s:.60}' for name in list(content)[:8]) or 'nothing'}."
         )
     return _of_state_dict(path, family, max(tables, key=len))
 
 
 def _says(value: object) -> bool:
     """Say whether there is something in an entry of a checkpoint; a tensor has no truth value."""
-    return value is not None and not (isinstance(value, Sized) and len(value) == 0)
+    return value is not None and not (isinstance(value, str | Mapping | Sequence) and not value)
 
 
 def _holds_tensors(table: Mapping[Any, Any]) -> bool:
@@ -240,7 +242,7 @@ def _of_state_dict(path: Path, family: str, stored: Mapping[Any, Any]) -> Found:
     found = sort_weights(path, stored)
     part = found.prefix.rstrip(".").rpartition(".")[2]
     if found.layout is TRANSFORMERS and part in _OF_PREFIX:
-        _check_family(path, family, _OF_PREFIX[part], f"its names begin with {found.prefix}")
+        _check_family(path, family, _OF_PREFIX[part], f"its names begin with {found.prefix:.100}")
     _check_marks(path, family, found)
     return Found(found, None, normalize=None)
 
@@ -309,10 +311,11 @@ def _check_name(path: Path, family: str, options: Mapping[str, Any]) -> None:
         return
     if name in _SUPERNETS:
         raise UserError(f"{path} is a checkpoint of LightHuBERT; write lighthubert:{path}.")
-    other = next((known for known in ("hubert", "wav2vec2") if str(name).startswith(known)), None)
+    families = [known for known in ("hubert", "wav2vec2") if isinstance(name, str)]
+    other = next((known for known in families if name.startswith(known)), None)
     if other is None:
         raise UserError(f"{path} holds fairseq's {quoted(name)}; hubert or wav2vec2 is read here.")
-    _check_family(path, family, other, f"its configuration is that of {name!r}")
+    _check_family(path, family, other, f"its configuration is that of {quoted(name)}")
 
 
 def _check_family(path: Path, wanted: str, found: str, reason: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from auscult.address import place
 from auscult.checkpoint import read_checkpoint
-from auscult.errors import UserError
+from auscult.errors import UserError, quoted
 from auscult.progress import logger
 from auscult.seed import seeded
 from auscult.text import read_table
@@ -221,7 +221,7 @@ def _read_weights(source: Source) -> dict[str, Tensor]:
         for name, value in content.items():
             if not isinstance(value, Tensor):
                 raise UserError(
-                    f"The weights in {path} hold more than tensors ({name!r} is a "
+                    f"The weights in {path} hold more than tensors ({quoted(name)} is a "
                     f"{type(value).__name__}), and code from files is not run; convert them to "
                     "safetensors where you trust them."
                 )
@@ -253,8 +253,8 @@ def _shards(index: Path) -> list[str]:
 
 
 def _shard(source: Source, index: Path, name: str) -> Path:
-    if re.fullmatch(r"[\w.-]+", name) is None or name.startswith("."):
-        raise UserError(f"{index} names a file {name!r}; expected one that stands beside it.")
+    if re.fullmatch(r"[\w.-]{1,255}", name) is None or name.startswith("."):
+        raise UserError(f"{index} names a file {quoted(name)}; expected one that stands beside it.")
     path = find_file(source, name)
     if path is None:
         raise UserError(f"{index} names {name}, which is not there.")

@@ -136,15 +136,17 @@ def sort_weights(
         else:
             (found.left_over if outside else unknown).append(name)
     if unknown:
-        listed = ", ".join(sorted(unknown)[:3]) + (", ..." if len(unknown) > 3 else "")
+        listed = ", ".join(f"{name:.100}" for name in sorted(unknown)[:3]) + (
+            ", ..." if len(unknown) > 3 else ""
+        )
         raise UserError(
             f"{path} holds {len(unknown)} entries that are neither of a HuBERT, wav2vec 2.0 or "
             f"WavLM encoder nor of a pretraining head that Auscult knows: {listed}."
         )
     if found.left_over:
         logger.info(
-            f"{path}: {len(found.left_over)} entries outside of the encoder ({found.prefix}...) "
-            f"are left out, such as {found.left_over[0]}."
+            f"{path}: {len(found.left_over)} entries outside of the encoder "
+            f"({found.prefix:.100}...) are left out, such as {found.left_over[0]:.100}."
         )
     found.encoder = _as_transformers(found.encoder)
     return found
@@ -161,7 +163,7 @@ def _find(path: Path, names: list[str], layouts: tuple[Layout, ...]) -> Sorted:
         if len(prefixes) > 1:
             raise UserError(
                 f"{path} holds {len(prefixes)} encoders, whose names begin with "
-                f"{' and '.join(sorted(prefix or 'nothing' for prefix in prefixes)[:4])}; save the "
+                f"{' and '.join(f'{x:.100}' or 'nothing' for x in sorted(prefixes)[:4])}; save the "
                 "state_dict of the one that is meant."
             )
         if prefixes:
@@ -180,7 +182,10 @@ def _read_elsewhere(names: list[str], find: Callable[[str, str], object]) -> str
 
 
 def _unknown(names: list[str]) -> str:
-    listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") or "nothing"
+    listed = (
+        ", ".join(f"{name:.100}" for name in names[:3]) + (", ..." if len(names) > 3 else "")
+        or "nothing"
+    )
     return (
         f"has no {' or '.join(sorted({layout.first for layout in LAYOUTS}))}: it holds neither "
         "HuBERT nor wav2vec 2.0 nor WavLM as fairseq, s3prl, torchaudio or transformers store "

@@ -187,7 +187,13 @@ def load(address: Address, seed: int) -> S3prlUpstream:
             check_for_others(path)
     with seeded(seed):
         model = bridge.build_s3prl_upstream(name, checkpoint)
-    return S3prlUpstream(model, address)
+    try:
+        return S3prlUpstream(model, address)
+    except UserError:
+        raise
+    except Exception as error:  # each family fails in its own way, at options that it never checks
+        reason = f"{type(error).__name__} {error}".strip().splitlines()[0]
+        raise UserError(f"{address}: s3prl builds it, and it cannot encode: {reason}") from error
 
 
 def _noise(samples: int) -> Tensor:

@@ -50,7 +50,7 @@ def fill(
     for fault, found in faults.items():
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            raise UserError(f"{holder} {fault} {found[0]}{more}.")
+            raise UserError(f"{holder} {fault} {found[0]!s:.200}{more}.")
     copies = {
         name: tensors[name].to(tensor.dtype, copy=True, memory_format=torch.contiguous_format)
         for name, tensor in wanted.items()

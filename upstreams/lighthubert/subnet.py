@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from auscult.errors import UserError, unknown
+from auscult.errors import UserError, quoted, unknown
 from auscult.kept import OBJECT_SEAL, is_damaged
 from auscult.progress import logger
 from auscult.text import read_bytes
@@ -201,13 +201,13 @@ def _number(key: str, word: str, read: Callable[[str], Number]) -> Number:
 
 def _whole(field: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{field} is {value!r}; expected a whole number.")
+        raise UserError(f"{field} is {quoted(value)}; expected a whole number.")
     return value
 
 
 def _entries(field: str, values: Any, depth: int) -> list[Any]:
     if not isinstance(values, list):
-        raise UserError(f"{field} is {values!r}; expected a list with one entry a layer.")
+        raise UserError(f"{field} is {quoted(values)}; expected a list with one entry a layer.")
     if len(values) != depth:
         raise UserError(f"{field} has {len(values)} entries; layer_num is {depth}.")
     return values
@@ -215,4 +215,4 @@ def _entries(field: str, values: Any, depth: int) -> list[Any]:
 
 def _same(field: str, value: Any, expected: Any, meaning: str) -> None:
     if value != expected:
-        raise UserError(f"{field} is {value!r}; expected {expected!r}, {meaning}.")
+        raise UserError(f"{field} is {quoted(value)}; expected {expected!r}, {meaning}.")

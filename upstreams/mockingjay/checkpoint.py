@@ -327,7 +327,12 @@ def _fold(
 
 
 def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return one.keys() == other.keys() and all(
+        one[name].is_floating_point()
+        and other[name].is_floating_point()
+        and torch.equal(one[name].float(), other[name].float())  # of any precision
+        for name in one
+    )
 
 
 def _count_head(path: Path, head: object) -> int:
