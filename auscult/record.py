@@ -106,7 +106,7 @@ class Record:
                 the one that was fingerprinted.
         """
         for name in _MAPPINGS:
-            check_mapping(f"Record.{name}", flat.get(name, {}))
+            check_mapping(f"Record.{name}", flat.get(name, {}), of_text=name == "libraries")
         return cls.from_checked(flat)
 
     @classmethod

@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-DEEPEST = 32  # of lists and mappings in each other
+DEEPEST = 32  # lists and mappings in each other
+LONGEST = 72  # characters of a value in a sentence; the fingerprint of a row fits
 
 
 def check_json(name: str, value: Any, depth: int = 0) -> None:
@@ -28,14 +29,22 @@ def check_json(name: str, value: Any, depth: int = 0) -> None:
         raise ValueError(f"{name}: expected a whole number of at most 64 bits, got a longer one.")
 
 
-def check_mapping(name: str, value: Any) -> None:
+def check_mapping(name: str, value: Any, *, of_text: bool = False) -> None:
     """Refuse what is no JSON object.
+
+    Args:
+        name: What messages call it.
+        value: The value.
+        of_text: Whether all that it holds must be text.
 
     Raises:
         ValueError: As :func:`check_json`, or it is something else.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{name}: expected a mapping, got {shorten(value)}.")
+    strange = [one for one in value.values() if of_text and not isinstance(one, str)]
+    if strange:
+        raise ValueError(f"{name}: expected text in it, got {shorten(strange[0])}.")
     check_json(name, value)
 
 
@@ -45,4 +54,4 @@ def shorten(value: Any) -> str:
         text = repr(value)
     except ValueError:  # a number of thousands of digits
         return "a number of too many digits"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

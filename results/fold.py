@@ -41,7 +41,7 @@ class FoldMean:
 
 def fold_of(record: Record) -> int:
     """Return the number of the fold that a record is about, 0 where it is about none."""
-    found = re.search(r"fold\D?(\d+)$", str(record.config.get("split_column", "")))
+    found = re.search(r"fold\D?([0-9]{1,9})$", str(record.config.get("split_column", "")))
     return int(found[1]) if found else 0
 
 

@@ -29,7 +29,7 @@ def open_engine(where: str | Path) -> Engine:
     """Return the engine of the store at ``where``; see :func:`auscult.results.open_store`."""
     text = str(where)
     if "\0" in text:
-        raise UserError(f"{text!r} is no store: there is a NUL character in its name.")
+        raise _with_nul(text)
     if "://" in text:
         return _engine(_url(text))
     if re.match(r"(file|sqlite|postgresql)(\+\w+)?:", text) and not Path(text).exists():
@@ -101,12 +101,18 @@ def _url(text: str) -> URL:
             f"{name!r} is a database in memory and keeps nothing; name a file, after three slashes "
             "or, where its path begins with one, four."
         )
+    if "\0" in str(url.database):
+        raise _with_nul(text)
     if url.query or str(url.database).startswith("file:"):
         raise UserError(
             f"{name!r} has options of SQLite, which are not read; write sqlite:/// and the file "
             "alone. A store where nobody may write is opened as such without being told."
         )
     return url
+
+
+def _with_nul(text: str) -> UserError:
+    return UserError(f"{without_password(text)!r} is no store: its name has a NUL character.")
 
 
 def _no_url(text: str) -> UserError:

@@ -130,7 +130,7 @@ class _Reader:
         found = self._mappings.get((text, sha256))
         if found is None:
             found = from_json(name, text)
-            check_mapping(name, found)
+            check_mapping(name, found, of_text=name == "libraries")
             if sha256 is not None and fingerprint(found) != sha256:
                 raise ValueError(f"{name}: its fingerprint is not {shorten(sha256)}")
             self._mappings[text, sha256] = found

@@ -30,7 +30,7 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from auscult.errors import UserError
 from auscult.record import Artifact, Record
@@ -144,7 +144,7 @@ class Store:
         """
         new_records = {record.key: _storable(record.to_dict()) for record in records}
         new_artifacts = {artifact.key: _storable(artifact_row(artifact)) for artifact in artifacts}
-        with writing(self._file or Path()), self._explaining():
+        with writing(self._file or Path()), self._explaining(writes=True):
             if self._file:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
             for attempt in range(ATTEMPTS):
@@ -263,14 +263,15 @@ class Store:
             )
 
     @contextmanager
-    def _explaining(self) -> Iterator[None]:
+    def _explaining(self, *, writes: bool = False) -> Iterator[None]:
         """Turn the database's complaints (corrupt, locked, another schema) into one sentence."""
         try:
             yield
-        except DatabaseError as error:
-            if self._file and disk_problem(error, self._file.parent):
-                raise  # said where files are written
-            raise UserError(f"{self} cannot be used as a store: {error.orig}.") from error
+        except (SQLAlchemyError, UnicodeDecodeError) as error:  # the latter in names of columns
+            if writes and self._file and disk_problem(error, self._file.parent):
+                raise  # said as for every file that is written
+            reason = str(getattr(error, "orig", error)).strip().removesuffix(".")
+            raise UserError(f"{self} cannot be used as a store: {reason}.") from error
 
 
 def open_store(where: str | Path) -> Store:

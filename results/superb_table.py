@@ -310,7 +310,8 @@ def _deviations(record: Record, protocol: Mapping[str, Any]) -> list[str]:
 
 
 def _batch(config: Mapping[str, Any]) -> Any:
-    return config.get(BATCH[0], 0) * config.get(BATCH[1], 1)
+    size, steps = config.get(BATCH[0], 0), config.get(BATCH[1], 1)
+    return size * steps if isinstance(size, int) and isinstance(steps, int) else None
 
 
 def _fold(record: Record) -> int:
