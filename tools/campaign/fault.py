@@ -7,14 +7,16 @@ full       the disk of --out, or of the cache, fills at a size drawn from what t
 readonly   the folder, or the cache, cannot be written
 flip       one bit of one kept file is flipped, or the file is cut or emptied
 
-On a bad disk a verb must end with status 2 and one sentence that names the folder; on a good one
-again, the same command must end with the records, weights and files of a run that was never
+On a bad disk a verb must end with status 2 (or 1) and a sentence that names the folder. On a good
+one again, the same command must end with the records, weights and files of a run that was never
 disturbed. A disk is a tmpfs where one can be mounted (as root), else a limit on the size of files.
 """
 
 import argparse
 import contextlib
+import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -181,14 +183,17 @@ FAULTS: dict[str, Callable[[Campaign], str]] = {
 
 
 def _wrong(ended: verbs.Ended, place: Path | None = None) -> str:
-    """Return what is wrong with how a verb ended on a bad disk; it may also have had room."""
+    """Return what is wrong with how a verb ended on a bad disk; it may also have had room.
+
+    `superb run` goes on with other tasks, shows what failed in a table and ends with status 1.
+    """
     if ended.status == 0 and not ended.traceback:
         return ""
-    last = ended.said.strip().splitlines()[-1] if ended.said.strip() else ""
-    if ended.status != 2 or ended.traceback:
+    if ended.status not in (1, 2) or ended.traceback:
         return f"status {ended.status}: {ended.said[-800:]}"
-    if place is not None and str(place) not in last:
-        return f"the sentence does not name the folder: {last}"
+    said = re.sub(r"[\s│┃]+", "", ended.said)  # a table breaks its lines
+    if place is not None and re.sub(r"\s", "", str(place)) not in said:
+        return f"the sentence does not name the folder: {ended.said[-300:]}"
     return ""
 
 
@@ -213,8 +218,6 @@ def _damage(path: Path, chance: random.Random) -> str:
         content.clear()
     path.write_bytes(content)
     if kind.startswith("flip"):
-        import os
-
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a failing disk does
     return kind
 
