@@ -34,7 +34,13 @@ class MapStack:
             self._memory: NDArray[np.float32] | None = np.empty(shape, np.float32)
         else:
             self._memory = None
-            self._file = self._scope.enter_context(tempfile.TemporaryFile(prefix="auscult-"))
+            try:
+                self._file = self._scope.enter_context(tempfile.TemporaryFile(prefix="auscult-"))
+            except OSError as error:
+                raise UserError(
+                    f"The attention maps of a long utterance have no temporary folder ({error}); "
+                    "set TMPDIR to one that may be written."
+                ) from error
 
     def __enter__(self) -> Self:
         return self

@@ -115,7 +115,10 @@ def open_tensors(path: Path) -> Any | None:
     """
     if not _whole(path, _tensors_whole):
         return None
-    return safe_open(path, "pt")
+    try:
+        return safe_open(path, "pt")
+    except FileNotFoundError:  # another process found damage, too
+        return None
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
@@ -267,8 +270,9 @@ def _whole(path: Path, check: Any) -> bool:
     except OSError:
         return False
     stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-    if _checked(path, stamp, check):
-        return True
+    with suppress(FileNotFoundError):  # another process found damage, too
+        if _checked(path, stamp, check):
+            return True
     drop(path)
     return False
 

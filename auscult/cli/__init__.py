@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import sys
+from pathlib import Path
 
 from auscult.errors import UserError
 from auscult.shown import on_one_line, shown
@@ -30,13 +31,11 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         status = app(standalone_mode=False)  # typer turns Ctrl-C into 130 and returns it
+        sys.stdout.flush()
     except UserError as error:
         sys.exit(_mistake(str(error)))
     except OSError as error:
-        if error.filename is None:
-            raise
-        reason = error.strerror or type(error).__name__
-        sys.exit(_mistake(f"{error.filename} cannot be read or written: {reason}."))
+        _exit_on_system_error(error)
     except KeyboardInterrupt:
         status = INTERRUPTED
     except Exception as error:
@@ -53,6 +52,31 @@ def main() -> None:
 def _mistake(sentence: str) -> int:
     print(f"auscult: {on_one_line(sentence)}", file=sys.stderr)
     return 2
+
+
+def _exit_on_system_error(error: OSError) -> None:
+    """Exit with status 2 where a file cannot be read or written, 1 where nobody reads on."""
+    if error.filename is not None:
+        reason = error.strerror or type(error).__name__
+        sys.exit(_mistake(f"{error.filename} cannot be read or written: {reason}."))
+    from auscult.whole_file import disk_problem
+
+    problem = disk_problem(error, Path())
+    if problem is None and not isinstance(error, BrokenPipeError):
+        raise error
+    try:
+        sys.stdout.flush()
+    except OSError:  # it would be tried again, and complained of, when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if problem is None:
+        sys.exit(1)
+    sys.exit(
+        _mistake(
+            f"the disk {problem} to which output is sent, or where temporary files are (TMPDIR "
+            "chooses another folder for them); what was finished before is kept. Mend that, then "
+            "type the same command again: it goes on from there."
+        )
+    )
 
 
 def _exit_on_lack_of_memory(error: Exception) -> None:

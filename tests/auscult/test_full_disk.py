@@ -6,12 +6,17 @@ Real file systems of a few kilobytes, mounted in memory, where whoever runs the 
 import json
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from auscult import whole_file
+from auscult.analysis.spill import MapStack
+from auscult.errors import UserError
 from auscult.upstreams import load_upstream
 
 Run = Callable[..., tuple[int, str, str]]
@@ -163,8 +168,6 @@ def test_what_a_killed_command_left_is_removed(command: Any, tmp_path: Path) -> 
     assert command("probe", out, cache)[0] == 0
     dead = subprocess.Popen(["true"])
     dead.wait()
-    from auscult import whole_file
-
     left = [
         folder / f".auscult-{whole_file._HOST}-{dead.pid}-{i}.part"
         for i, folder in enumerate((out, out / ".probe", cache / "features"))
@@ -179,3 +182,26 @@ def test_what_a_killed_command_left_is_removed(command: Any, tmp_path: Path) -> 
         path.unlink()
     assert command("probe", out, cache)[0] == 0
     assert not [path for path in left if path.exists()]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("words", [("--version",), ("tasks",), ("tasks", "--json")])
+def test_output_to_a_full_disk_is_a_sentence(words: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "auscult", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2 and "auscult: the disk is full to which output" in done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+def test_no_temporary_folder_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(**_: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", none)
+    with pytest.raises(UserError, match="no temporary folder.*set TMPDIR"):
+        MapStack(4, 100, memory_limit=0)
