@@ -251,7 +251,7 @@ class KeptFrames:
     kept = True
 
     def __init__(self, store: FeatureStore) -> None:
-        self._place = {item: place for item, *place in store.places()}
+        self._place = {item: (shard, start, end) for item, shard, start, end in store.places()}
         self._open = lru_cache(maxsize=256)(store.open_frames)
 
     def read(self, items: Sequence[int], layers: Sequence[int]) -> list[Tensor]:

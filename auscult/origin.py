@@ -83,8 +83,10 @@ def _imported(name: str) -> frozenset[str]:
 def _running(node: ast.AST) -> Iterator[ast.AST]:
     """Yield a node and those below it, but for what only a type checker reads."""
     yield node
-    typing = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
-    for child in node.orelse if typing else ast.iter_child_nodes(node):
+    below: Iterator[ast.AST] = ast.iter_child_nodes(node)
+    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        below = iter(node.orelse)
+    for child in below:
         yield from _running(child)
 
 

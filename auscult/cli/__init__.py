@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from auscult.errors import UserError
 from auscult.shown import on_one_line, shown
@@ -54,7 +55,7 @@ def _mistake(sentence: str) -> int:
     return 2
 
 
-def _exit_on_system_error(error: OSError) -> None:
+def _exit_on_system_error(error: OSError) -> NoReturn:
     """Exit with status 2 where a file cannot be read or written, 1 where nobody reads on."""
     if error.filename is not None:
         reason = error.strerror or type(error).__name__
