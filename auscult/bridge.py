@@ -401,7 +401,7 @@ def build_s3prl_upstream(name: str, checkpoint: str = "") -> nn.Module:
         reason = f"{type(error).__name__} {error}".strip().splitlines()[0]
         source = f" from {checkpoint}" if checkpoint else ""
         raise UserError(f"s3prl cannot build its upstream {name!r}{source}: {reason}") from error
-    return model.eval()
+    return model.eval().cpu()  # some put themselves on a GPU where there is one
 
 
 def mix_with_runner(training: type[Any]) -> type[Any]:

@@ -29,6 +29,7 @@ from auscult.objective import Batch, Objective, Term, Training
 from auscult.precision import check_precision
 from auscult.process import Processes
 from auscult.progress import logger, progress
+from auscult.repeatable import repeatable
 from auscult.seed import seeded
 from auscult.snapshot import newest_snapshot, write_snapshot
 from auscult.speech_pool import Crop, draw_of
@@ -66,7 +67,7 @@ def pretrain(run: Run) -> int:
     if run.device.startswith("cuda:"):
         torch.cuda.set_device(run.device)  # where accelerate puts what it is given
     check_settings(run)
-    with seeded(run.seed):
+    with seeded(run.seed), repeatable(run.device):
         _, states = newest_snapshot(run.folder / CHECKPOINTS) or (None, None)
         step = 0 if states is None else int(states["step"])
         if states is not None and step >= run.config.total_steps:

@@ -27,6 +27,7 @@ from auscult.memory import within_memory
 from auscult.precision import PRECISIONS, computing_in
 from auscult.process import ALONE, Processes
 from auscult.progress import logger, progress
+from auscult.repeatable import repeatable
 from auscult.whole_file import make_folder
 
 from .checkpoint import (
@@ -196,6 +197,7 @@ class HeadTraining:
         with (
             nullcontext() if board is None else closing(board),
             within_memory(self._out_of_memory()),
+            repeatable(self._device),
             progress(self.args.title, last - first + 1, "steps") as advance,
         ):
             for step in range(first, last + 1):
@@ -220,7 +222,12 @@ class HeadTraining:
         """Return what the head records on a split; weights and generators are left alone."""
         records: Records = defaultdict(list)
         self._set_modes(training=False)
-        with kept_random_state(), torch.no_grad(), within_memory(self._out_of_memory()):
+        with (
+            kept_random_state(),
+            torch.no_grad(),
+            within_memory(self._out_of_memory()),
+            repeatable(self._device),
+        ):
             for wavs, *others in self.downstream.model.get_dataloader(split):
                 features = self._features(wavs)
                 self.downstream.model(split, features, *others, records=records)

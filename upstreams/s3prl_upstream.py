@@ -13,6 +13,7 @@ from auscult.seed import seeded
 from auscult.upstream import AttentionVisitor, Upstream, fingerprint_weights
 
 from .configuration import check_for_others
+from .hook import single_precision
 from .hub import find_file, find_source, read_config
 
 MIN_SAMPLES = 800  # s3prl itself gives no upstream less than 0.05 s
@@ -112,7 +113,7 @@ class S3prlUpstream(Upstream):
 
     def _encode(self, samples: Tensor) -> list[Tensor]:
         """Encode rows of equal length (batch, time) into states, each (batch, frame, dim)."""
-        with bridge.hushed():
+        with bridge.hushed(), single_precision():
             answer = self.model(list(samples))
         layers = list(answer.get("hidden_states", ()))
         shapes = {tuple(layer.shape) for layer in layers}

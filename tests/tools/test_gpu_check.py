@@ -305,3 +305,45 @@ def test_what_is_saved_loads_where_there_is_no_gpu(
     (tmp_path / name).mkdir()
     made.save(tmp_path / name)
     assert list((tmp_path / name).iterdir())
+
+
+def test_training_is_repeatable_there(
+    gpu: Any, tools: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pretraining and heads, in their steps and where they are asked."""
+    from auscult.downstreams import TASKS
+    from auscult.downstreams.training import HeadTraining
+    from auscult.upstreams.hubert_pretraining import HubertObjective
+
+    monkeypatch.setenv("AUSCULT_CACHE", str(tmp_path))
+    seen: dict[str, set[int]] = {}
+
+    def watched(owner: type, name: str) -> None:
+        inner = getattr(owner, name)
+
+        def watch(*args: Any, **options: Any) -> Any:
+            seen.setdefault(name, set()).add(torch.get_deterministic_debug_mode())
+            return inner(*args, **options)
+
+        monkeypatch.setattr(owner, name, watch)
+
+    watched(HubertObjective, "compare")
+    watched(HeadTraining, "_features")
+    corpus = tools("gpu.speech").write_tones(tmp_path / "tones", 8)
+    training, score = tools("gpu.training"), tools("gpu.score")
+    training.train(*training.build("hubert", ("total_steps=1",)), corpus, tmp_path / "m", "cuda")
+    score._score(TASKS["keyword_spotting"], corpus, "cuda", 2, tmp_path, "head")
+    assert seen == {"compare": {1}, "_features": {1}}
+    assert torch.get_deterministic_debug_mode() == 0
+
+
+def test_encoders_of_s3prl_begin_on_the_cpu(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some put themselves on a GPU where they see one."""
+    from auscult import bridge
+
+    bridge.repair()
+    from s3prl import hub
+
+    monkeypatch.setattr(hub, "fbank", lambda **_: nn.Linear(2, 2).to("cuda"))
+    monkeypatch.setattr(bridge, "hub_names", lambda: ["fbank"])
+    assert str(bridge.build_s3prl_upstream("fbank").weight.device) == "cpu"

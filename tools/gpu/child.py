@@ -17,7 +17,7 @@ import auscult
 from auscult.process import Processes
 from auscult.upstreams.w2v_bert.pretraining import W2vBertObjective
 
-from .part import Setting, compare_like_with_like
+from .part import Setting
 
 SECONDS = 45.0  # that a child may take
 
@@ -48,7 +48,6 @@ def main(corpus: str, folder: str, device: str, killed_at: str = "") -> None:
     """Train, and print what the processes talk through."""
     from .training import train_loop
 
-    compare_like_with_like()
     processes = Processes.of_environment()
     place = processes.device(device)
 

@@ -12,6 +12,7 @@ import auscult
 from auscult.address import parse_address
 from auscult.contracts import AttentionMap, HiddenStates, Waveforms
 from auscult.precision import Precision, computing_in, precision_of
+from auscult.repeatable import repeatable
 from auscult.upstream import Upstream
 from auscult.upstreams import FAMILIES
 from auscult.upstreams.hub import SUPPORTED
@@ -21,7 +22,7 @@ from auscult.upstreams.padded import PaddedUpstream
 from .part import Check, Setting, attempt
 
 # Of the norm of what is compared. Float32 products are summed in another order on every device;
-# TF32, which would be a hundred times worse, is switched off. In bfloat16 each of some dozens of
+# TF32 would be a hundred times worse. In bfloat16 each of some dozens of
 # roundings on the way is off by 2**-9 at most, and layer norms keep that from growing; gradients
 # pass all of them twice, and maps the exponential of a difference of two products.
 FLOAT32 = 1e-4
@@ -69,7 +70,8 @@ def parity(setting: Setting) -> Iterator[Check]:
     if not setting.dry:
         found["HuBERT Base"] = "random(hubert_base)"
     seen = {parse_address(address).family for address in found.values()}
-    yield Check("families without a case", len(set(FAMILIES) - seen), high=0)
+    missing = sorted(set(FAMILIES) - seen)
+    yield Check("families without a case", len(missing), high=0, note=", ".join(missing))
     for name, address in found.items():
         yield from attempt(name, _compare, name, address, setting)
 
@@ -79,12 +81,9 @@ def addresses(folder: Path) -> dict[str, str]:
     found = {name: name for name, row in FAMILIES.items() if row.ships or row.needs == "nothing"}
     folders = _write_architectures(folder)
     found |= {f"hf {name}": f"random(hf:{path})" for name, path in folders.items()}
-    for family, name in (
-        ("hubert", "hubert pre-norm"),
-        ("wav2vec2", "wav2vec2"),
-        ("distilhubert", "hubert distilled"),
-    ):
-        found[family] = f"random({family}:{folders[name]})"
+    for family in sorted(FAMILIES.keys() & set(SUPPORTED)):  # those with files of their own layouts
+        found[family] = f"random({family}:{folders[family]})"
+    found["distilhubert"] = f"random(distilhubert:{folders['hubert distilled']})"
     for family in ("lighthubert", "mockingjay", "audio_albert", "w2v_bert"):
         found[family] = str(place_of(parse_address(f"tiny_{family}")))
     for subnet in ("smallest", "largest"):
@@ -161,7 +160,8 @@ def _encode(encoder: Upstream, audio: Waveforms, device: str, precision: Precisi
     weights = [weight for weight in encoder.parameters() if weight.requires_grad]
     gradients: list[Tensor] = []
     if weights:
-        found = torch.autograd.grad(_scalar(states), weights, allow_unused=True)
+        with repeatable(device):  # as where it is trained
+            found = torch.autograd.grad(_scalar(states), weights, allow_unused=True)
         gradients = [gradient.float().cpu() for gradient in found if gradient is not None]
     maps: list[AttentionMap] = []
     if encoder.spec.heads:

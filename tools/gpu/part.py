@@ -1,7 +1,6 @@
 """What a part of the check is given, and what it says."""
 
 import math
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -72,9 +71,7 @@ class Part:
     def run(self, setting: Setting) -> Iterator[Check]:
         """Yield what the part finds, as it finds it."""
         module, _, function = self.work.partition(":")
-        work = getattr(import_module(module, __package__), function)
-        compare_like_with_like()
-        yield from work(setting)
+        yield from getattr(import_module(module, __package__), function)(setting)
 
 
 def attempt(
@@ -91,15 +88,3 @@ def last_lines(error: BaseException) -> str:
     """Return the end of an error's traceback."""
     lines = "".join(traceback.format_exception(error)).strip().splitlines()
     return "\n".join(line for line in lines[-LINES:] if line.strip(" ^~"))
-
-
-def compare_like_with_like() -> None:
-    """Set what every process that is compared with another must have in common.
-
-    No TF32, which a GPU may take for float32; nothing where torch is not used.
-    """
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False

@@ -91,7 +91,7 @@ def _call(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     wanted = kwargs.get("device")
     if wanted is not None and torch.device(wanted).type == "meta" and wanted != _STAND_IN:
         return func(*args, **kwargs)  # shapes alone, as of a network that is only outlined
-    on_gpu = bool(ours) if wanted is None else wanted == _STAND_IN
+    on_gpu = bool(ours) if wanted is None else wanted in (_STAND_IN, GPU, torch.device("cuda"))
     if func is aten.copy_.default:
         on_gpu = isinstance(args[0], OnGpu)
     plain, options = tree_unflatten([x.held if isinstance(x, OnGpu) else x for x in flat], shape)
