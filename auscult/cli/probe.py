@@ -164,7 +164,7 @@ def probe(
         resampled += on_test
         encoder.cpu()
     margins = _margins(names, resampled)
-    differences = [_difference(margin, records) for margin in margins]
+    differences = [replace(_difference(m, records), provenance=run) for m in margins]
     save([], differences, out, store)
     _show(output, records, differences, out)
     output.finish(records, margins=[asdict(margin) for margin in margins])
@@ -369,7 +369,7 @@ def _company(name: str, names: "Mapping[str, Address]") -> list[str]:
 
 
 def _difference(margin: "Margin", records: "Sequence[Record]") -> "Artifact":
-    """Return a margin as the store keeps it, with what both encoders' records say of it."""
+    """Return a margin as the store keeps it, as if the command of the first record had made it."""
     from auscult.results.difference import build_difference
 
     ours, theirs = (

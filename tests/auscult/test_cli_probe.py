@@ -269,6 +269,19 @@ def test_margins_are_kept_and_other_settings_beside_them(
     assert "toy (layers=0-2, pooling=statistics, seeds=0)" in stdout
 
 
+def test_a_difference_names_the_command_that_has_both(
+    run: Run, encoders: None, tone_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = ("probe", "--no-baselines", "-c", f"tsv:{tone_corpus()}", "-t", "keyword", "--probe")
+    words = (*words, "linear", "--layers", "0", "--max-epochs", "1", "--out", tmp_path, "-u", "toy")
+    assert run(*words)[0] == 0
+    assert run(*words, "-u", "random(toy)")[0] == 0
+    (kept,) = open_store(tmp_path).artifacts(KIND)
+    assert "random(toy)" in kept.provenance.command
+    commands = {r.upstream: r.provenance.command for r in open_store(tmp_path).records()}
+    assert "random(toy)" in commands["random(toy)"] and "random(toy)" not in commands["toy"]
+
+
 def test_a_twin_is_found_whatever_its_seed_and_however_it_is_written(
     run: Run, encoders: None, tone_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
