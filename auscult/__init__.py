@@ -25,8 +25,9 @@ def load(spec: str, *, seed: int = 0) -> "Upstream":
     """Build the encoder that ``spec`` addresses, in evaluation mode on the CPU.
 
     Args:
-        spec: ``family[:checkpoint][@subnet]``, such as ``fbank``, ``hf:/models/wavlm-base``,
-            ``s3prl:tera_local:/x.ckpt`` or ``random(hubert_base)``; `auscult upstreams` lists all.
+        spec: ``family[:checkpoint][?options][@subnet]``, such as ``fbank``,
+            ``hf:/models/wavlm-base``, ``s3prl:tera_local:/x.ckpt`` or ``random(hubert_base)``;
+            `auscult upstreams` lists all.
         seed: Seed of the weights inside ``random(...)`` where the spec itself names none.
 
     Raises:

@@ -1,5 +1,6 @@
 """One string addresses an upstream everywhere: ``family[:checkpoint][?options][@subnet]``."""
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +59,7 @@ def parse_address(spec: str) -> Address:
         rest, subnet = (rest, "") if of_path else (head, tail)
     if not family or "(" in family or ")" in family:
         raise UserError(
-            f"Upstream {spec!r} cannot be read: expected family[:checkpoint][@subnet], "
+            f"Upstream {spec!r} cannot be read: expected family[:checkpoint][?options][@subnet], "
             "such as fbank, hf:/models/wavlm-base or random(hubert_base)."
         )
     rest, options = _options(rest, spec)
@@ -73,11 +74,11 @@ def place(checkpoint: str) -> Path:
     """
     try:
         path = Path(checkpoint).expanduser()
+        os.fsencode(path)
         path.exists()
-    except (OSError, ValueError, RuntimeError) as error:  # too long; a NUL; no such user
-        raise UserError(
-            f"{quoted(checkpoint)} is no path: {getattr(error, 'strerror', None) or error}."
-        ) from error
+    except (OSError, ValueError, RuntimeError) as error:  # too long; half a letter; no such user
+        reason = str(getattr(error, "strerror", None) or error).rstrip(".")
+        raise UserError(f"{quoted(checkpoint)} is no path: {reason}.") from error
     if "\0" in checkpoint:
         raise UserError(f"{quoted(checkpoint)} is no path: it holds a NUL.")
     return path
@@ -95,7 +96,8 @@ def _options(rest: str, spec: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     head, mark, tail = rest.rpartition("?")
     if not mark or "://" in rest or "/" in tail or _exists(rest):
         return rest, ()
-    pairs = [part.partition("=")[::2] for part in tail.split(",")]
+    parts = [part.partition("=") for part in tail.split(",")]
+    pairs = [(name, value) for name, _, value in parts]
     if not all(re.fullmatch(r"[a-z_]+", name) and value for name, value in pairs):
         raise UserError(
             f"Upstream {spec!r} cannot be read: expected options such as ?heads=12,norm=pre behind "

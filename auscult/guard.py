@@ -68,7 +68,7 @@ class BoundedBuilding(TorchDispatchMode):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.path = path
         files = find(path, "*") if path.is_dir() else [path]
         self.room = MAX_BUILT * sum(x.stat().st_size for x in files if x.is_file()) + MIN_BUILT

@@ -12,7 +12,7 @@ from auscult.upstream import Upstream
 
 from .shape import SHAPES, Shape
 
-__all__ = ["FAMILIES", "SHAPES", "Family", "Shape", "load_upstream", "outline_upstream"]
+__all__ = ["FAMILIES", "OPTIONS", "SHAPES", "Family", "Shape", "load_upstream", "outline_upstream"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,13 @@ class Family:
     ships: bool = False  # whether its weights come with Auscult
 
 
-_BARE = ("heads", "norm", "normalize", "strides")  # what a state dict does not say
+OPTIONS: Mapping[str, str] = {  # what a state dict does not say
+    "heads": "how many attention heads: 12",
+    "norm": "whether blocks normalise before or after what they add: pre or post",
+    "normalize": "whether each utterance is normalised: yes or no",
+    "strides": "of the convolutions, where their kernels are odd: 5-2-2-2-2-2-2",
+}
+_BARE = tuple(OPTIONS)
 _TINY = "auscult.upstreams.packaged:load"
 _ROWS = (
     Family(

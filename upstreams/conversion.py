@@ -184,7 +184,7 @@ def plain_options(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
             value = value.item()
         if isinstance(value, Tensor | np.ndarray):
             kind = "a tensor" if isinstance(value, Tensor) else "an array"
-            raise UserError(f"{path}: the option {name} is {kind}; expected a plain value.")
+            raise UserError(f"{path}: the option {name:.100} is {kind}; expected a plain value.")
         plain[name] = value
     return plain
 

@@ -1,5 +1,6 @@
 """What stands in a folder or on the hub: configuration, weights, normalisation; never code."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ def find_file(source: Source, name: str) -> Path | None:
     """Return where a file of ``source`` is, fetched where it is not yet; None without one.
 
     Raises:
-        UserError: The hub does not give it, or it is a folder, a pipe or a device.
+        UserError: The hub does not give it, or it is a folder, a pipe, a device or a broken link.
     """
     from transformers.utils import cached_file
 
@@ -93,8 +94,9 @@ def find_file(source: Source, name: str) -> Path | None:
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=not source.local_only,
         )
-    if found is None and Path(source.name, name).exists():
-        raise UserError(f"{Path(source.name, name)} cannot be read: it is not a regular file.")
+    if found is None and os.path.lexists(path := Path(source.name, name)):
+        what = "not a regular file" if path.exists() else "a link that leads nowhere"
+        raise UserError(f"{path} cannot be read: it is {what}.")
     return None if found is None else Path(found)
 
 

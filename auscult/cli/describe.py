@@ -20,7 +20,7 @@ def describe(
     upstream: Annotated[
         str,
         typer.Argument(
-            help="Encoder: family[:checkpoint][@subnet], or a shape.", show_default=False
+            help="Encoder: family[:checkpoint][?options][@subnet], or a shape.", show_default=False
         ),
     ],
     measure: Annotated[

@@ -35,7 +35,8 @@ _LONGEST_NAME = 255  # bytes of a file's name on the usual file systems
 
 def extract(
     upstream: Annotated[
-        str, typer.Option("-u", "--upstream", help="Encoder: family[:checkpoint][@subnet].")
+        str,
+        typer.Option("-u", "--upstream", help="Encoder: family[:checkpoint][?options][@subnet]."),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")],
     files: Annotated[

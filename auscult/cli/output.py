@@ -20,7 +20,9 @@ MANY_ROWS = 300  # a table of more is printed without lines between, a thousand 
 
 Upstreams = Annotated[
     list[str],
-    typer.Option("-u", "--upstream", help="Encoder: family[:checkpoint][@subnet]. Repeatable."),
+    typer.Option(
+        "-u", "--upstream", help="Encoder: family[:checkpoint][?options][@subnet]. Repeatable."
+    ),
 ]
 CorpusSpec = Annotated[str, typer.Option("-c", "--corpus", help="Corpus: reader[:folder].")]
 SplitColumn = Annotated[

@@ -18,13 +18,19 @@ def upstreams(json: Json = False, quiet: Quiet = False) -> None:
       auscult upstreams
       auscult upstreams --json
     """
-    from auscult.upstreams import FAMILIES, SHAPES
+    from auscult.upstreams import FAMILIES, OPTIONS, SHAPES
 
     output = Output(json=json, quiet=quiet)
     output.table(
         "Families: write what the example shows; random(...) around hf keeps only the shape",
         ("family", "needs", "what it is", "example"),
         [(f.name, f.needs, f.description, f.example) for f in FAMILIES.values()],
+    )
+    takers = " and ".join(f.name for f in FAMILIES.values() if f.options)
+    output.table(
+        f"Options behind a state dict of {takers}, such as hubert:FILE?heads=8,norm=pre",
+        ("option", "what the tensors of the file do not say"),
+        list(OPTIONS.items()),
     )
     output.table(
         "Shapes: weights from a seed, random(hubert_base) or random(hubert_base, seed=3)",
@@ -45,12 +51,13 @@ def upstreams(json: Json = False, quiet: Quiet = False) -> None:
         for f in FAMILIES.values()
     ]
     shapes = [asdict(shape) | {"spec": f"random({shape.name})"} for shape in SHAPES.values()]
-    output.finish(families=families, shapes=shapes)
+    output.finish(families=families, options=dict(OPTIONS), shapes=shapes)
 
 
 def check(
     upstream: Annotated[
-        str, typer.Argument(help="Encoder: family[:checkpoint][@subnet].", show_default=False)
+        str,
+        typer.Argument(help="Encoder: family[:checkpoint][?options][@subnet].", show_default=False),
     ],
     device: Device = "cpu",
     json: Json = False,

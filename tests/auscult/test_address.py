@@ -31,6 +31,27 @@ from auscult.errors import UserError
         ("random(hubert_base,3)", Address("hubert_base", random=True, seed=3)),
         ("random( hf:/m )", Address("hf", "/m", random=True)),
         ("random(lighthubert@a_small, seed=2)", Address("lighthubert", "", "a_small", True, 2)),
+        ("hubert:x.pt?heads=8", Address("hubert", "x.pt", options=(("heads", "8"),))),
+        (
+            "random(wavlm:/a b/x.pt?norm=pre,strides=5-2, seed=3)",
+            Address(
+                *("wavlm", "/a b/x.pt", "", True, 3),
+                options=(("norm", "pre"), ("strides", "5-2")),
+            ),
+        ),
+        (
+            "random(hubert:x.pt?heads=8,3)",
+            Address("hubert", "x.pt", "", True, 3, (("heads", "8"),)),
+        ),
+        (
+            "lighthubert:x.pt?heads=8@a_small",
+            Address("lighthubert", "x.pt", "a_small", options=(("heads", "8"),)),
+        ),
+        (
+            "s3prl:hubert_url:https://x.org/x.pt?download=true",
+            Address("s3prl", "hubert_url:https://x.org/x.pt?download=true"),
+        ),
+        ("hubert:/what?/x.pt", Address("hubert", "/what?/x.pt")),
     ],
 )
 def test_parse(spec: str, address: Address) -> None:
@@ -43,6 +64,41 @@ def test_an_existing_path_may_hold_an_at(tmp_path: Path) -> None:
     assert parse_address(f"hf:{folder}").subnet == "2"
     folder.mkdir()
     assert parse_address(f"hf:{folder}") == Address("hf", str(folder))
+
+
+def test_an_existing_path_may_hold_a_question_mark(tmp_path: Path) -> None:
+    path = tmp_path / "x?heads=8"
+    assert parse_address(f"hubert:{path}").options == (("heads", "8"),)
+    path.touch()
+    assert parse_address(f"hubert:{path}") == Address("hubert", str(path))
+
+
+@pytest.mark.parametrize(
+    "options", ["", "8", "heads", "heads=", "=8", "heads=8,", "Heads=8", "a=b=c"]
+)
+def test_options_that_are_none(options: str) -> None:
+    if options == "a=b=c":
+        assert parse_address(f"hubert:x.pt?{options}").options == (("a", "b=c"),)
+        return
+    with pytest.raises(UserError, match="expected options such as"):
+        parse_address(f"hubert:x.pt?{options}")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "reason"),
+    [
+        ("a" * 5000, "File name too long"),
+        ("a\0b", "holds a NUL"),
+        ("~no-such-user/x", "home"),
+        ("\ud800", "can't encode"),
+    ],
+)
+@pytest.mark.parametrize("family", ["hubert", "lighthubert", "mockingjay", "w2v_bert", "hf"])
+def test_names_that_no_file_has(family: str, checkpoint: str, reason: str) -> None:
+    import auscult
+
+    with pytest.raises(UserError, match=f"is no path: .*{reason}"):
+        auscult.load(f"{family}:{checkpoint}")
 
 
 def test_an_at_needs_a_subnet() -> None:

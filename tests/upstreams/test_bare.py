@@ -146,7 +146,7 @@ def test_weight_norm_may_have_been_removed(tmp_path: Path) -> None:
 
 
 def test_what_was_taken_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    wide = {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 1}
+    wide: dict[str, Any] = {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 1}
     model = transformers_model("wav2vec2", **wide)
     path = save(model.state_dict(), tmp_path / "wide.pt")
     with caplog.at_level(logging.INFO, logger="auscult"):

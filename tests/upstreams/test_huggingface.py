@@ -237,6 +237,20 @@ def test_plain_tensors_in_a_bin_file_are_read(hubert_folder: Path) -> None:
     assert auscult.load(f"hf:{hubert_folder}").spec.sha256 == wanted
 
 
+def test_positional_convolutions_of_torch_1(hubert_folder: Path) -> None:
+    """What was saved before torch 2 names the parts of a normed weight otherwise."""
+    wanted = auscult.load(f"hf:{hubert_folder}").spec.sha256
+    older = {".parametrizations.weight.original0": ".weight_g"}
+    older |= {".parametrizations.weight.original1": ".weight_v"}
+    for new, old in older.items():
+        rewrite(
+            hubert_folder,
+            lambda found, a=new, b=old: {k.replace(a, b): v for k, v in found.items()},
+        )
+    assert any(name.endswith("weight_g") for name in load_file(hubert_folder / "model.safetensors"))
+    assert auscult.load(f"hf:{hubert_folder}").spec.sha256 == wanted
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [

@@ -107,7 +107,7 @@ def test_a_file_in_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("params<=1e999999999", "is no number"),
         ("params<=40MB", "is no number"),
         ("flops<=40M", "Unknown field 'flops<'"),
-        ("nosuch.json", "Subnet @nosuch.json: 'nosuch.json' cannot be read: No such file"),
+        ("nosuch.json", "Subnet @nosuch.json: nosuch.json cannot be read: No such file"),
     ],
 )
 def test_mistakes(text: str, message: str) -> None:

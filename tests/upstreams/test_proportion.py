@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -191,6 +192,24 @@ def test_shards_stand_beside_their_index(hubert_folder: Path, tmp_path: Path) ->
         index.write_text(text)
         with pytest.raises(UserError, match="in which file each tensor is"):
             auscult.load(f"hf:{hubert_folder}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json"],
+)
+def test_pipes_and_broken_links_do_not_hang(hubert_folder: Path, name: str) -> None:
+    path = hubert_folder / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    for family in ("hf", "hubert", "lighthubert", "w2v_bert", "mockingjay"):
+        for spec in (f"{family}:{hubert_folder}", f"{family}:{path}"):
+            with pytest.raises(UserError):
+                auscult.load(spec)
+    path.unlink()
+    path.symlink_to(hubert_folder / "nowhere")  # as in a copied snapshot of the hub's cache
+    with pytest.raises(UserError, match="a link that leads nowhere|has no config.json"):
+        auscult.load(f"hf:{hubert_folder}")
 
 
 def test_s3prl_hands_no_choice_of_code_on(hubert_folder: Path) -> None:
