@@ -80,14 +80,16 @@ def _imported(name: str) -> frozenset[str]:
     return frozenset(filter(_is_ours, found))
 
 
-def _running(node: ast.AST) -> Iterator[ast.AST]:
+def _running(tree: ast.AST) -> Iterator[ast.AST]:
     """Yield a node and those below it, but for what only a type checker reads."""
-    yield node
-    below: Iterator[ast.AST] = ast.iter_child_nodes(node)
-    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-        below = iter(node.orelse)
-    for child in below:
-        yield from _running(child)
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
 
 
 def _is_ours(name: str) -> bool:

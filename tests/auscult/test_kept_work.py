@@ -69,7 +69,12 @@ KINDS = {
     "answers": (OUT, "heads/*/predictions.jsonl", ("head",)),
     "run": (OUT, "heads/*/run.json", ("head",)),
 }
-CASES = [(verb, kind) for kind, (_, _, verbs) in KINDS.items() for verb in verbs]
+CASES = [(verbs[0], kind, False) for kind, (_, _, verbs) in KINDS.items()]
+CAMPAIGN = [
+    pytest.param(verb, kind, True, marks=pytest.mark.slow)
+    for kind, (_, _, verbs) in KINDS.items()
+    for verb in verbs
+]
 
 
 @pytest.fixture
@@ -119,8 +124,7 @@ def damages(content: bytes, many: bool) -> Iterator[bytes]:
     yield from (b"", content[: size // 2])
 
 
-@pytest.mark.parametrize("many", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("verb", "kind"), CASES)
+@pytest.mark.parametrize(("verb", "kind", "many"), [*CASES, *CAMPAIGN])
 def test_damaged_work_is_made_again(
     verb: str, kind: str, many: bool, command: Any, tmp_path: Path, cache: Path
 ) -> None:
