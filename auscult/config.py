@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T", bound=DataclassInstance)
 
+MOST_STEPS, MOST = 10**9, 10**5  # of whole numbers: of steps, and of sizes and all others
+MOST_FLOAT = 1e12
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -39,7 +41,11 @@ def override(config: "T", assignments: Sequence[str]) -> "T":
 
 def _read(key: str, text: str, kind: type) -> object:
     try:
-        return _BOOLEANS[text.lower()] if kind is bool else kind(text)
+        value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError) as error:
         expected = "true or false" if kind is bool else f"a value of type {kind.__name__}"
-        raise UserError(f"{key}={text}: expected {expected}.") from error
+        raise UserError(f"{key}={text[:40]}: expected {expected}.") from error
+    most = MOST_FLOAT if kind is float else MOST_STEPS if "step" in key else MOST
+    if kind in (int, float) and not abs(value) <= most:  # NaN neither
+        raise UserError(f"{key}={text[:40]}: expected a finite number of at most {most:,.0f}.")
+    return value

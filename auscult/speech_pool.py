@@ -64,6 +64,10 @@ class SpeechPool:
             raise UserError(
                 f"There is no utterance of {SHORTEST_SECONDS} s or more to pretrain on."
             )
+        if self.crop_seconds < SHORTEST_SECONDS:
+            raise UserError(
+                f"crop_seconds={self.crop_seconds:g}: expected {SHORTEST_SECONDS} or more."
+            )
         if self.batch_seconds < self.crop_seconds:
             raise UserError(
                 f"batch_seconds={self.batch_seconds:g} holds no crop of crop_seconds="

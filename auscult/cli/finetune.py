@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from auscult.cli.output import (
+    MOST_SEED,
     AllowSharedSpeakers,
     CorpusSpec,
     Device,
@@ -48,9 +49,13 @@ def finetune(
     preset: Annotated[
         str, typer.Option(help="published, or tiny, which is made for a CPU.")
     ] = "published",
-    beam: Annotated[int, typer.Option(help="Hypotheses kept, beside greedy decoding.", min=1)] = 4,
+    beam: Annotated[
+        int, typer.Option(help="Hypotheses kept, beside greedy decoding.", min=1, max=1000)
+    ] = 4,
     split: SplitColumn = None,
-    seed: Annotated[int, typer.Option(help="Seed of new weights and of the order.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of new weights and of the order.", min=0, max=MOST_SEED)
+    ] = 0,
     skip_bad: SkipBad = False,
     allow_shared_speakers: AllowSharedSpeakers = False,
     device: Device = "auto",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from auscult.record import Artifact, Record
 
 MANY_ROWS = 300  # a table of more is printed without lines between, a thousand times as fast
+MOST_SEED = 2**32 - 1  # of numpy's older generators
 
 Upstreams = Annotated[
     list[str],
@@ -185,7 +186,7 @@ def parse_rates(text: str) -> tuple[float, ...]:
         rates = tuple(float(part) for part in text.split(","))
     except ValueError:
         rates = ()
-    if not all(0 < rate < float("inf") for rate in rates) or not rates:
+    if not all(0 < rate < 1e6 for rate in rates) or not rates:
         raise UserError(
             f"--learning-rates {text!r}: expected positive numbers with commas between, "
             "such as 1e-2,1e-3."

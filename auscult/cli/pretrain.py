@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from auscult.cli.output import (
+    MOST_SEED,
     Device,
     Json,
     Output,
@@ -56,7 +57,9 @@ def pretrain(
     config: Config = None,
     preset: Preset = "published",
     splits: Splits = "train",
-    seed: Annotated[int, typer.Option(help="Seed of weights, masks and order.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of weights, masks and order.", min=0, max=MOST_SEED)
+    ] = 0,
     skip_bad: SkipBad = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the configuration and size, and stop.")
@@ -77,6 +80,7 @@ def pretrain(
       auscult pretrain lighthubert -c ~/audio --preset tiny teacher=hubert:M --out models/stage1
       torchrun --nproc_per_node 2 -m auscult pretrain hubert -c tsv:data/mine --out models/hubert
     """
+    from auscult.memory import within_memory
     from auscult.pretraining import pretrain as train
     from auscult.process import Processes
     from auscult.record import fingerprint
@@ -94,7 +98,8 @@ def pretrain(
         with processes.leader_first():
             read = [_read(spec, splits, skip_bad) for spec in corpus]
             cuts = [cut for found, _ in read for cut in found]
-            objective = row.build(training, seed)
+            with within_memory("These sizes need more memory than there is; lower them."):
+                objective = row.build(training, seed)
         pool = SpeechPool.of(
             cuts,
             crop_seconds=training.crop_seconds,

@@ -91,7 +91,7 @@ def probe(
     probe: Annotated[
         list[str] | None, typer.Option("--probe", help="linear, mlp1, mlp2; all by default.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Number of seeds of each probe.", min=1)] = 1,
+    seeds: Annotated[int, typer.Option(help="Number of seeds of each probe.", min=1, max=1000)] = 1,
     layers: Annotated[str, typer.Option(help="all, or such as 0,3,6-12.")] = "all",
     learning_rates: Annotated[
         str, typer.Option(help="One, or several of which dev chooses: 1e-2,1e-3,1e-4.")

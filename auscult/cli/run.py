@@ -10,6 +10,7 @@ import typer
 from auscult.cli.company import Baselines, with_baselines
 from auscult.cli.head import HeadRun, TrainedHead, draw, save_head, train
 from auscult.cli.output import (
+    MOST_SEED,
     AllowSharedSpeakers,
     Budget,
     ComputePrecision,
@@ -69,7 +70,9 @@ Limit = Annotated[
     int | None,
     typer.Option(help="Only this many utterances of each split, spread evenly over it.", min=1),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of the head and of the data order.", min=0)]
+Seed = Annotated[
+    int, typer.Option(help="Seed of the head and of the data order.", min=0, max=MOST_SEED)
+]
 TestSplit = Annotated[
     str, typer.Option("--test-split", help="Score on this split, such as test-other.")
 ]

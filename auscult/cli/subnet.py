@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from auscult.cli.output import Json, Output, Quiet
+from auscult.cli.output import MOST_SEED, Json, Output, Quiet
 from auscult.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def show(
 
 def sample(
     supernet: Supernet,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 0,
-    number: Annotated[int, typer.Option("-n", "--number", help="How many.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0, max=MOST_SEED)] = 0,
+    number: Annotated[int, typer.Option("-n", "--number", help="How many.", min=1, max=10**6)] = 1,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

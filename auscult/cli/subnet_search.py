@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from auscult.cli.output import (
+    MOST_SEED,
     AllowSharedSpeakers,
     CorpusSpec,
     Device,
@@ -138,9 +139,10 @@ def search(
     ] = "",
     strategy: Annotated[Strategy, typer.Option(help="How subnets are made.")] = "evolution",
     evaluations: Annotated[
-        int, typer.Option("-n", "--evaluations", help="How many subnets to look at.", min=1)
+        int,
+        typer.Option("-n", "--evaluations", help="How many subnets to look at.", min=1, max=10**6),
     ] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of the search.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the search.", min=0, max=MOST_SEED)] = 0,
     layer: Annotated[
         int | None, typer.Option(help="Hidden state that is probed; the last of each.", min=0)
     ] = None,

@@ -10,6 +10,7 @@ import typer
 from auscult.cli.company import Baselines, with_baselines
 from auscult.cli.head import HeadRun
 from auscult.cli.output import (
+    MOST_SEED,
     AllowSharedSpeakers,
     Budget,
     ComputePrecision,
@@ -133,7 +134,9 @@ def run_(
     learning_rates: LearningRates = None,
     finetune: Finetune = False,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Seed of the heads and of the data order.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the heads and of the data order.", min=0, max=MOST_SEED)
+    ] = 0,
     baselines: Baselines = True,
     budget: Budget = "8GB",
     allow_shared_speakers: AllowSharedSpeakers = False,

@@ -14,6 +14,7 @@ class Protocol:
 
     rate: float = 1e-4
     steps: int = 200
+    dim: int = 8
     balanced: bool = True
     label: str = "keyword"
 
@@ -36,6 +37,12 @@ def test_values_take_the_type_of_their_field() -> None:
         ("balanced=perhaps", "balanced=perhaps: expected true or false"),
         ("label", "'label' is not an assignment; expected KEY=VALUE"),
         ("rate=__import__('os')", "expected a value of type float"),
+        ("rate=nan", "rate=nan: expected a finite number of at most 1,000,000,000,000"),
+        ("rate=-inf", "rate=-inf: expected a finite number"),
+        ("rate=1e300", "rate=1e300: expected a finite number"),
+        (f"steps={'9' * 23}", "expected a finite number of at most 1,000,000,000."),
+        ("dim=100001", "dim=100001: expected a finite number of at most 100,000."),
+        (f"steps={'9' * 5000}", "expected a value of type int"),
     ],
 )
 def test_mistakes_are_named(setting: str, message: str) -> None:

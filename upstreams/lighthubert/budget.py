@@ -20,9 +20,10 @@ def read_limit(what: str, sign: str, limit: str) -> Decimal:
     """
     if sign != "<=":
         raise UserError(f"a budget is an upper limit: write {what}<={limit}.")
-    number = re.fullmatch(r"(\d+(?:\.\d+)?(?:e[+-]?\d{1,2})?)\s*([KMGT]?)", limit, re.IGNORECASE)
+    form = r"(\d{1,20}(?:\.\d{1,20})?(?:e[+-]?\d{1,2})?)\s*([KMGT]?)"
+    number = re.fullmatch(form, limit, re.IGNORECASE)
     if not number:
-        raise UserError(f"budget {limit!r} is no number; expected such as 40M, 800G or 1e9.")
+        raise UserError(f"budget {limit[:40]!r} is no number; expected such as 40M, 800G or 1e9.")
     return Decimal(number[1]) * _UNITS[number[2].upper()]
 
 
