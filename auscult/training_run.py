@@ -149,8 +149,9 @@ def warn_of_other_code(run: Run) -> None:
     """Say it where a finished run was made by other code or libraries than these."""
     if before := other_code(run):
         logger.warning(
-            f"{run.folder} was trained by other code or libraries ({before}) than this "
-            f"({code_version()}), and stays as it is; train in another --out for what this makes."
+            f"{run.folder} was trained, at least in part, by other code or libraries ({before}) "
+            f"than this ({code_version()}), and stays as it is; train in another --out for what "
+            "this makes."
         )
 
 
