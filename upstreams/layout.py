@@ -197,6 +197,11 @@ def _unknown(names: list[str]) -> str:
 _BY_FOLDER = "save it with save_pretrained, whose config.json says its sizes, and write hf:FOLDER."
 _ELSEWHERE = (
     (
+        r".*\.(lora_[AB]|base_layer)\.",
+        "holds an encoder with an adapter of PEFT beside it: merge the two (merge_and_unload) and "
+        "save the whole model.",
+    ),
+    (
         r"encoder\.pos_conv\.0\.0\.weight$",
         "holds data2vec of fairseq: write s3prl:data2vec_local:FILE.",
     ),

@@ -382,12 +382,14 @@ def test_other_encoders_are_named(foreign: Any, tmp_path: Path) -> None:
         settings = {} if kind == "data2vec-audio" else {"position_embeddings_type": "relative"}
         state = transformers_model(kind, **settings).state_dict()
         refused(f"wav2vec2:{file(state)}", f"holds .*{what}.*save_pretrained.* write hf:FOLDER")
-    refused(
-        f"hubert:{file({'a.weight': torch.ones(1)})}", "HuBERT nor .* nor WavLM .* but a.weight"
-    )
-    refused(
-        f"hubert:{file({'cfg': {'model': {'_name': 'hubert_pruner'}}, 'model': hubert})}", "Light"
-    )
+    refused(f"hubert:{file({'a.weight': torch.ones(1)})}", "nor WavLM .* but a.weight")
+    supernet = {"cfg": {"model": {"_name": "hubert_pruner"}}, "model": hubert}
+    refused(f"hubert:{file(supernet)}", "is a checkpoint of LightHuBERT; write lighthubert:")
+    mockingjay = {"input_representations.spec_transform.weight": torch.ones(2, 2)}
+    refused(f"hubert:{file(mockingjay)}", "mockingjay:FILE or audio_albert:FILE")
+    query = "encoder.layers.0.attention.q_proj"
+    adapted = {name.replace(query, f"{query}.base_layer"): x for name, x in hubert.items()}
+    refused(f"hubert:{file(adapted)}?heads=4", "an adapter of PEFT beside it: merge the two")
     broken = unilm(foreign, **_PUBLISHED["base"])
     broken["cfg"]["gru_rel_pos"] = False
     refused(f"wavlm:{file(broken)}", "gru_rel_pos=False is not read, only True")

@@ -1,5 +1,6 @@
 """Files of fairseq, s3prl and torchaudio: contract, random twins, what is refused."""
 
+import argparse
 import pickle
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -202,6 +204,56 @@ def test_another_family_is_refused(foreign: Any, tmp_path: Path) -> None:
     del content["model_cfg"]["_name"]  # the tensors alone tell
     with pytest.raises(UserError, match="checkpoint of wav2vec 2.0, not HuBERT .it holds quantize"):
         auscult.load(f"hubert:{save(content, tmp_path / 'nameless.pt')}")
+
+
+ODD: Mapping[str, Any] = {
+    "tensor": torch.ones(2),
+    "scalar": torch.tensor(1.0),
+    "array": np.ones(3),
+    "tuple": (1, 2),
+    "set": {1},
+    "number": 10**5000,  # which Python does not write in decimals
+    "text": "\ud800\x1b[2J" + "x" * 9999,
+    "storage": torch.ones(2).untyped_storage(),
+    "class": argparse.Namespace,
+    "complex": 1j,
+    "nothing": None,
+}
+PLACES = (
+    *(
+        ("cfg",),
+        ("args",),
+        ("model",),
+        ("cfg", "model"),
+        ("cfg", "task"),
+        ("cfg", "model", "_name"),
+    ),
+    *(("cfg", "model", "encoder_layers"), ("cfg", "model", "conv_feature_layers")),
+    *(("cfg", "model", "encoder_attention_heads"), ("cfg", "model", "activation_fn")),
+    *(("cfg", "task", "normalize"), ("cfg", "task", "sample_rate"), ("cfg", "model", "w2v_args")),
+    *(("cfg", "model", "extractor_mode"), ("cfg", "model", "layer_norm_first")),
+    ("model", "encoder.layers.0.fc1.bias"),
+)
+
+
+@pytest.mark.parametrize("place", PLACES, ids=".".join)
+def test_anything_may_stand_anywhere(foreign: Any, place: tuple[str, ...], tmp_path: Path) -> None:
+    """It is an encoder, or a sentence that fits a terminal; a tensor has no truth value."""
+    found = foreign.converted("hubert", "base")
+    path = tmp_path / "odd.pt"
+    for name, value in ODD.items():
+        cfg = {"model": dict(found["model_cfg"]), "task": dict(found["task_cfg"])}
+        content: Any = {"cfg": cfg, "args": None, "model": dict(found["model_weight"])}
+        part = content
+        for step in place[:-1]:
+            part = part[step]
+        part[place[-1]] = value
+        save(content, path)
+        try:
+            auscult.load(f"hubert:{path}")
+            assert value is None or place == ("args",), name
+        except UserError as error:
+            assert len(str(error)) < 1000 and "\ud800" not in str(error), name
 
 
 def test_unreadable_files_are_refused(foreign: Any, tmp_path: Path) -> None:
