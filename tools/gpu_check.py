@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -53,14 +54,14 @@ PARTS = (
     Part(
         name="resume",
         work=".training:resume",
-        seconds=60,
+        seconds=80,
         what="a pretraining that is killed",
         alone=False,
     ),
     Part(
         name="torchrun",
         work=".training:torchrun",
-        seconds=60,
+        seconds=80,
         what="one process of torchrun, over NCCL on a GPU",
         alone=False,
     ),
@@ -150,18 +151,23 @@ def _about(device: str, pretend: bool) -> dict[str, Any]:
     there = pretend or device == "cpu" or torch.cuda.is_available()
     if not there:
         sys.exit("gpu_check: torch finds no GPU here; --dry runs all parts on the CPU.")
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
     return {
         "pretended": pretend,
         "card": "pretended" if pretend else processor_name(torch.device(device)),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
+        "commit": _commit(),
         "python": sys.version.split()[0],
         "cuda": torch.version.cuda,
         "libraries": dict(library_versions()),
     }
+
+
+def _commit() -> str:
+    """Return the commit of this checkout; empty where it was copied without its history."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return ""
+    command = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def _run(

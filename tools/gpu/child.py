@@ -19,7 +19,7 @@ from auscult.upstreams.w2v_bert.pretraining import W2vBertObjective
 
 from .part import Setting
 
-SECONDS = 45.0  # that a child may take
+SECONDS = 70.0  # that a child may take
 
 
 def start(

@@ -156,6 +156,7 @@ def torchrun(setting: Setting) -> Iterator[Check]:
     corpus = write_tones(setting.folder / "tones", 8)
     train_loop(corpus, setting.folder / "alone", setting.device)
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "1", "--standalone")
+    launcher += ("--local-addr", "127.0.0.1")  # of a machine whose name nobody knows, too
     found = start(setting, "launched", launcher=launcher)
     yield Check("exit status", found.returncode, 0, 0, note=found.stderr[-500:])
     wanted = "cuda:nccl" if setting.device == "cuda" else "cpu:gloo"
