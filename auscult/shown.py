@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 _FORMULA = "=+\\-@\uff1d\uff0b\uff0d\uff20"  # what a spreadsheet calculates; also in full width
-_CELL = re.compile(rf"^(?=\s*[{_FORMULA}]|[\t\r\n])|(?<=[;\t\r\n])(?=[{_FORMULA}])")
+_CELL = re.compile(rf"^(?=\s*[{_FORMULA}]|[\t\r\n])|(?<=;)(?=\s*[{_FORMULA}])")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~#$])")
 _LATEX = str.maketrans(
     {
@@ -43,14 +43,12 @@ def on_one_line(text: object) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """Return a value for a CSV file: what a spreadsheet would calculate has ``'`` before it.
+    """Return a value for a CSV file, on one line; ``'`` stands before what is calculated elsewhere.
 
-    So has a formula after a semicolon, a tab or a line break inside of text, which begins a cell
-    where a spreadsheet takes these for separators.
+    So has a formula after a semicolon inside of text, which begins a cell where a spreadsheet takes
+    semicolons for separators.
     """
-    if not isinstance(value, str):
-        return value
-    return shown(_CELL.sub("'", value), lines=True)
+    return shown(_CELL.sub("'", value)) if isinstance(value, str) else value
 
 
 def markdown_cell(value: object) -> str:
