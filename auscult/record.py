@@ -243,6 +243,8 @@ def _check_types(values: Mapping[str, Any]) -> None:
 
 def _copied(value: Any) -> Any:
     """Return a JSON value without anything of the original that can change."""
+    if value is None or isinstance(value, str | int | float):
+        return value
     if isinstance(value, Mapping):
         return {name: _copied(one) for name, one in value.items()}
     if isinstance(value, list | tuple):

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _FORMULA = "=+\\-@\uff1d\uff0b\uff0d\uff20"  # what a spreadsheet calculates; also in full width
 _CELL = re.compile(rf"^(?=\s*[{_FORMULA}]|[\t\r\n])|(?<=;)(?=\s*[{_FORMULA}])")
@@ -39,7 +40,8 @@ def shown(text: object, *, lines: bool = False) -> str:
 
 def on_one_line(text: object) -> str:
     """Return text for a terminal as :func:`shown`, line breaks and tabs as spaces."""
-    return shown(re.sub(r"[\r\n\t]+", " ", str(text)))
+    found = str(text)
+    return found if found.isprintable() else shown(re.sub(r"[\r\n\t]+", " ", found))
 
 
 def csv_cell(value: object) -> object:
@@ -48,7 +50,12 @@ def csv_cell(value: object) -> object:
     So has a formula after a semicolon inside of text, which begins a cell where a spreadsheet takes
     semicolons for separators.
     """
-    return shown(_CELL.sub("'", value)) if isinstance(value, str) else value
+    return _csv_text(value) if isinstance(value, str) else value
+
+
+@lru_cache(maxsize=2**12)  # most text of a table stands there many times
+def _csv_text(text: str) -> str:
+    return shown(_CELL.sub("'", text))
 
 
 def markdown_cell(value: object) -> str:

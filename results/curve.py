@@ -342,6 +342,9 @@ def _place_order(place: tuple[int | str | None, int | None]) -> tuple[int, int, 
 
 
 def _point(seeds: Sequence[Scored]) -> Point:
+    if len(seeds) == 1:
+        (one,) = seeds
+        return Point(one.layer, one.head, one.value, one.low, one.high, None, 1)
     lows = [r.low for r in seeds if r.low is not None]
     highs = [r.high for r in seeds if r.high is not None]
     values = [r.value for r in seeds]

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,7 @@ def write_report(
 
 def _page(records: Sequence[Record], artifacts: Sequence[Artifact], superb: Sequence[Table]) -> str:
     runs = _runs([*records, *artifacts])
+    by_key = {run.key: run for run in runs}
     found, curves = layer_tables(held_out(records)), gather(records)
     scripts = [get_plotlyjs(), (HERE / "report.js").read_text(encoding="utf-8")]
     drawn = [artifact for artifact in artifacts if artifact.kind != KIND]
@@ -145,7 +146,7 @@ def _page(records: Sequence[Record], artifacts: Sequence[Artifact], superb: Sequ
         tables=found,
         runs=runs,
         environments=_environments(runs),
-        runs_of=lambda found: _runs_of(found, runs),
+        runs_of=lambda found: _runs_of(found, by_key),
         cell=cell,
         place=place,
         corpus_label=corpus_label,
@@ -223,9 +224,8 @@ def _runs(found: Iterable[Record | Artifact]) -> list[_Run]:
     return runs
 
 
-def _runs_of(found: Iterable[Record | Artifact], runs: Sequence[_Run]) -> list[_Run]:
-    wanted = {run_of(item) for item in found}
-    return [run for run in runs if run.key in wanted]
+def _runs_of(found: Iterable[Record | Artifact], runs: Mapping[Run, _Run]) -> list[_Run]:
+    return [runs[key] for key in sorted({run_of(item) for item in found})]
 
 
 def _environments(runs: Sequence[_Run]) -> list[tuple[Provenance, list[_Run]]]:

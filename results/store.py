@@ -224,7 +224,7 @@ class Store:
                 "a command that measures something first."
             )
         with (
-            _collecting_later(),
+            collecting_later(),
             self._explaining(),
             reading(self._engine) as engine,
             engine.connect() as connection,
@@ -288,8 +288,8 @@ def records_of(stores: Iterable[Store]) -> list[Record]:
 
 
 @contextmanager
-def _collecting_later() -> Iterator[None]:
-    """Make many records without looking for garbage among them, a third of the time."""
+def collecting_later() -> Iterator[None]:
+    """Make many objects that stay without looking for garbage among them, a third of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

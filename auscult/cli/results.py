@@ -40,25 +40,26 @@ def ls(store: StoreAt = ".", json: Json = False, quiet: Quiet = False) -> None:
     from auscult.results import open_store
     from auscult.results.curve import chooser, gather_series, held_out, short_names
     from auscult.results.place import without_password
+    from auscult.results.store import collecting_later
 
     output = Output(json=json, quiet=quiet)
-    series = open_store(store).series()
-    reported = {id(record) for record in held_out(one.first for one in series)}
-    shown = gather_series(one for one in series if id(one.first) in reported)
-    shown.sort(key=_order)
-    choose = chooser(
-        gather_series(one for one in series if one.first.split == one.first.selected_on)
-    )
+    with collecting_later():
+        series = open_store(store).series()
+        reported = {id(record) for record in held_out(one.first for one in series)}
+        shown = gather_series(one for one in series if id(one.first) in reported)
+        shown.sort(key=_order)
+        selecting = (one for one in series if one.first.split == one.first.selected_on)
+        choose = chooser(gather_series(selecting))
+        groups = [_group(curve, choose(curve)) for curve in shown]
     corpora = short_names(one.first.corpus for one in series)
-    groups = [_group(curve, choose(curve)) for curve in shown]
-    rows = [
+    rows = (
         [curve.label, _shown_corpus(curve, corpora), *list(group.values())[2:]]
         for curve, group in zip(shown, groups, strict=True)
-    ]
+    )
     count = sum(len(one.scores) for one in series)
     title = f"{count:,} records in {without_password(store)}"
     output.table(title, list(groups[0]) if groups else [], rows)
-    columns = [{"split_column": curve.first.config.get("split_column")} for curve in shown]
+    columns = ({"split_column": curve.first.config.get("split_column")} for curve in shown)
     output.finish(groups=[group | column for group, column in zip(groups, columns, strict=True)])
 
 
