@@ -38,7 +38,7 @@ from auscult.value import check_json, shorten
 from auscult.whole_file import disk_problem, writing
 
 from .artifact import artifact_row, read_artifact
-from .place import file_of, open_engine, reading, without_password
+from .place import BUSY_SECONDS, file_of, open_engine, reading, without_password
 from .row import COLUMNS, read_records, read_series
 from .series import Series
 
@@ -271,6 +271,11 @@ class Store:
             if writes and self._file and disk_problem(error, self._file.parent):
                 raise  # said as for every file that is written
             reason = str(getattr(error, "orig", error)).strip().removesuffix(".")
+            if reason == "database is locked":
+                reason = (
+                    f"another program has had it open for {BUSY_SECONDS} s; close that, then type "
+                    "the same command again: it goes on from there"
+                )
             raise UserError(f"{self} cannot be used as a store: {reason}.") from error
 
 

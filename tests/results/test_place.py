@@ -84,6 +84,24 @@ def test_a_finished_store_is_one_file(tmp_path: Path, records: list[Record]) -> 
     assert (tmp_path / "results.sqlite").read_bytes()[18] == 1  # no log: SQLite's file format
 
 
+def test_a_program_that_holds_a_store_is_waited_for_and_then_told_of(
+    tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place, "BUSY_SECONDS", 0.1)
+    open_store(tmp_path).add(records[:50])
+    reader = sqlite3.connect(tmp_path / "results.sqlite")
+    found = reader.execute("SELECT * FROM auscult_records")
+    found.fetchone()
+    with pytest.raises(
+        UserError, match="another program has had it open for .* goes on from there"
+    ):
+        open_store(tmp_path).add(records[50:60])
+    found.close()
+    reader.close()
+    open_store(tmp_path).add(records[50:60])
+    assert len(open_store(tmp_path).records()) == 60
+
+
 def with_log(folder: Path, records: list[Record]) -> Store:
     """A store as earlier releases left it when they were killed: its last rows in a log."""
     store, made = open_store(folder), folder / "made"
