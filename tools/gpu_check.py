@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,9 +106,10 @@ def main() -> int:
     able = [part for part in PARTS if part.alone or not options.pretend]
     chosen = [part for part in able if part.name in (options.parts or [p.name for p in able])]
     found = {part.name: Found() for part in chosen}
+    _write(out, about, found)  # what cannot be written is found out first
     started = time.monotonic()
     worker = Worker(device, dry=small, pretend=options.pretend)
-    with tempfile.TemporaryDirectory(prefix="auscult-gpu-") as folder:
+    with tempfile.TemporaryDirectory(prefix="auscult-gpu-") as folder, closing(worker):
         os.environ["AUSCULT_CACHE"] = str(Path(folder) / "cache")
         for part in chosen:
             print(f"{part.name}: {part.what}", file=sys.stderr, flush=True)
@@ -116,7 +118,6 @@ def main() -> int:
             seconds = min(part.seconds, started + SECONDS - time.monotonic())
             seconds = PATIENCE * part.seconds if small else seconds
             _run(part, found[part.name], worker, place, seconds, lambda: _write(out, about, found))
-        worker.stop()
     print(_table(found))
     if out is not None:
         print(f"All numbers are in {out}.")
@@ -134,7 +135,11 @@ def _options() -> argparse.Namespace:
         action="store_true",
         help="the same with tensors that say they are on a GPU: mixed devices fail as on one",
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    processes = {part.name for part in PARTS if not part.alone}
+    if options.pretend and (asked := sorted(processes & set(options.parts or ()))):
+        parser.error(f"{asked[0]} starts processes, in which no GPU is pretended")
+    return options
 
 
 def _about(device: str, pretend: bool) -> dict[str, Any]:
@@ -242,4 +247,9 @@ def _line(check: Check) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from auscult.errors import UserError
+
+    try:
+        sys.exit(main())
+    except (UserError, OSError) as error:
+        sys.exit(f"gpu_check: {error}")

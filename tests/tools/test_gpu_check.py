@@ -146,7 +146,7 @@ def test_numbers_are_on_the_disk_before_the_part_ends(
     inner = script._write
     monkeypatch.setattr(script, "_write", write)
     check(out, "pass_", "exceed")
-    assert seen == [1, 2, 2, 3, 4, 4] and script._table is table
+    assert seen == [0, 1, 2, 2, 3, 4, 4] and script._table is table
 
 
 def test_the_time_of_all_parts_together_is_kept(
@@ -198,6 +198,26 @@ def test_every_part_on_the_cpu(tools: Callable[[str], Any], tmp_path: Path) -> N
     assert len(names["memory"]) == 3 and len(names["extraction"]) == 2
     same = [one for name in ("resume", "torchrun") for one in parts[name]["checks"]]
     assert sum("equal to the last bit" == one["note"] for one in same) == 3  # on one CPU they are
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_every_part_on_the_gpu(tmp_path: Path) -> None:
+    assert all(part["passed"] for part in _run(out=tmp_path / "gpu.json")["parts"].values())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--dry", "--parts", "everything"), "invalid choice: 'everything'"),
+        (("--pretend", "--parts", "heads", "resume"), "resume starts processes"),
+        (("--dry", "--out", "/proc/nowhere/gpu.json"), "gpu_check: "),
+    ],
+)
+def test_mistakes_are_said_at_once(words: tuple[str, ...], said: str) -> None:
+    command = [sys.executable, str(ROOT / "tools" / "gpu_check.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0 and said in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A probe and a head of every task on the device, each within the interval of the CPU's score."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,13 @@ def heads(setting: Setting) -> Iterator[Check]:
     corpus = write_tones(setting.folder / "tones", 8 if setting.dry else 32)
     for name in TASKS:
         yield from attempt(name, _hold, name, corpus, setting)
-    ways: Mapping[str, Mapping[str, Any]] = {
+    ways: dict[str, Mapping[str, Any]] = {
         "fine-tuned": {"finetune": True},
         "encoded anew": {"budget": 0},
         "in bfloat16": {"settings": ("training_precision=bfloat16",)},
     }
+    if setting.device != "cpu":
+        ways |= {"in float16": {"settings": ("training_precision=float16",)}}
     for way, options in ways.items():
         yield from attempt(way, _hold, "keyword_spotting", corpus, setting, way, **options)
 
@@ -108,6 +111,8 @@ def _score(
     small = _SMALL | {"total_steps": steps, "eval_step": steps // 2, "save_step": steps}
     known = {name: value for name, value in small.items() if hasattr(config, name)}
     config = override(config, [*(f"{name}={value}" for name, value in known.items()), *settings])
+    if device == "cpu" and getattr(config, "training_precision", "") == "float16":
+        config = replace(config, training_precision="float32")  # which the CPU has instead
     labelled = task.prepare(corpus, config, skip_unlabelled=False)
     labelled = drop_short(labelled, encoder, skip_bad=False, min_frames=task.min_frames)
     labelled = task.at_frames(labelled, config, encoder)

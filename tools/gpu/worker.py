@@ -54,9 +54,9 @@ class Worker:
             raise Failed(f"its process died with status {self._process.exitcode}") from None
         finally:
             if spoilt:
-                self.stop()
+                self.close()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End the process, whatever it does."""
         if self._process is not None:
             self._process.kill()
