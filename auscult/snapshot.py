@@ -60,6 +60,13 @@ def newest_snapshot(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
+def remove_snapshots(*folders: Path) -> None:
+    """Remove all checkpoints of ``folders``: what they were made of is not what it should be."""
+    for folder in folders:
+        for path in _by_step(folder):
+            path.unlink(missing_ok=True)
+
+
 def _save(content: Mapping[str, Any], path: Path) -> None:
     with path.open("wb") as file:  # an open file, for torch would put the path's name into it
         torch.save(dict(content), file)

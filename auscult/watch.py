@@ -7,7 +7,8 @@ word otherwise.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -123,6 +124,31 @@ def check_content(cuts: Iterable[Any]) -> None:
         if seen is not None and seen.sha256 != sha256:
             raise AudioChanged(path, unnoticed=seen.stamp == stamp)
         remember(path, stamp, sha256)
+
+
+@contextmanager
+def same_audio(
+    cuts: Iterable[Any], withdraw: Callable[[], object] = lambda: None
+) -> Iterator[None]:
+    """Compare the content of audio where a block begins that reads it, and where the block ends.
+
+    Args:
+        cuts: What is read.
+        withdraw: Called where audio changed and no stamp says so: what was kept of work on it, in
+            the block or by an earlier command, may be of other audio than it says.
+
+    Raises:
+        UserError: A file is another by now, or gone.
+    """
+    cuts = list(cuts)
+    try:
+        check_content(cuts)
+        yield
+        check_content(cuts)
+    except AudioChanged as error:
+        if error.unnoticed:
+            withdraw()
+        raise
 
 
 def file_sha256(path: str | Path) -> str:

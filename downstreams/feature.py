@@ -108,6 +108,11 @@ class CorpusUpstream(HubUpstream):
         )
         return self.answer(states, samples)
 
+    def audio_read_again(self) -> list[Any]:
+        """Return the utterances that training a head reads: none where features are kept."""
+        splits = () if self._kept else self._corpus.splits.values()
+        return [cut for split in splits for cut in split.cuts]
+
     def constant_layers(self) -> list[int]:
         """Return the kept layers whose mean over time is the same in every training utterance."""
         if not self._kept:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,20 +110,12 @@ def _train(
     encoder: "Upstream", run: HeadRun, corpus: "Corpus", labelled: "LabelledCorpus"
 ) -> TrainedHead | None:
     from auscult import kept
-    from auscult.downstreams.feature import CorpusUpstream
     from auscult.downstreams.search import Trial, search_learning_rate
     from auscult.downstreams.training import fit_head
+    from auscult.snapshot import remove_snapshots
+    from auscult.watch import same_audio
 
-    upstream = CorpusUpstream(
-        encoder,
-        labelled,
-        budget=run.budget,
-        device=run.device,
-        precision=run.precision,
-        finetune=run.finetune,
-        processes=run.processes,
-    )
-    _warn_constant(upstream, run)
+    upstream = _upstream(encoder, run, labelled)
     expert = run.task.expert_class()
 
     rate, trials = run.config.learning_rate, tuple[Trial, ...]()
@@ -147,12 +140,15 @@ def _train(
             metric=run.task.spec.metrics[0],
         )
 
-    if run.learning_rates:
-        training, rate, trials = search_learning_rate(run.learning_rates, fit)
-    else:
-        training = fit(rate)
-    if not run.processes.leads:
-        return None
+    read_again = upstream.audio_read_again() if run.processes.leads else []  # the others wait
+    with same_audio(read_again, partial(remove_snapshots, *folders.values())):
+        if run.learning_rates:
+            training, rate, trials = search_learning_rate(run.learning_rates, fit)
+        else:
+            training = fit(rate)
+        if not run.processes.leads:
+            return None
+        result = training.result()
     head = TrainedHead(
         run=run,
         encoder=encoder,
@@ -161,10 +157,26 @@ def _train(
         config=configs[rate],
         finetuned=upstream.finetuned,
         trials=trials,
-        result=training.result(),
+        result=result,
         provenance=run.provenance,
     )
     return _as_measured_before(head) if training.was_finished else head
+
+
+def _upstream(encoder: "Upstream", run: HeadRun, labelled: "LabelledCorpus") -> "CorpusUpstream":
+    from auscult.downstreams.feature import CorpusUpstream
+
+    upstream = CorpusUpstream(
+        encoder,
+        labelled,
+        budget=run.budget,
+        device=run.device,
+        precision=run.precision,
+        finetune=run.finetune,
+        processes=run.processes,
+    )
+    _warn_constant(upstream, run)
+    return upstream
 
 
 def _as_measured_before(head: TrainedHead) -> TrainedHead:
@@ -187,9 +199,12 @@ def _evaluate(
     encoder: "Upstream", run: HeadRun, corpus: "Corpus", labelled: "LabelledCorpus"
 ) -> TrainedHead:
     """Let dev choose a hidden state, and use it as it is."""
-    result = run.task.evaluate(
-        encoder, labelled, budget=run.budget, device=run.device, precision=run.precision
-    )
+    from auscult.watch import same_audio
+
+    with same_audio(cut for split in labelled.splits.values() for cut in split.cuts):
+        result = run.task.evaluate(
+            encoder, labelled, budget=run.budget, device=run.device, precision=run.precision
+        )
     return TrainedHead(
         run=run,
         encoder=encoder,

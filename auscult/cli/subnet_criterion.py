@@ -4,8 +4,7 @@ Both look at every subnet on the supernet's own weights and compute once what al
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -71,6 +70,11 @@ class Speech:
     skipped: Mapping[str, int]
     limit: int | None
     device: str
+
+    @property
+    def all_cuts(self) -> list[Any]:
+        """Those of all splits."""
+        return [cut for found in self.cuts.values() for cut in found]
 
     @property
     def identity(self) -> list[object]:
@@ -338,26 +342,6 @@ class ScoreLog:
         rows = [row for row in sealed_rows(self._path) if row["identity"] != self._identity]
         write_text("".join(map(sealed_line, rows)), self._path)
         self._found = {}
-
-
-@contextmanager
-def same_audio(speech: Speech, log: ScoreLog) -> Iterator[None]:
-    """Compare the content of the audio where scoring begins and where it ends.
-
-    Raises:
-        UserError: It is not what it was. Scores that may be of either are removed.
-    """
-    from auscult.watch import AudioChanged, check_content
-
-    cuts = [cut for found in speech.cuts.values() for cut in found]
-    try:
-        check_content(cuts)
-        yield
-        check_content(cuts)
-    except AudioChanged as error:
-        if error.unnoticed:
-            log.withdraw()
-        raise
 
 
 @cache

@@ -34,7 +34,6 @@ from auscult.cli.subnet_criterion import (
     Score,
     ScoreLog,
     Speech,
-    same_audio,
 )
 from auscult.errors import UserError, unknown
 
@@ -186,6 +185,7 @@ def search(
         parse_limits,
     )
     from auscult.upstreams.lighthubert.sharing import share
+    from auscult.watch import same_audio
 
     output = Output(json=json, quiet=quiet)
     where = choose_device(device)
@@ -211,7 +211,7 @@ def search(
     run = provenance(command_line(), where)
     log = ScoreLog(out / "scores.jsonl", fingerprint(criterion.identity), criterion.code)
     found = _Search(sharing, criterion, costs, limits, axis, log)
-    with same_audio(speech, log):
+    with same_audio(speech.all_cuts, log.withdraw):
         found.go(strategy, evaluations, seed)
         records = _test(found, run)
     save(records, [], out, store)
@@ -286,8 +286,7 @@ def _task(objective: str, speech: Speech, allow_shared: bool, skip_bad: bool) ->
     kind, _, name = objective.partition(":")
     if kind != "probe" or not name:
         raise unknown("objective", objective, ["distill", "probe:TASK"])
-    cuts = [cut for found in speech.cuts.values() for cut in found]
-    task, *others = resolve_tasks(name, cuts)
+    task, *others = resolve_tasks(name, speech.all_cuts)
     if others:
         names = ", ".join(one.spec.name for one in (task, *others))
         raise UserError(f"--objective {objective} stands for several tasks; choose of {names}.")

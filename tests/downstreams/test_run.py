@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,10 @@ import torch
 
 from auscult import bridge
 from auscult.downstreams.checkpoint import newest_checkpoint
+from auscult.downstreams.training import HeadTraining
 from auscult.record import Record
+from auscult.results import open_store
+from auscult.watch import Stamp
 
 Run = Callable[..., tuple[int, str, str]]
 SETTINGS = ("learning_rate=0.02", "batch_size=8")
@@ -163,6 +167,49 @@ def test_fine_tuned_and_limited_runs_say_so(run: Run, word_folder: Path, tmp_pat
     assert (limited.num_items, limited.config["limit"]) == (12, 12)
     assert len({frozen.key, tuned.key, limited.key}) == 3
     assert len(list((tmp_path / "heads").iterdir())) == 5
+
+
+@pytest.mark.parametrize(
+    ("how", "shown"),
+    [("fine-tuned", True), ("encoded anew", True), ("encoded anew", False)],
+    ids=["fine-tuned", "encoded anew", "shown by content alone"],
+)
+def test_audio_that_is_swapped_while_a_head_is_trained(
+    how: str,
+    shown: bool,
+    run: Run,
+    word_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "words"
+    shutil.copytree(word_folder, folder)
+    path, other = folder / "s0-go-0.flac", folder / "s0-stop-0.flac"
+    content = path.read_bytes()
+    if not shown:
+        monkeypatch.setattr("auscult.watch.Stamp.of", lambda path: Stamp(1, 1, 1))
+    step = HeadTraining._step
+
+    def swapping(self: HeadTraining, number: int, batches: Any) -> float:
+        if number == 12:
+            path.write_bytes(other.read_bytes())
+        return step(self, number, batches)
+
+    words = ("run", "-c", f"tsv:{folder}", "-t", "keyword_spotting", "--steps", 25, "batch_size=3")
+    words = (*words, "save_step=5", "--no-baselines", "--out", tmp_path / "out", "--json")
+    words += ("-u", "random(hubert_tiny)", "--finetune") if how == "fine-tuned" else ()
+    words += ("-u", "log_mel", "--budget", "0") if how == "encoded anew" else ()
+    whole = json.loads(run(*words, "--out", tmp_path / "whole")[1])["records"]
+    with monkeypatch.context() as patch:
+        patch.setattr(HeadTraining, "_step", swapping)
+        status, _, said = run(*words)
+    assert status == 2 and "s0-go-0.flac changed while it was in use" in said
+    assert not open_store(tmp_path / "out").records()
+    left = list((tmp_path / "out").rglob("states-*.ckpt"))
+    assert len(left) == (1 if shown else 0)  # of the old audio, or nobody knows of which
+    path.write_bytes(content)
+    found = json.loads(run(*words)[1])["records"]
+    assert [r["value"] for r in found] == [r["value"] for r in whole]
 
 
 @pytest.mark.slow  # three processes that import torch and s3prl
