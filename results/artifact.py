@@ -127,8 +127,8 @@ def _array(content: bytes) -> NDArray[Any]:
         )
     if dtype.itemsize == 0 and math.prod(shape) > 1:
         raise ValueError("an array of elements without size")
-    order = "F" if fortran else "C"
-    return np.frombuffer(body, dtype).reshape(shape, order=order).copy(order=order)
+    flat: NDArray[Any] = np.frombuffer(body, dtype).copy()
+    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
 
 
 def _check(artifact: Artifact) -> None:

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from pack_encoder import best_layers
 
 from auscult.loss_curve import read_curve
+from auscult.whole_file import whole_file, write_text
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("phone39", "keyword", "speaker")
@@ -61,9 +62,8 @@ def main() -> None:
         }
         kept["curves"] = {name: codes(folder) for name, folder in folders.items()}
     path = ROOT / "results" / "records" / "pretraining" / f"{options.name}.json"
-    path.write_text(
-        json.dumps(kept, separators=(",", ":")).replace('},{"upstream"', '},\n{"upstream"') + "\n"
-    )
+    text = json.dumps(kept, separators=(",", ":")).replace('},{"upstream"', '},\n{"upstream"')
+    write_text(f"{text}\n", path)
     for task in TASKS:
         for row in best(records[task]):
             print(
@@ -83,7 +83,8 @@ def main() -> None:
         draw_collapse(panels[3], kept["curves"])
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
-    figure.savefig(ROOT / "docs" / "figures" / f"pretraining_{options.name}.png", dpi=150)
+    with whole_file(ROOT / "docs" / "figures" / f"pretraining_{options.name}.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
 
 
 def codes(folder: Path) -> list[dict[str, float]]:

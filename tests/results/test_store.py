@@ -242,3 +242,25 @@ def test_a_foreign_database_is_refused(tmp_path: Path) -> None:
         connection.execute("create table t (x)")
     with pytest.raises(UserError, match="holds no results of Auscult"):
         open_store(tmp_path / "other.db").records()
+
+
+def test_rows_of_types_that_were_checked_are_read_fast(
+    tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every check on every row is what made a hundred thousand of them take half a minute."""
+    store = open_store(tmp_path)
+    store.add(records)
+    checked: list[object] = []
+    check = Record.from_checked
+
+    def count(flat: dict[str, object]) -> Record:
+        checked.append(flat)
+        return check(flat)
+
+    monkeypatch.setattr(Record, "from_checked", count)
+    found = store.records()
+    assert len(found) == len(records) > 200 and len(checked) <= 30  # layers, types
+    assert len({id(record.config) for record in found}) == 1  # kept once
+    assert {record.key for record in found} == {record.key for record in records}
+    series = store.series()
+    assert sum(len(one.scores) for one in series) == len(records) > 20 * len(series) / 3

@@ -181,3 +181,29 @@ def test_a_recorded_command_keeps_no_password(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("sys.argv", ["auscult", *words])
     expected = "auscult probe -u hf:a/b@c --store postgresql://me:***@host/db"
     assert command_line() == expected
+
+
+def test_ls_says_the_same_of_many_rows_as_of_few(
+    auscult: Auscult, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = auscult("results", "ls", store)[1].splitlines()
+    monkeypatch.setattr("auscult.cli.output.MANY_ROWS", 3)
+    many = auscult("results", "ls", store)[1].splitlines()
+    assert len(many) == 3 + 12 and few[0].strip() == many[0]
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in few if "│" in line]
+    assert ["  ".join(cell for cell in row if cell).split() for row in cells] == [
+        line.split() for line in many[3:]
+    ]
+
+
+def test_ls_takes_time_in_proportion(
+    auscult: Auscult, records: list[Record], tmp_path: Path
+) -> None:
+    """Two thousand curves, each of which once looked at each other one."""
+    linear = [r for r in records if (r.probe, r.metric, r.seed) == ("linear", "accuracy", 0)]
+    some = [r for r in linear if r.task == "phone39" and r.layer in (1, 2)][:2]
+    many = [replace(r, upstream=f"hf:{i:04}") for i in range(1000) for r in some]
+    dev = [replace(r, split="dev", corpus_sha256="d" * 64) for r in many]
+    open_store(tmp_path / "many").add(many + dev)
+    code, out, _ = auscult("results", "ls", str(tmp_path / "many"))
+    assert code == 0 and len(out.splitlines()) == 3 + 1000 and "*" not in out
