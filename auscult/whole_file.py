@@ -49,11 +49,19 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; what is written there becomes ``path`` at the end.
 
     The folder is made. A kill or an error leaves ``path`` as it was, or absent. What dead processes
-    left in the folder is removed.
+    left in the folder is removed. A link stays one, and what it leads to is written; a pipe or a
+    device, such as /dev/stdout, is given itself.
 
     Raises:
         UserError: The disk is full, or the folder cannot be written.
     """
+    with writing(path):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; expected the name of a file.")
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        path = path.resolve() if path.is_symlink() else path
     with _beside(path) as temporary, writing(path):
         yield temporary
         _flush(temporary)

@@ -48,7 +48,7 @@ class Cost:
 
 def main() -> None:
     """Make a store, run each verb on it, print what that took."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="sweep")
     parser.add_argument("--folder", type=Path, help="keep the store here, or use the one there")

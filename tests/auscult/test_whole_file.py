@@ -135,3 +135,28 @@ def test_a_name_as_long_as_names_may_be(tmp_path: Path) -> None:
     write_text("x", tmp_path / ("n" * 255))
     with pytest.raises(UserError, match="no file name of that length"):
         write_text("x", tmp_path / ("n" * 256))
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "report.html").symlink_to(tmp_path / "far" / "page.html")
+    for text in ("first", "second"):  # it leads nowhere at first
+        write_text(text, tmp_path / "report.html")
+        assert (tmp_path / "report.html").is_symlink()
+        assert (tmp_path / "far" / "page.html").read_text() == text
+    assert len(list(tmp_path.iterdir())) == 2 and len(list((tmp_path / "far").iterdir())) == 1
+
+
+def test_a_pipe_is_written_into_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True)
+    write_text("through", pipe)
+    assert reader.communicate()[0] == "through"
+    assert pipe.is_fifo() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder; expected the name of a file"):
+        write_text("x", tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -294,7 +294,8 @@ def test_mutants_are_ours_or_a_sentence(store: Store, tmp_path: Path) -> None:
         path.write_bytes(mutant)
         try:
             found = open_store(path)
-            found.series(), found.records(), found.artifacts()
+            for read in (found.series, found.records, found.artifacts):
+                read()
         except UserError:
             refused += 1
     assert 20 < refused <= 80
