@@ -7,6 +7,8 @@ from pathlib import Path
 
 from auscult.errors import UserError, quoted
 
+MOST_SEED = 2**64 - 1  # of torch's generators
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -37,7 +39,8 @@ def parse_address(spec: str) -> Address:
     """Take an upstream spec apart.
 
     Raises:
-        UserError: Empty spec, unbalanced parenthesis, or ``random`` of ``random``.
+        UserError: Empty spec, unbalanced parenthesis, ``random`` of ``random``, or a seed that no
+            generator takes.
     """
     text = spec.strip()
     wrapped = re.fullmatch(r"random\((.*?)(?:,\s*(?:seed\s*=\s*)?(\d+)\s*)?\)", text)
@@ -45,6 +48,8 @@ def parse_address(spec: str) -> Address:
         inner = parse_address(wrapped[1])
         if inner.random:
             raise UserError(f"Upstream {spec!r} is random(random(...)); write random once.")
+        if wrapped[2] and (len(wrapped[2]) > 20 or int(wrapped[2]) > MOST_SEED):
+            raise UserError(f"{quoted(text)}: expected a seed of at most {MOST_SEED:,}.")
         seed = int(wrapped[2]) if wrapped[2] else None
         return replace(inner, random=True, seed=seed)
     if text.endswith("@"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from auscult.cli.output import (
+    MOST,
     CorpusSpec,
     Device,
     Json,
@@ -60,7 +61,7 @@ def attention(
     ] = "test",
     limit: Annotated[
         int | None,
-        typer.Option(help="Only this many utterances, spread evenly over the split.", min=1),
+        typer.Option(help="Only this many utterances, evenly over the split.", min=1, max=MOST),
     ] = None,
     base: Annotated[str, typer.Option(help="2 for bits (0 to 1), e for nats.")] = "2",
     split: SplitColumn = None,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MANY_ROWS = 300  # a table of more is printed without lines between, a thousand times as fast
 MOST_SEED = 2**32 - 1  # of numpy's older generators
+MOST = 10**9  # of whole numbers that options take
 
 Upstreams = Annotated[
     list[str],

@@ -10,6 +10,7 @@ import typer
 
 from auscult.cli.company import Baselines, with_baselines
 from auscult.cli.output import (
+    MOST,
     AllowSharedSpeakers,
     Budget,
     ComputePrecision,
@@ -97,7 +98,7 @@ def probe(
         str, typer.Option(help="One, or several of which dev chooses: 1e-2,1e-3,1e-4.")
     ] = "1e-3",
     max_epochs: Annotated[
-        int | None, typer.Option(help="Limit; 30 for frames, 60 for utterances.", min=1)
+        int | None, typer.Option(help="Limit; 30 for frames, 60 for utterances.", min=1, max=MOST)
     ] = None,
     pooling: Annotated[
         str, typer.Option(help="Utterance tasks: mean, or statistics (mean and deviation).")
@@ -486,11 +487,11 @@ def _layers(text: str, encoder: "Upstream") -> list[int]:
         return list(range(last + 1))
     found: set[int] = set()
     for part in text.split(","):
-        ends = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        ends = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
         first = int(ends[1]) if ends else 1
         final = int(ends[2] or first) if ends else 0
         if final < first:
-            raise UserError(f"--layers {text!r}: expected all, or such as 0,3,6-12.")
+            raise UserError(f"--layers {text[:80]!r}: expected all, or such as 0,3,6-12.")
         found |= set(range(first, final + 1))
     if max(found) > last:
         raise UserError(

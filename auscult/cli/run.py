@@ -10,6 +10,7 @@ import typer
 from auscult.cli.company import Baselines, with_baselines
 from auscult.cli.head import HeadRun, TrainedHead, draw, save_head, train
 from auscult.cli.output import (
+    MOST,
     MOST_SEED,
     AllowSharedSpeakers,
     Budget,
@@ -54,6 +55,7 @@ Steps = Annotated[
         help="Train this long instead; dev is looked at 40 times, as in the protocol, but at "
         "most every 25 steps.",
         min=1,
+        max=MOST,
     ),
 ]
 LearningRates = Annotated[
@@ -68,7 +70,7 @@ Finetune = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(help="Only this many utterances of each split, spread evenly over it.", min=1),
+    typer.Option(help="Only this many utterances of each split, evenly over it.", min=1, max=MOST),
 ]
 Seed = Annotated[
     int, typer.Option(help="Seed of the head and of the data order.", min=0, max=MOST_SEED)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from auscult.cli.output import (
+    MOST,
     MOST_SEED,
     AllowSharedSpeakers,
     CorpusSpec,
@@ -146,13 +147,14 @@ def search(
         int | None, typer.Option(help="Hidden state that is probed; the last of each.", min=0)
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Utterances of each split, at equal steps.", min=1)
+        int | None, typer.Option(help="Utterances of each split, at equal steps.", min=1, max=MOST)
     ] = None,
     teacher: Annotated[
         str, typer.Option(help="For distill: the teacher, where the supernet does not name it.")
     ] = "",
     top_layers: Annotated[
-        int | None, typer.Option(help="For distill: blocks of the teacher to average.", min=1)
+        int | None,
+        typer.Option(help="For distill: teacher blocks to average.", min=1, max=MOST),
     ] = None,
     split: SplitColumn = None,
     allow_shared_speakers: AllowSharedSpeakers = False,

@@ -112,3 +112,10 @@ def test_an_at_needs_a_subnet() -> None:
 def test_unreadable(spec: str) -> None:
     with pytest.raises(UserError, match="cannot be read|write random once"):
         parse_address(spec)
+
+
+@pytest.mark.parametrize("seed", [2**64, 10**22, "9" * 5000])
+def test_a_seed_that_no_generator_takes(seed: object) -> None:
+    assert parse_address(f"random(hubert_tiny, seed={2**64 - 1})").seed == 2**64 - 1
+    with pytest.raises(UserError, match="expected a seed of at most 18,446,744,073,709,551,615"):
+        parse_address(f"random(hubert_tiny, seed={seed})")

@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
+import typer
 
 from auscult.cli import demo
+from auscult.cli.app import app
 
 Run = Callable[..., tuple[int, str, str]]
 VERBS = ("attention", "corpora", "demo", "extract", "probe", "report", "results", "run")
@@ -27,6 +29,37 @@ def test_ctrl_c_is_130_and_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch)
 def test_an_unknown_option_is_status_2(run: Run) -> None:
     status, _, stderr = run("probe", "--upstraem", "fbank")
     assert status == 2 and "No such option" in stderr
+
+
+def numbers_of(verbs: typer.Typer, *words: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield each option that takes a whole number, after its verb."""
+    for group in verbs.registered_groups:
+        yield from numbers_of(group.typer_instance, *words, str(group.name))
+    for command in verbs.registered_commands:
+        hints = get_type_hints(command.callback, include_extras=True)
+        for name, hint in hints.items():
+            kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+            if kind in (int, int | None):
+                yield (*words, str(command.name)), f"--{name.replace('_', '-')}"
+
+
+NUMBERS = list(numbers_of(app))
+
+
+def test_there_are_numbers_to_try() -> None:
+    assert len(NUMBERS) > 15 and (("pretrain",), "--seed") in NUMBERS
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"), NUMBERS, ids=lambda x: x if isinstance(x, str) else " ".join(x)
+)
+@pytest.mark.parametrize("number", ["9" * 23, "9" * 5000, "-1", "1e3", "nan"], ids=lambda x: x[:9])
+def test_absurd_numbers_are_a_sentence(
+    verb: tuple[str, ...], option: str, number: str, run: Run
+) -> None:
+    status, _, stderr = run(*verb, f"{option}={number}")
+    assert status == 2 and "Traceback" not in stderr
+    assert ("Invalid value for" in stderr and option in stderr) or "Missing" in stderr
 
 
 @pytest.mark.parametrize("verb", VERBS)
