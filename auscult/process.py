@@ -42,14 +42,14 @@ class Processes:
         if "WORLD_SIZE" not in os.environ:
             return cls()
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        launched = distributed.is_torchelastic_launched()
         try:
-            return cls(*(int(os.environ[name]) for name in names), launched)
+            rank, size, local_rank = (int(os.environ[name]) for name in names)
         except (KeyError, ValueError) as error:
             raise UserError(
                 f"WORLD_SIZE is set, but {', '.join(names)} are not all numbers; start several "
                 "processes with `torchrun --nproc_per_node N -m auscult ...`, or unset it."
             ) from error
+        return cls(rank, size, local_rank, distributed.is_torchelastic_launched())
 
     @property
     def leads(self) -> bool:

@@ -4,9 +4,9 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch.utils import deterministic
 
 _WARN = 1  # as torch numbers it: where an operation has no fixed order, go on
 
@@ -25,16 +25,17 @@ def repeatable(device: str | torch.device) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
-    mode, filled = torch.get_deterministic_debug_mode(), deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    mode, filled = torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory
     with (
         torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", ".*deterministic", UserWarning)
         torch.set_deterministic_debug_mode(max(mode, _WARN))
-        deterministic.fill_uninitialized_memory = False  # which would cost time and hide nothing
+        memory.fill_uninitialized_memory = False  # which would cost time and hide nothing
         try:
             yield
         finally:
             torch.set_deterministic_debug_mode(mode)
-            deterministic.fill_uninitialized_memory = filled
+            memory.fill_uninitialized_memory = filled
