@@ -16,6 +16,7 @@ from torch import Tensor
 from auscult.compact import KEY, nested
 from auscult.constructor import Reference, Refused, Storage, Stub
 from auscult.errors import UserError
+from auscult.text import MAX_TABLE
 from auscult.unpickler import settle, unpickle
 
 __all__ = ["Reference", "Stub", "read_checkpoint"]
@@ -106,6 +107,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
+            if len(metadata.get(KEY, "")) > MAX_TABLE:
+                raise Refused(f"is not read: what stands beside its tensors is over {MAX_TABLE}")
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
         return nested(tensors, metadata) if KEY in metadata else dict[str, Any](tensors)
     except SafetensorError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from auscult.errors import UserError
 
+MAX_TABLE = 1 << 24  # bytes of JSON, which take twenty times as much in memory
 _MARKS = (  # longest first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF32_LE, ""),
     (codecs.BOM_UTF32_BE, ""),
@@ -44,10 +45,13 @@ def read_table(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Raises:
-        UserError: As :func:`read_text`, or the file holds no JSON object.
+        UserError: As :func:`read_text`, or the file holds no JSON object, or a very large one.
     """
+    content = read_bytes(path)
+    if len(content) > MAX_TABLE:
+        raise UserError(f"{path} has {len(content):,} bytes; expected {MAX_TABLE:,} at most.")
     try:
-        found = json.loads(read_text(path))
+        found = json.loads(decode(content, path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(found, dict):

@@ -14,6 +14,8 @@ from auscult.errors import UserError, quoted
 from auscult.frame import conv_geometry
 from auscult.text import read_table
 
+from .front_end import STACKED
+
 SUPPORTED = (
     "data2vec-audio",
     "hubert",
@@ -88,7 +90,7 @@ _FIELDS: Mapping[str, _Range | _Choice] = {
     "conv_pos_kernel_size": _KERNEL,
     "conv_pos_batch_norm": _FLAG,
     "feat_proj_layer_norm": _FLAG,
-    "feature_projection_input_dim": _WIDTH,
+    "feature_projection_input_dim": _Range(2, 1024),
     "conv_depthwise_kernel_size": _KERNEL,
     "adapter_attn_dim": _WIDTH,  # of maps inside each block
     "mask_time_prob": _RATE,  # whether there is a mask vector
@@ -192,6 +194,10 @@ def _contradiction(config: Any) -> str:
     groups = getattr(config, "num_conv_pos_embedding_groups", 1)
     if width % groups:
         return f"num_conv_pos_embedding_groups, {groups}, does not divide a width of {width}"
+    if getattr(config, "feature_projection_input_dim", STACKED) % STACKED:
+        return (
+            f"its input is {config.feature_projection_input_dim} wide, which is no pair of frames"
+        )
     if config.model_type == "wavlm" and config.max_bucket_distance <= config.num_buckets // 4:
         return f"max_bucket_distance is {config.max_bucket_distance}, within the exact buckets"
     if config.model_type == "data2vec-audio" and config.num_conv_pos_embeddings > MAX_CONVOLUTIONS:

@@ -239,6 +239,12 @@ def test_files_that_are_no_object(hubert_folder: Path, text: str) -> None:
         auscult.load(f"hf:{hubert_folder}")
 
 
+def test_very_large_files_are_not_read(hubert_folder: Path) -> None:
+    (hubert_folder / "config.json").write_text('{"a": [' + "[]," * (6 << 20) + "[]]}")
+    with pytest.raises(UserError, match=r"has [\d,]+ bytes; expected 16,777,216 at most"):
+        auscult.load(f"hf:{hubert_folder}")
+
+
 def test_what_is_built_is_no_larger_than_a_ceiling(hubert_folder: Path) -> None:
     """Without weights beside it, a configuration may describe what others have published."""
     (hubert_folder / "model.safetensors").unlink()
