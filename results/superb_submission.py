@@ -98,8 +98,14 @@ def write_submission(path: Path, parts: Mapping[str, Part]) -> None:
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
         for code, part in parts.items():
-            for name, content in _files(code, part):
-                archive.writestr(_entry(f"{folder_of(code)}/{name}"), content)
+            try:
+                for name, content in _files(code, part):
+                    archive.writestr(_entry(f"{folder_of(code)}/{name}"), content)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"The {code} predictions are not such as its task makes ({error!r}); run the "
+                    "task again."
+                ) from error
 
 
 def import_h5py() -> Any:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from auscult.cli.output import Output
+from auscult.progress import logger, progress
 from auscult.record import Artifact, Provenance, Record
 from auscult.results import open_store
 from auscult.results.difference import build_difference
@@ -267,3 +269,21 @@ def test_what_was_typed(kind: str, run: Run, store: str) -> None:
         assert "Traceback" not in err
         if status == 2 and err.startswith("auscult:"):
             assert len(err.splitlines()) == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_progress(live: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal() if live else io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    Output()
+    with progress("\x1b]0;x\x07 [red]a[/red]\n", 2) as advance:
+        advance(2, "\x1b]0;y\x07 [b]")
+    logger.info("\x1b]0;z\x07")
+    said = stream.getvalue()
+    assert "\x1b]" not in said and "\x07" not in said and r"\x1b]0;z\x07" in said
+    assert not live or ("[red]a[/red]" in said and r"\x1b]0;y\x07 [b]" in said)

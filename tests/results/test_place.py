@@ -68,6 +68,18 @@ def test_names_of_any_kind(
     assert (tmp_path / path).is_file() and open_store(url).records() == records[:1]
 
 
+@pytest.mark.parametrize(
+    "name", ["a ?#%20&=;ü.db", "caf\udce9.db", "a\nb.db", "-x.db", ":memory:.db"]
+)
+def test_a_name_of_any_characters_where_nobody_may_write(
+    name: str, tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    open_store(name).add(records[:2])
+    monkeypatch.setattr(place, "_opens", lambda engine: False)
+    assert open_store(name).records() == records[:2]
+
+
 def test_a_folder_and_a_pipe_are_no_file(tmp_path: Path) -> None:
     (tmp_path / "a.sqlite").mkdir()
     os.mkfifo(tmp_path / "b.sqlite")

@@ -401,6 +401,19 @@ def test_official_lists_are_read_as_they_are() -> None:
             Part([{"id": "a", "prediction": ["latte"]}], slots=("drink",)),
             "but these have drink",
         ),
+        *(
+            (code, Part([item], slots=INTENTS), f"The {code} predictions are not such as its task")
+            for code, item in (
+                ("asr", {"prediction": "A"}),
+                ("asr", {"id": "a", "prediction": 7}),
+                ("ic", {"id": "a", "prediction": ["lights"]}),
+                ("sv", {"id": "a", "prediction": 0.5}),
+                ("sv", {"id": ["a", "b", "c"], "prediction": 0.5}),
+                ("qbe", {"id": ["a", "b"], "prediction": "x"}),
+                ("sd", {"id": "a", "prediction": ["x"]}),
+                ("sd", {"id": "a", "prediction": [[1], [1, 2]]}),
+            )
+        ),
     ],
 )
 def test_what_cannot_be_written(code: str, part: Part, message: str, tmp_path: Path) -> None:
