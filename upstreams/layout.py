@@ -153,13 +153,14 @@ def sort_weights(
 
 
 def _find(path: Path, names: list[str], layouts: tuple[Layout, ...]) -> Sorted:
+    known = set(names)
     for layout in layouts:
         prefixes = {
             name.removesuffix(layout.first)
             for name in names
             if name.endswith(layout.first) and name.removesuffix(layout.first)[-1:] in ("", ".")
         }
-        prefixes = {prefix for prefix in prefixes if f"{prefix}{layout.mark}" in names}
+        prefixes = {prefix for prefix in prefixes if f"{prefix}{layout.mark}" in known}
         if len(prefixes) > 1:
             raise UserError(
                 f"{path} holds {len(prefixes)} encoders, whose names begin with "
@@ -177,7 +178,8 @@ def _find(path: Path, names: list[str], layouts: tuple[Layout, ...]) -> Sorted:
 
 def _read_elsewhere(names: list[str], find: Callable[[str, str], object]) -> str:
     """Say of which encoder with like names these are, and what reads it; empty of none."""
-    found = (what for pattern, what in _ELSEWHERE if any(find(pattern, name) for name in names))
+    short = [name[:500] for name in names]  # patterns take their time over a stranger's
+    found = (what for pattern, what in _ELSEWHERE if any(find(pattern, name) for name in short))
     return next(found, "")
 
 
