@@ -67,7 +67,7 @@ class _File(AudioSource):  # type: ignore[misc]  # lhotse has no types
         force_opus_sampling_rate: int | None = None,
     ) -> NDArray[np.float32]:
         """Return samples (channel, time)."""
-        with open_audio(Path(self.source)) as file:
+        with open_audio(Path(str(self.source))) as file:
             start = compute_num_samples(offset, file.samplerate)
             count = None if duration is None else compute_num_samples(duration, file.samplerate)
             return file.samples(start, count).T

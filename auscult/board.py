@@ -6,7 +6,9 @@ whoever writes next waits for it without end.
 
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from auscult.whole_file import writing
 
@@ -24,26 +26,25 @@ class Board:
 
     def __init__(self, folder: Path, first: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+        self._messages: Any = import_module("tensorboardX.proto.event_pb2")
         self._path = folder / "events"  # what the names of its files begin with
+        start = self._messages.SessionLog(status=self._messages.SessionLog.START)
         with writing(self._path):
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = EventsWriter(str(self._path), f".{first}")
-            self._writer.write_event(
-                Event(step=first, session_log=SessionLog(status=SessionLog.START))
-            )
+            self._writer.write_event(self._messages.Event(step=first, session_log=start))
             self._writer.flush()
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Note the values after ``step`` updates."""
-        from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
         with writing(self._path):
             for name, value in values.items():
                 summary = scalar(name, value)
-                self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+                found = self._messages.Event(wall_time=time.time(), step=step, summary=summary)
+                self._writer.write_event(found)
             self._writer.flush()
 
     def close(self) -> None:

@@ -67,7 +67,8 @@ class AudioFile(soundfile.SoundFile):  # type: ignore[misc]  # which has no type
             size = min(max(promised, beyond), max(_BLOCK // self.channels, 1))
             size = size if end is None else min(size, end - skipped)
             with _decoding(Path(self.name)):
-                block = self.read(size, dtype="float32", always_2d=True)
+                found = self.read(size, dtype="float32", always_2d=True)
+            block: NDArray[np.float32] = np.asarray(found, dtype=np.float32)
             if len(block) == 0:
                 return
             if skipped + len(block) > start:

@@ -43,7 +43,7 @@ class Processes:
             return cls()
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         try:
-            rank, size, local_rank = (int(os.environ[name]) for name in names)
+            rank, size, local_rank = [int(os.environ[name]) for name in names]
         except (KeyError, ValueError) as error:
             raise UserError(
                 f"WORLD_SIZE is set, but {', '.join(names)} are not all numbers; start several "

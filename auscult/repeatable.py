@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def repeatable(device: str | torch.device) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
-    memory: Any = torch.utils.deterministic
+    memory: Any = import_module("torch.utils.deterministic")
     mode, filled = torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory
     with (
         torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),

@@ -128,7 +128,8 @@ def _array(content: bytes) -> NDArray[Any]:
     if dtype.itemsize == 0 and math.prod(shape) > 1:
         raise ValueError("an array of elements without size")
     flat: NDArray[Any] = np.frombuffer(body, dtype).copy()
-    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+    found: NDArray[Any] = flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+    return found
 
 
 def _check(artifact: Artifact) -> None:

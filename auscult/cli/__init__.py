@@ -28,7 +28,7 @@ def main() -> None:
     from auscult.cli.app import app
 
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows its number
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         status = app(standalone_mode=False)  # typer turns Ctrl-C into 130 and returns it

@@ -202,6 +202,8 @@ def test_what_is_done_to_a_cut_is_honoured(
         np.testing.assert_allclose(read_samples(one).numpy(), expected, atol=1e-6)
     with caplog.at_level(logging.WARNING):
         gone = AudioSource(type="file", channels=[0], source=str(tmp_path / "gone.wav"))
-        cut.recording.sources[0] = gone
+        recording = cut.recording
+        assert recording is not None
+        recording.sources[0] = gone
         with pytest.raises(UserError, match=r"gone\.wav cannot be read as audio: it does not"):
             read_samples(cut)

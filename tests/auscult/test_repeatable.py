@@ -1,12 +1,14 @@
 """What a GPU is told while something is trained, and that it is told no longer afterwards."""
 
+from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
-from torch.utils import deterministic
 
 from auscult.repeatable import repeatable
+
+deterministic: Any = import_module("torch.utils.deterministic")
 
 
 def _settings() -> tuple[Any, ...]:

@@ -271,7 +271,8 @@ class TestScanMemory:
         with pytest.raises(KeyboardInterrupt):
             load_corpus(f"tsv:{folder}")
         (memory,) = (cache / "scans").iterdir()
-        assert len(read_json(memory)) == 9
+        kept = read_json(memory)
+        assert kept is not None and len(kept) == 9
 
     def test_a_damaged_memory_is_made_anew(self, write_corpus, cache: Path) -> None:
         folder = write_corpus()
