@@ -83,8 +83,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         yield temporary
         try:
             temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
 
 

@@ -41,6 +41,19 @@ def test_a_folder_appears_whole_and_takes_no_others_place(tmp_path: Path) -> Non
     assert list(folder.parent.iterdir()) == [folder]
 
 
+def test_a_folder_that_cannot_be_put_in_its_place_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it passed over, as where another was faster, nothing would be there."""
+    (tmp_path / "empty").mkdir()
+    full = failing(OSError(errno.ENOSPC, "No space left on device"))
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="is full"):
+        patch.setattr(Path, "rename", full)
+        with whole_folder(tmp_path / "empty"):
+            pass
+    assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
+
+
 def test_a_folder_is_tried_before_any_work(tmp_path: Path) -> None:
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")

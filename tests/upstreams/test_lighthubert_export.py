@@ -184,6 +184,9 @@ def test_an_export_is_whole_or_not_there(
             export_subnet(upstream, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
     monkeypatch.undo()
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="A disk is mounted at"):
+        patch.setattr(Path, "is_mount", lambda path: path.name == "empty")
+        export_subnet(upstream, tmp_path / "empty")
     export_subnet(upstream, tmp_path / "empty")
     assert auscult.load(f"lighthubert:{tmp_path / 'empty'}").spec.sha256 == upstream.spec.sha256
 

@@ -166,8 +166,10 @@ def _new(folder: Path) -> Iterator[Path]:
     """Yield a folder to write in, which becomes ``folder`` only if nothing fails.
 
     Raises:
-        UserError: ``folder`` is a file or not empty, or the disk is full.
+        UserError: ``folder`` is a file, not empty or a disk's own, or the disk is full.
     """
+    if folder.is_mount():
+        raise UserError(f"A disk is mounted at {folder}; name a folder on it with --out.")
     if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
         raise UserError(f"{folder} exists and is not an empty folder; name another with --out.")
     with whole_folder(folder) as work:
