@@ -106,4 +106,10 @@ def decode(content: bytes, path: Path) -> str:
             f"{path}, line {line}: there is a NUL character, as in UTF-16 without a byte order "
             f"mark or in a file that is no text; {_WANTED}."
         )
+    if (place := text.find("\ufeff")) >= 0:
+        line = text.count("\n", 0, place) + 1
+        raise UserError(
+            f"{path}, line {line}: there is a byte order mark amid the text, as where files "
+            "were joined; it would be part of a name: take it out and save it so."
+        )
     return text

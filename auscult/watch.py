@@ -5,8 +5,10 @@ it forks) lives. Records name that content; other audio of equal length would be
 word otherwise.
 """
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -87,10 +89,8 @@ def check(path: str | Path) -> None:
     stamp = _read(Stamp.of, path)
     if stamp == seen.stamp:
         return
-    if (stamp.size, stamp.modified) != (seen.stamp.size, seen.stamp.modified):
-        raise AudioChanged(path)
-    # moved, copied over with the old time, or merely chmod: its content says which
-    if _read(file_sha256, path) != seen.sha256:
+    # touched, moved, copied over with the old time, or merely chmod: its content says which
+    if stamp.size != seen.stamp.size or _read(file_sha256, path) != seen.sha256:
         raise AudioChanged(path)
     _seen[str(path)] = replace(seen, stamp=stamp)
 
@@ -155,8 +155,10 @@ def file_sha256(path: str | Path) -> str:
     """Return the sha256 of a file's bytes as they are now.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, or is a folder, a pipe or a device.
     """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -29,6 +29,8 @@ def read(folder: Path, split: str | None) -> Listing:
         kaldi = folder / part
         recordings = _table(kaldi / "wav.scp", 2, listing)
         turns = _turns(kaldi, listing)
+        if not turns and not listing.problems:
+            raise UserError(f"{kaldi} says nothing of who speaks when: its table is empty.")
         for name in turns.keys() - recordings.keys():
             listing.problems.append(f"{kaldi} says who speaks in {name!r}, which wav.scp lacks")
         for name, (place,) in recordings.items():

@@ -97,6 +97,7 @@ def _utterances(part: Path, problems: list[str]) -> Iterator[tuple[Path, str]]:
         except UserError as error:
             problems.append(f"{str(error)[:-1]}; nothing beside it is used")
             continue
+        silent = {path.stem: path for path in find(transcripts.parent, "*.flac")}
         for number, line in enumerate(map(str.strip, lines), start=1):
             utterance, _, text = line.partition(" ")
             if not re.fullmatch(r"[\w-]*", utterance):
@@ -104,7 +105,9 @@ def _utterances(part: Path, problems: list[str]) -> Iterator[tuple[Path, str]]:
                     f"{transcripts} line {number} reads {line!r}, not an utterance and its words"
                 )
             elif utterance:
+                silent.pop(utterance, None)
                 yield transcripts.parent / f"{utterance}.flac", text
+        problems += (f"{path} has no line in {transcripts}" for path in silent.values())
 
 
 def _splits(parts: list[str], *, every_train: bool) -> tuple[dict[str, str], str]:

@@ -1,6 +1,7 @@
-"""What a WAV file's header promises: libsndfile reads a file that was cut short as if whole."""
+"""What a header promises: libsndfile reads a WAV or SPHERE file that was cut short as if whole."""
 
 import os
+import re
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -10,7 +11,7 @@ _MARGIN = 2**16  # bytes by which writers that cannot seek stay below 2 or 4 GiB
 
 
 def missing_audio(path: Path) -> str:
-    """Say what a WAV file lacks, to stand after its name; "" where it lacks nothing.
+    """Say what a WAV or SPHERE file lacks, to stand after its name; "" where it lacks nothing.
 
     Only the header is read. Sizes that stand for a stream (0, about 2 or 4 GiB) promise nothing,
     nor do files of another format, RF64 and Wave64 among them; a last sample that is not whole, or
@@ -22,9 +23,12 @@ def missing_audio(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(12)
         order = _ORDERS.get(head[:4])
-        if order is None or head[8:] != b"WAVE":
+        if head.startswith(b"NIST_1A\n"):
+            rate, width, promised, there = _sphere_sizes(file)
+        elif order is None or head[8:] != b"WAVE":
             return ""
-        rate, width, promised, there = _sizes(file, order)
+        else:
+            rate, width, promised, there = _sizes(file, order)
     if not rate or _streamed(promised) or promised - there <= max(width, 1):
         return ""
     return (
@@ -48,6 +52,21 @@ def _sizes(file: BinaryIO, order: str) -> tuple[int, int, int, int]:
             break
         file.seek(place + size + size % 2)
     return rate, width, 0, 0
+
+
+def _sphere_sizes(file: BinaryIO) -> tuple[int, int, int, int]:
+    """Return as :func:`_sizes`; no bytes promised where they are compressed or not counted."""
+    file.seek(0)
+    header = file.read(4096).partition(b"end_head")[0]
+    begin = re.match(rb"NIST_1A\n\s*(\d{1,9})\n", header)
+    names = (b"sample_rate", b"channel_count", b"sample_n_bytes", b"sample_count")
+    found = [re.search(rb"^" + name + rb" -i (\d{1,18})\b", header, re.MULTILINE) for name in names]
+    fields = [int(match[1]) for match in found if match is not None]
+    if begin is None or len(fields) < len(names) or b"embedded" in header:
+        return 0, 0, 0, 0
+    rate, channels, size, count = fields
+    width = channels * size
+    return rate * width, width, count * width, os.fstat(file.fileno()).st_size - int(begin[1])
 
 
 def _streamed(size: int) -> bool:

@@ -18,7 +18,7 @@ from auscult.progress import progress
 
 from .riff import missing_audio
 
-FORMAT = 3  # of the remembered scans
+FORMAT = 4  # of the remembered scans
 THREADS = 2
 ALL_ZERO = "holds only zeros"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
-from auscult.text import read_text
+from auscult.text import decode, read_bytes
 
 from .item import Span
 
@@ -28,7 +28,10 @@ def read_textgrid(path: Path) -> dict[str, tuple[Span, ...]]:
     Raises:
         UserError: The file cannot be read, is no TextGrid, or has impossible times.
     """
-    content = read_text(path)
+    stored = read_bytes(path)
+    if stored.startswith(b"ooBinaryFile"):
+        raise UserError(f"{path} is in Praat's binary format; save it as a text file.")
+    content = decode(stored, path)
     if '"ooTextFile' not in content[:1000] or '"TextGrid"' not in content[:1000]:
         raise UserError(f"{path} is no TextGrid in Praat's text format; save it as one.")
     values = _Values(path, content)
@@ -36,7 +39,7 @@ def read_textgrid(path: Path) -> dict[str, tuple[Span, ...]]:
     values.text("the object's class")
     values.time("its begin")
     values.time("its end")
-    if values.flag() != "<exists>":
+    if not values.exist():
         return {}
     tiers: dict[str, tuple[Span, ...]] = {}
     for _ in range(values.count("the number of tiers")):
@@ -106,12 +109,12 @@ class _Values:
             return int(found)
         raise self._unexpected(what, "a whole number", found)
 
-    def flag(self) -> str:
-        """Return the next value, a flag."""
+    def exist(self) -> bool:
+        """Return whether the next value, a flag, says that tiers follow."""
         found = self._next("whether there are tiers")
-        if isinstance(found, str) and found.startswith("<"):
-            return found
-        raise self._unexpected("whether there are tiers", "<exists>", found)
+        if found in ("<exists>", "<absent>"):
+            return found == "<exists>"
+        raise self._unexpected("whether there are tiers", "<exists> or <absent>", found)
 
     def where(self) -> str:
         """Return file and line of the last value."""

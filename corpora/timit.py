@@ -114,12 +114,14 @@ def _spans(path: Path) -> tuple[Span, ...]:
             spans.append(Span(int(fields[0]), int(fields[1]), fields[2]))
         elif fields:
             raise UserError(f"{path}, line {number}, reads {line!r}, not 'START END SYMBOL'.")
+    if not spans:
+        raise UserError(f"{path} is empty; expected lines of START END SYMBOL.")
     return tuple(span for span in spans if span.start != span.end)
 
 
 def _text(path: Path) -> str:
     """Read a .TXT file: first and last sample, and what is said."""
     fields = read_text(path).split(maxsplit=2)
-    if len(fields) < 3:
+    if len(fields) < 3 or "\n" in fields[2].strip():
         raise UserError(f"{path} reads {' '.join(fields)!r}, not 'START END WORDS'.")
     return fields[2].strip()

@@ -35,6 +35,11 @@ def test_mutants(name: str, tmp_path: Path) -> None:
     assert sum(counts.values()) >= SHARE
 
 
+@pytest.mark.parametrize("content", [b"0", b'"a"', b"null", b"[]", b"no JSON"])
+def test_json_without_values_stays(content: bytes) -> None:
+    assert fuzz.mutate(content, [fuzz.Edit("json", 0.0, 1, 0)]) == content
+
+
 def test_the_fuzzer_finds_what_is_not_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

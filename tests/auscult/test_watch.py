@@ -55,7 +55,19 @@ def test_what_changes_but_the_content_is_no_matter(tmp_path: Path) -> None:
     moved = path.rename(tmp_path / "y.wav")
     moved.rename(path)
     read_samples(cut)
+    os.utime(path, ns=(1, 1))
+    read_samples(cut)
     watch.check_content([cut])
+
+
+def test_a_pipe_in_the_place_of_audio_is_not_waited_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.wav", 1)
+    (cut,) = read_files([path]).split("files")
+    path.unlink()
+    os.mkfifo(path)
+    for use in (read_samples, lambda cut: watch.check_content([cut])):
+        with pytest.raises(UserError, match=r"x\.wav changed|not a regular file"):
+            use(cut)
 
 
 def test_content_is_compared_though_every_stamp_is_the_same(

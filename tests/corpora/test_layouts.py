@@ -95,6 +95,17 @@ class TestTimit:
             load_corpus(f"timit:{root}")
         assert len(load_corpus(f"timit:{root}", skip_bad=True).split("train")) == 3
 
+    @pytest.mark.parametrize(
+        ("suffix", "text"), [("PHN", ""), ("WRD", "\n"), ("TXT", "0 4800 She is.\n\x1a")]
+    )
+    def test_labels_that_hold_nothing_or_too_much_are_named(
+        self, suffix: str, text: str, tree
+    ) -> None:
+        root = tree()
+        (root / f"TRAIN/DR1/FCJF0/SX37.{suffix}").write_text(text)
+        with pytest.raises(UserError, match=rf"cannot be read: .*SX37\.{suffix} "):
+            load_corpus(f"timit:{root}")
+
     def test_linked_folders(self, tree, link_folders) -> None:
         root = tree()
         link_folders(f"timit:{root}", root)
@@ -235,6 +246,12 @@ class TestLibriSpeech:
     def test_a_missing_recording_is_named(self, root: Path) -> None:
         (root / "dev-clean/84/121123/84-121123-0001.flac").unlink()
         with pytest.raises(UserError, match=r"84-121123-0001\.flac does not exist"):
+            load_corpus(f"librispeech:{root}")
+
+    def test_a_recording_without_its_line_is_named(self, root: Path) -> None:
+        transcripts = root / "dev-clean/84/121123/84-121123.trans.txt"
+        transcripts.write_text("".join(transcripts.read_text().splitlines(keepends=True)[:1]))
+        with pytest.raises(UserError, match=r"84-121123-0001\.flac has no line in .*trans\.txt"):
             load_corpus(f"librispeech:{root}")
 
     def test_no_phones_far_beyond_the_end(self, root: Path) -> None:

@@ -219,6 +219,9 @@ class TestLibriMix:
         (root / "train" / "rttm").write_text("SPEAKER strange 1 0 1 <NA> <NA> 9 <NA> <NA>\n")
         with pytest.raises(UserError, match="says who speaks in 'strange', which wav.scp lacks"):
             load_corpus(f"librimix:{root}")
+        (root / "train" / "rttm").write_text("\n")
+        with pytest.raises(UserError, match="train says nothing of who speaks when"):
+            load_corpus(f"librimix:{root}")
 
     def test_linked_folders(self, root: Path, link_folders) -> None:
         link_folders(f"librimix:{root}", root)

@@ -165,6 +165,8 @@ def test_tiers_may_be_empty_or_missing(tmp_path: Path) -> None:
         ("\nsize = 3", "\nsize = 99999999999999999999", "ends too early: a tier's class"),
         ("\nsize = 3", "\nsize = 2.5", "line 7: expected a whole number for the number of tiers"),
         ("\nsize = 3", "\nsize = -1", "line 7: expected a whole number"),
+        ("<exists>", "<EXISTS>", "line 6: expected <exists> or <absent> for whether there are"),
+        ("<exists>", "< exists >", "line 6: expected <exists> or <absent>"),
         ("xmax = 0.25", "xmax = 1e400", "line 44: '1e400' is no finite number"),
         ("xmax = 0.25", "xmax = inf", "line 44: 'inf' is no finite number"),
         ("xmax = 0.25", "xmax = NaN", "line 44: 'NaN' is no finite number"),
@@ -188,3 +190,10 @@ def test_what_is_wrong_is_said_with_its_line(
     with pytest.raises(UserError, match=message):
         read_textgrid(grid(tmp_path, text))
     assert time.monotonic() - began < 1
+
+
+def test_the_binary_format_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.TextGrid"
+    path.write_bytes(b"ooBinaryFile\x08TextGrid" + bytes(16))
+    with pytest.raises(UserError, match="binary format; save it as a text file"):
+        read_textgrid(path)

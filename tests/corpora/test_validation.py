@@ -314,3 +314,25 @@ class TestReadSamples:
         write_audio(folder / "a" / "0-0.wav", seconds=0.1)
         with pytest.raises(UserError, match="0-0.wav changed while it was in use"):
             read_samples(cut)
+
+
+@pytest.mark.parametrize(
+    ("channels", "old", "new", "missing", "lacks"),
+    [
+        (1, b"", b"", 0, ""),
+        (1, b"", b"", 2, ""),
+        (1, b"", b"", 4800, "promises 0.30 s of audio, and 0.15 s are there"),
+        (2, b"", b"", 4800, "promises 0.30 s of audio, and 0.23 s are there"),
+        (1, b"sample_count", b"sample_count_", 4800, ""),
+        (1, b"-s3 pcm", b"-s26 pcm,embedded-shorten-v2.00", 4800, ""),
+    ],
+)
+def test_sphere_files_that_were_cut_short(
+    channels: int, old: bytes, new: bytes, missing: int, lacks: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.sph"
+    soundfile.write(path, np.full((4800, channels), 0.1), 16_000, "PCM_16", format="NIST")
+    content = path.read_bytes()
+    head = content[:1024].rstrip(b"\0").replace(old, new) if old else content[:1024]
+    path.write_bytes((head.ljust(1024, b"\0") + content[1024:])[: len(content) - missing])
+    assert missing_audio(path) == (f"is cut short: its header {lacks}" if lacks else "")

@@ -126,9 +126,9 @@ def _edit_json(content: bytes, edit: Edit) -> bytes:
     """Replace, remove or bury one value of a JSON text; other texts stay."""
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return content
-    spots = list(_spots(value))
+    spots = list(_spots(value)) if isinstance(value, dict | list) else []
     if not spots:
         return content
     parent, key = spots[int(edit.place * len(spots))]
