@@ -348,18 +348,14 @@ def _point(seeds: Sequence[Scored]) -> Point:
     lows = [r.low for r in seeds if r.low is not None]
     highs = [r.high for r in seeds if r.high is not None]
     values = [r.value for r in seeds]
+    mean = fmean(values)
     return Point(
         layer=seeds[0].layer,
         head=seeds[0].head,
-        value=fmean(values),
+        value=mean,
         low=fmean(lows) if lows else None,
         high=fmean(highs) if highs else None,
-        spread=_deviation(values) if len(values) > 1 else None,
+        # as statistics.stdev, a hundred times as fast
+        spread=sqrt(fsum((value - mean) ** 2 for value in values) / (len(values) - 1)),
         num_seeds=len(values),
     )
-
-
-def _deviation(values: Sequence[float]) -> float:
-    """Return the standard deviation; as statistics.stdev, a hundred times as fast."""
-    mean = fmean(values)
-    return sqrt(fsum((value - mean) ** 2 for value in values) / (len(values) - 1))

@@ -55,21 +55,34 @@ def read_series(rows: Iterable[Row], store: str) -> list[Series]:
         UserError: A row is none of ours.
     """
     read = _Reader(store)
-    groups: dict[int, tuple[list[Score], list[tuple[Any, Row]]]] = {}  # by identity of a template
+    groups: dict[Row, _Group] = {}
     for row in rows:
-        like = id(read.like(row))
+        group = groups.get(row[_END:])
+        if group is None:
+            group = groups[row[_END:]] = _Group(read.like(row), row)
+        elif not read.is_plain(row, row[:_END]):
+            read.like(row)
         score = Score(read.layers[row[1]], *row[2:7])
+        group.scores.append(score)
         order = place_order(score.layer, score.head, score.seed, row[0])
-        if like not in groups:
-            groups[like] = ([score], [(order, row)])
-            continue
-        scores, least = groups[like]
-        scores.append(score)
-        if order < least[0][0]:
-            least[0] = (order, row)
-    firsts = [(scores, row, read.record(row)) for scores, [(_, row)] in groups.values()]
-    firsts.sort(key=lambda found: record_order(found[2], found[1][0]))
-    return [Series(record, scores) for scores, _, record in firsts]
+        if group.order is None or order < group.order:
+            group.order, group.row = order, row
+    for group in groups.values():
+        if group.row is not group.made_of:
+            group.first = read.record(group.row)
+    found = sorted(groups.values(), key=lambda group: record_order(group.first, group.row[0]))
+    return [Series(group.first, group.scores) for group in found]
+
+
+class _Group:
+    """The rows of one series, and the first of them in their order."""
+
+    __slots__ = ("first", "made_of", "order", "row", "scores")
+
+    def __init__(self, first: Record, row: Row) -> None:
+        self.first, self.made_of, self.row = first, row, row
+        self.order: tuple[Any, ...] | None = None
+        self.scores: list[Score] = []
 
 
 class _Reader:
@@ -97,17 +110,26 @@ class _Reader:
     def like(self, row: Row) -> Record:
         """Check a row, and return a record that agrees with it in all but the result."""
         like = self._likes.get(row[_END:])
-        if like is not None and self._is_plain(row, row[:_END]):
+        if like is not None and self.is_plain(row, row[:_END]):
             return like
         with explained(f"{self._store}, table auscult_records, row {shorten(row[0])}"):
             return self._likes.setdefault(row[_END:], self._check(row))
 
-    def _is_plain(self, row: Row, part: Row) -> bool:
-        """Say whether a row of such types was checked, and all numbers of this one are sizeable."""
+    def is_plain(self, row: Row, part: Row) -> bool:
+        """Say whether a row of such types was checked, and all numbers of this one are sizeable.
+
+        Args:
+            row: The row.
+            part: It, or the part of it that is its own, where the rest was seen before.
+        """
+        value, low, high, majority = row[4:8]
         return (
             tuple(map(type, part)) in self._types
             and row[1] in self.layers
-            and all(number is None or -LARGEST <= number <= LARGEST for number in row[4:8])
+            and -LARGEST <= value <= LARGEST
+            and (low is None or -LARGEST <= low <= LARGEST)
+            and (high is None or -LARGEST <= high <= LARGEST)
+            and (majority is None or -LARGEST <= majority <= LARGEST)
         )
 
     def _check(self, row: Row) -> Record:
@@ -116,7 +138,7 @@ class _Reader:
             raise ValueError("key: expected text")
         flat["libraries"] = self._mapping("libraries", flat["libraries"])
         flat["config"] = self._mapping("config", flat["config"], flat.pop("config_sha256"))
-        if self._is_plain(row, row):
+        if self.is_plain(row, row):
             provenance = Provenance(**{name: flat.pop(name) for name in _RUN})
             return _restored(flat | {"layer": self.layers[row[1]], "provenance": provenance})
         flat["layer"] = from_json("layer", flat["layer"])

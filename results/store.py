@@ -37,7 +37,6 @@ from auscult.record import Artifact, Record
 from auscult.value import check_json, shorten
 from auscult.whole_file import disk_problem, writing
 
-from .artifact import artifact_row, read_artifact
 from .place import BUSY_SECONDS, file_of, open_engine, reading, without_password
 from .row import COLUMNS, read_records, read_series
 from .series import Series
@@ -142,6 +141,8 @@ class Store:
             UserError: The store cannot be written, or is not one of ours; its disk is full; a
                 record has a number that no database holds.
         """
+        from .artifact import artifact_row  # and numpy, which lists of scores do without
+
         new_records = {record.key: _storable(record.to_dict()) for record in records}
         new_artifacts = {artifact.key: _storable(artifact_row(artifact)) for artifact in artifacts}
         with writing(self._file or Path()), self._explaining(writes=True):
@@ -196,6 +197,8 @@ class Store:
         Raises:
             UserError: As :meth:`records`.
         """
+        from .artifact import read_artifact
+
         wanted = {"kind": kind, "upstream": upstream, "corpus": corpus, "task": task}
         names = [column.name for column in _ARTIFACTS.c]
 
