@@ -75,7 +75,7 @@ class Table(Generic[T]):
                 return self._checked(name, _load(point, self.kind), _origin_of(point))
         raise unknown(self.kind, name, [*self._rows, *(point.name for point in self._points())])
 
-    def list(self) -> Iterator[Listed]:
+    def listed(self) -> Iterator[Listed]:
         """Yield all rows, ours first; nothing is imported."""
         yield from (Listed(name, "") for name in self._rows)
         yield from (Listed(point.name, _origin_of(point)) for point in self._points())

@@ -26,7 +26,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Table[int]:
 def test_ours_are_never_replaced_and_others_are_found(table: Table[int]) -> None:
     assert table.find("fbank").value == 1 and table.find("fbank").origin == ""
     assert table.find("theirs").value == pytest.approx(3.14159, abs=1e-4)
-    assert [row.name for row in table.list()] == ["fbank", "mfcc", "broken", "theirs"]
+    assert [row.name for row in table.listed()] == ["fbank", "mfcc", "broken", "theirs"]
     with pytest.raises(UserError, match="Did you mean theirs"):
         table.find("their")
 
