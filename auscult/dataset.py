@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
 
+SPLITS = ("train", "dev", "test")  # what probes and heads are made with
 _BUILTIN = {"speaker": "speaker", "sex": "gender", "transcript": "text", "language": "language"}
 
 
@@ -68,6 +69,43 @@ class Corpus:
         sha256 = {**self.sha256, "test": self.sha256[name]}
         trials = {**self.trials, "test": self.trials.get(name, ())}
         return replace(self, splits=splits, sha256=sha256, trials=trials, tested=name)
+
+    def limited(self, limit: int | None) -> "Corpus":
+        """Return the corpus with so many utterances of each split, and the trials among them.
+
+        They are chosen at equal steps, so that they are not all of the first speaker.
+        """
+        if limit is None:
+            return self
+        splits = {name: spread(list(cuts), limit) for name, cuts in self.splits.items()}
+        ids = {name: {cut.id for cut in cuts} for name, cuts in splits.items()}
+        trials = {
+            name: tuple(trial for trial in found if {trial.first, trial.second} <= ids[name])
+            for name, found in self.trials.items()
+        }
+        return replace(self, splits=splits, trials=trials)
+
+
+def spread(cuts: Sequence[Any], limit: int | None) -> list[Any]:
+    """Choose ``limit`` cuts at equal steps; all where it is None."""
+    if limit is None or limit >= len(cuts):
+        return list(cuts)
+    return [cuts[i * len(cuts) // limit] for i in range(limit)]
+
+
+def check_speakers(corpus: Corpus, allow: bool) -> None:
+    """Refuse splits that share speakers, unless that is allowed.
+
+    Raises:
+        UserError: Speakers stand in more than one split.
+    """
+    if corpus.speaker_overlap and not allow:
+        some = ", ".join(corpus.speaker_overlap[:3])
+        raise UserError(
+            f"{corpus.spec}: {len(corpus.speaker_overlap)} speakers ({some}, ...) stand in more "
+            f"than one split of column {corpus.split_column!r}, which flatters every score that "
+            "is not about speakers; choose another with --split, or --allow-shared-speakers."
+        )
 
 
 def supervision_of(cut: Any) -> Any:

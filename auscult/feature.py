@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from auscult import kept
+from auscult.cache import cache_folder
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
 from auscult.extraction import Encoded, encode, plan_batches
@@ -84,6 +85,11 @@ class FeatureStore:
         self._shards = [
             _Shard(inputs, self._cuts, batches, folder, about) for batches in self._plan()
         ]
+
+    @property
+    def cuts(self) -> list[Any]:
+        """The utterances, in order."""
+        return self._cuts
 
     def shards_there(self) -> tuple[int, int]:
         """Return how many shards need not be encoded, and how many there are."""
@@ -175,6 +181,51 @@ class FeatureStore:
             shards[-1].append(batch)
             filled += size
         return shards
+
+
+def open_stores(
+    upstream: Upstream,
+    splits: Mapping[str, Sequence[Any]],
+    *,
+    budget: int,
+    frames: bool,
+    precision: Precision = "float32",
+    say: bool = True,
+) -> dict[str, FeatureStore]:
+    """Return the features of several splits: frames are kept where all of them fit the budget.
+
+    Args:
+        upstream: The encoder.
+        splits: Cuts by name.
+        budget: Bytes.
+        frames: Whether frames are needed; means and deviations are kept anyway.
+        precision: What the encoder computes in.
+        say: Tell how large they are, and where.
+    """
+    size = sum(frame_bytes(upstream, cuts) for cuts in splits.values())
+    folder = cache_folder() / "features"
+    keep = frames and size <= budget
+    if say:
+        logger.info(_size_note(upstream, size, budget, frames, keep, folder))
+    return {
+        name: FeatureStore(upstream, cuts, keep_frames=keep, folder=folder, precision=precision)
+        for name, cuts in splits.items()
+    }
+
+
+def _size_note(
+    upstream: Upstream, size: int, budget: int, frames: bool, keep: bool, folder: Path
+) -> str:
+    states = upstream.spec.num_layers + 1
+    text = f"{upstream.spec.name}: {states} states x {upstream.spec.dim} dims in float16"
+    if not frames:
+        return f"{text}: only means and deviations are kept, in {folder}."
+    if keep:
+        return f"{text} = {size / 1e9:.2f} GB, kept in {folder}."
+    return (
+        f"{text} = {size / 1e9:.2f} GB, more than the budget of {budget / 1e9:.2f} GB: the audio "
+        "is encoded anew at each epoch (--budget raises the limit)."
+    )
 
 
 def encode_stores(

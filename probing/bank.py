@@ -5,7 +5,7 @@ depend on which others are in the bank. Keys are values, never formatted strings
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
@@ -32,6 +32,12 @@ class TrainingPlan:
     patience: int = 3  # epochs without a better dev accuracy
     min_steps: int = 0  # no probe stops before; small sets would stop untrained
     chunk_examples: int = 32_768  # shuffled together; all layers of a chunk fit in memory
+
+    def adapted(self, *, frames: bool) -> "TrainingPlan":
+        """Adapt the plan to utterance labels: small batches, more epochs, more patience."""
+        if frames:
+            return self
+        return replace(self, batch_size=64, max_epochs=60, patience=8, min_steps=400)
 
 
 @dataclass(frozen=True, slots=True)

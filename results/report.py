@@ -115,6 +115,23 @@ def write_report(
         names = " and ".join(str(store) for store in several) or "No store"
         raise UserError(f"{names} holds no results to report; measure something first.")
     superb = _superb(records, protocols) if protocols else []
+    write_page(records, artifacts, path, superb)
+
+
+def write_page(
+    records: Sequence[Record],
+    artifacts: Sequence[Artifact],
+    path: Path,
+    superb: Sequence[Table] = (),
+) -> None:
+    """Write records and artifacts as one self-contained HTML page.
+
+    Args:
+        records: At least one, or an artifact.
+        artifacts: Maps, differences, layer weights.
+        path: Of the page.
+        superb: Results beside published ones.
+    """
     write_text(_page(records, artifacts, superb), path)
 
 

@@ -15,6 +15,7 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 FOLDER_OF: dict[str, str] = SETUPTOOLS["package-dir"]  # import name -> folder
 ROOMS = ("corpora", "upstreams", "downstreams", "probing", "analysis", "results")
 ALLOWED: dict[str, set[str]] = {"auscult": set(), **{room: {"auscult"} for room in ROOMS}}
+ALLOWED["studies"] = {"auscult", *ROOMS}  # the composition root
 COMPOSITION_ROOTS = ("auscult/__init__.py", "auscult/cli/")  # may import every room
 BRIDGES = ("auscult/bridge.py", "auscult/head.py")  # the only modules that may import s3prl
 

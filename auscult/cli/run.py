@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from auscult.cli.company import Baselines, with_baselines
+from auscult.cli.company import Baselines
 from auscult.cli.head import HeadRun, TrainedHead, draw, save_head, train
 from auscult.cli.output import (
     MOST,
@@ -144,6 +144,8 @@ def run(
         processes=processes,
         provenance=provenance_here(processes, where),
     )
+    from auscult.studies.company import with_baselines
+
     specs = list(dict.fromkeys(with_baselines(upstream) if baselines else upstream))
     if dry_run:
         return _show_config(output, shared, specs, corpus)

@@ -118,13 +118,12 @@ class ProbeCriterion:
         """
         import torch
 
-        from auscult.cli.probe import plan_for
         from auscult.contracts import SAMPLE_RATE
         from auscult.probing import TrainingPlan, build_targets
         from auscult.upstreams.lighthubert.network import num_frames
 
         self._sharing, self._speech, self._task, self._layer = sharing, speech, task, layer
-        self._plan = plan_for(task, TrainingPlan(probes=("linear",)))
+        self._plan = TrainingPlan(probes=("linear",)).adapted(frames=task.frames)
         self._num_frames = {
             split: num_frames(
                 torch.tensor([round(cut.duration * SAMPLE_RATE) for cut in cuts])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from auscult.cli.company import Baselines, with_baselines
+from auscult.cli.company import Baselines
 from auscult.cli.head import HeadRun
 from auscult.cli.output import (
     MOST_SEED,
@@ -193,6 +193,8 @@ def run_(
         device=where,
         provenance=provenance_here(ALONE, where),
     )
+    from auscult.studies.company import with_baselines
+
     asked = list(dict.fromkeys(str(parse_address(spec)) for spec in upstream))
     specs = with_baselines(asked) if baselines else asked
     _carry_out(output, choice, shared, asked, specs, plan_only=plan)

@@ -12,8 +12,6 @@ import soundfile
 from safetensors.torch import load_file
 
 from auscult.address import parse_address
-from auscult.cli.probe import _warn_alone
-from auscult.probing import resolve_tasks
 from auscult.record import Record
 from auscult.results import open_store
 from auscult.results.difference import KIND, flat_difference
@@ -411,21 +409,3 @@ def test_extract_leaves_bad_files_out_where_asked(
     status, stdout, _ = run(*words)
     found = json.loads(stdout)
     assert status == 0 and len(found["files"]) == 1 and "text.wav" in found["skipped"][0]
-
-
-@pytest.mark.parametrize(
-    ("speakers", "said"),
-    [
-        (["a", "a"], "one speaker"),
-        ([None], "one utterance"),
-        (["a"], "one utterance"),
-        (["a", "b"], ""),
-        ([None, None], ""),
-    ],
-)
-def test_an_interval_of_one_is_warned_of(
-    speakers: list[str | None], said: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    (task,) = resolve_tasks("speaker", [])
-    _warn_alone(task, speakers)
-    assert bool(said) == bool(caplog.text) and said in caplog.text

@@ -1,0 +1,41 @@
+"""Options of the verbs that carry out studies, and how they end."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from auscult.cli.output import Output
+
+if TYPE_CHECKING:
+    from auscult.studies import Findings, Plan
+
+Limit = Annotated[
+    int | None,
+    typer.Option(help="Only this many utterances of each split, spread evenly over it.", min=1),
+]
+ExecutorName = Annotated[
+    str,
+    typer.Option("--executor", help="serial, or local:N: N processes that share the threads."),
+]
+PlanOnly = Annotated[
+    bool, typer.Option("--plan", help="Print what would be done and what is there, and stop.")
+]
+
+
+def show_plan(output: Output, plan: "Plan") -> None:
+    """Print the items of a plan."""
+    from auscult.studies.plan import COLUMNS
+
+    output.table("Plan", COLUMNS, plan.rows())
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in plan.rows()]
+    commands = [item.command for item in plan.items]
+    output.finish(
+        plan=[{**row, "command": words} for row, words in zip(rows, commands, strict=True)]
+    )
+
+
+def finish(output: Output, found: "Findings", **extra: Any) -> None:
+    """Print the JSON object, and end with status 1 where an item failed."""
+    output.finish(found.records, failures=[str(failure) for failure in found.failures], **extra)
+    if found.failures:
+        raise typer.Exit(1)

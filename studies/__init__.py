@@ -1,0 +1,148 @@
+"""The jobs people come for, as functions, and who carries them out."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .bench import Bench
+from .company import with_baselines
+from .desk import Desk
+from .execution import Executor, Pool, Serial, execute
+from .findings import Findings
+from .item import Failure, Item, Outcome
+from .plan import Plan
+
+if TYPE_CHECKING:
+    from auscult.dataset import Corpus
+    from auscult.probing import ProbeTask
+    from auscult.upstream import Upstream
+
+__all__ = [
+    "Bench",
+    "Executor",
+    "Failure",
+    "Findings",
+    "Item",
+    "Outcome",
+    "Plan",
+    "Pool",
+    "Serial",
+    "execute",
+    "plan_probe",
+    "probe",
+]
+
+
+def probe(
+    upstreams: "str | Upstream | Iterable[str | Upstream]",
+    corpus: "str | Corpus",
+    tasks: "str | ProbeTask | Iterable[str | ProbeTask]",
+    *,
+    executor: "str | Executor" = "serial",
+    **options: Any,
+) -> Findings:
+    """Probe every layer of one or more encoders.
+
+    Each utterance is encoded once; all layers, probe depths, seeds and tasks read those features.
+    Scores are on test; dev chooses the epoch and the learning rate.
+
+    Args:
+        upstreams: Addresses such as ``hf:models/wavlm-base``, or encoders.
+        corpus: Address such as ``tsv:my/speech``, or a corpus.
+        tasks: ``phone39``, ``speaker``, ``label:COLUMN``, ..., or tasks.
+        executor: ``serial`` or ``local:N``, N processes on this machine.
+        options: As :func:`plan_probe` takes them.
+
+    Raises:
+        UserError: Nothing could be measured as asked; the sentence says why.
+    """
+    from .layer import compare
+
+    plan = plan_probe(upstreams, corpus, tasks, **options)
+    outcomes, failures = execute(plan, executor)
+    differences = compare(outcomes)
+    plan.bench.save((), differences)
+    return Findings(
+        records=tuple(record for found in outcomes.values() for record in found.records),
+        differences=tuple(differences),
+        failures=tuple(failures),
+        plan=plan,
+    )
+
+
+def plan_probe(
+    upstreams: "str | Upstream | Iterable[str | Upstream]",
+    corpus: "str | Corpus",
+    tasks: "str | ProbeTask | Iterable[str | ProbeTask]",
+    *,
+    probes: Sequence[str] = ("linear", "mlp1", "mlp2"),
+    layers: str = "all",
+    seeds: int = 1,
+    learning_rates: Sequence[float] = (1e-3,),
+    max_epochs: int | None = None,
+    pooling: str = "mean",
+    baselines: bool = True,
+    split: str | None = None,
+    limit: int | None = None,
+    budget: str | int = "8GB",
+    precision: str = "float32",
+    device: str = "auto",
+    skip_bad: bool = False,
+    allow_shared_speakers: bool = False,
+    out: str | Path | None = None,
+    store: str | None = None,
+) -> Plan:
+    """Return what :func:`probe` would do, with what is there already.
+
+    Args:
+        upstreams: See :func:`probe`.
+        corpus: See :func:`probe`.
+        tasks: See :func:`probe`.
+        probes: Depths: ``linear``, ``mlp1``, ``mlp2``.
+        layers: ``all``, or such as ``0,3,6-12``.
+        seeds: Number of seeds of each probe.
+        learning_rates: One, or several of which dev chooses.
+        max_epochs: Limit; 30 for frames, 60 for utterances where None.
+        pooling: Utterance tasks: ``mean``, or ``statistics``: mean and deviation.
+        baselines: Add log-mel and each encoder's random twin.
+        split: Split column, where a corpus has several.
+        limit: Only this many utterances of each split, spread evenly over it.
+        budget: Keep features up to this size on disk; beyond it encode anew.
+        precision: What encoders compute in: ``float32``, ``bfloat16``; on GPUs ``float16``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        skip_bad: Leave bad items out, counted, instead of stopping.
+        allow_shared_speakers: Go on although splits share speakers.
+        out: Folder for kept work and the store; the cache, and no store, where None.
+        store: SQLAlchemy URL of the store instead of OUT's.
+
+    Raises:
+        UserError: Something cannot be measured as asked.
+    """
+    from . import layer
+    from .live import named
+
+    bench = Bench.of(
+        out=out,
+        store=store,
+        device=device,
+        precision=precision,
+        budget=budget,
+        skip_bad=skip_bad,
+        allow_shared_speakers=allow_shared_speakers,
+    )
+    names, address, bench = named(bench, upstreams, corpus)
+    wanted = [tasks] if isinstance(tasks, str) or not isinstance(tasks, Iterable) else list(tasks)
+    return layer.plan_probe(
+        Desk(bench),
+        with_baselines(names, bench.live) if baselines else names,
+        address,
+        wanted,
+        split=split,
+        limit=limit,
+        probes=probes,
+        layers=layers,
+        seeds=seeds,
+        learning_rates=learning_rates,
+        max_epochs=max_epochs,
+        pooling=pooling,
+    )

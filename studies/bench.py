@@ -1,0 +1,160 @@
+"""Where and how work is done; none of it changes a number beyond its last bits."""
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from auscult.cache import cache_folder
+from auscult.errors import UserError
+from auscult.precision import Precision, check_precision
+
+if TYPE_CHECKING:
+    from auscult.dataset import Corpus
+    from auscult.record import Artifact, Record
+    from auscult.upstream import Upstream
+
+_UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What all items of one study share."""
+
+    out: Path  # for kept work, figures and the store
+    store: str | None = None  # SQLAlchemy URL or file of the store; OUT's where None
+    stored: bool = True  # whether numbers go to a store at all
+    device: str = "cpu"
+    precision: Precision = "float32"
+    budget: int = 8_000_000_000  # bytes of features that are kept
+    skip_bad: bool = False
+    allow_shared_speakers: bool = False
+    live: Mapping[str, Any] = field(default_factory=dict)  # objects by the name they go under
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        out: str | Path | None = None,
+        store: str | None = None,
+        device: str = "auto",
+        precision: str = "float32",
+        budget: str | int = "8GB",
+        skip_bad: bool = False,
+        allow_shared_speakers: bool = False,
+    ) -> "Bench":
+        """Return a bench from what a user writes, its folder made and its store opened.
+
+        Args:
+            out: Folder; where None, work is kept in the cache and numbers only in the findings,
+                unless a ``store`` is named.
+            store: SQLAlchemy URL or file of the store instead of OUT's.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            precision: What encoders compute in.
+            budget: Features up to this size are kept; a number of bytes or such as ``8GB``.
+            skip_bad: Leave bad items out, counted.
+            allow_shared_speakers: Go on although splits share speakers.
+
+        Raises:
+            UserError: One of them cannot be.
+        """
+        where = choose_device(device)
+        bench = cls(
+            out=cache_folder() / "work" if out is None else Path(out),
+            store=store,
+            stored=out is not None or store is not None,
+            device=where,
+            precision=check_precision(precision, where),
+            budget=budget if isinstance(budget, int) else parse_bytes(budget),
+            skip_bad=skip_bad,
+            allow_shared_speakers=allow_shared_speakers,
+        )
+        bench.prepare()
+        return bench
+
+    def prepare(self) -> None:
+        """Make the folder and open the store before any work, so that neither fails after it.
+
+        Raises:
+            UserError: It is a file, or the store cannot be opened.
+            OSError: The folder cannot be written.
+        """
+        expect_folder(self.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.out):
+            pass
+        self.save((), ())
+
+    def save(self, records: "Sequence[Record]", artifacts: "Sequence[Artifact]") -> None:
+        """Write records and artifacts to the store, where there is one."""
+        from auscult.results import open_store
+
+        if self.stored:
+            open_store(self.store or self.out).add(records, artifacts)
+
+    def encoder(self, address: str) -> "Upstream":
+        """Return the encoder that goes under ``address``, on this bench's device."""
+        import auscult
+
+        live = self.live.get(address)
+        encoder: Upstream = auscult.load(address) if live is None else live
+        return encoder.to(self.device)
+
+    def corpus(self, address: str, split: str | None = None) -> "Corpus":
+        """Return the corpus that goes under ``address``."""
+        import auscult
+
+        live: Corpus | None = self.live.get(address)
+        if live is not None:
+            return live
+        return auscult.corpus(address, split=split, skip_bad=self.skip_bad)
+
+
+def choose_device(name: str) -> str:
+    """Resolve ``auto``; check that a named device is there.
+
+    Raises:
+        UserError: The device is not there.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"Device {name!r} is not known; expected auto, cpu, cuda or cuda:N.")
+    count = torch.cuda.device_count()
+    if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
+        found = f"{count} GPUs" if count else "no GPU"
+        raise UserError(
+            f"Device {name!r} was asked for, but torch finds {found}; try --device cpu."
+        )
+    return name
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size such as 500MB or 8GB.
+
+    Raises:
+        UserError: Not a size.
+    """
+    unit = text[-2:].upper()
+    number, unit = (text[:-2], unit) if unit in _UNITS else (text, "")
+    try:
+        size = int(float(number) * _UNITS.get(unit, 1))
+    except (ValueError, OverflowError):
+        size = -1
+    if size < 0:
+        raise UserError(f"--budget {text!r}: expected a size such as 500MB or 8GB.")
+    return size
+
+
+def expect_folder(out: Path) -> None:
+    """Refuse a file as ``--out``.
+
+    Raises:
+        UserError: It is one.
+    """
+    if out.is_file():
+        raise UserError(f"--out {out} is a file; expected a folder, which may be new.")

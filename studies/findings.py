@@ -1,0 +1,90 @@
+"""What a study found: numbers as a table, the best layers, differences, figures, a page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auscult.record import Artifact, Record
+
+from .item import Failure
+from .plan import Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FIRST = (  # columns of to_pandas, in front
+    *("upstream", "corpus", "task", "probe", "layer", "seed", "metric", "split"),
+    *("value", "low", "high", "majority"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """Records and what belongs to them."""
+
+    records: tuple[Record, ...]
+    artifacts: tuple[Artifact, ...] = ()  # maps, layer weights
+    differences: tuple[Artifact, ...] = ()  # from random twins and log-mel
+    failures: tuple[Failure, ...] = ()
+    files: tuple[Path, ...] = ()  # figures and arrays that were written
+    plan: Plan | None = field(default=None, repr=False)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return one row a number: what was measured, the value and its interval, and its key."""
+        import pandas as pd
+
+        rows = [{**record.to_dict(), "key": record.key} for record in self.records]
+        frame = pd.DataFrame(rows)
+        return frame[[*FIRST, *(name for name in frame if name not in FIRST)]] if rows else frame
+
+    def best(self) -> "pd.DataFrame":
+        """Return one row for each task, encoder and probe: the layer that dev prefers, on test."""
+        import pandas as pd
+
+        from auscult.results.table import BEST_COLUMNS, best_rows
+
+        return pd.DataFrame(best_rows(self.records), columns=list(BEST_COLUMNS))
+
+    def compared(self) -> "pd.DataFrame":
+        """Return one row for each difference, with its interval."""
+        import pandas as pd
+
+        from auscult.results import difference
+        from auscult.results.curve import gather
+
+        found = difference.differences(self.differences, gather(self.records))
+        return pd.DataFrame(difference.difference_rows(found), columns=list(difference.COLUMNS))
+
+    def plot(self, path: str | Path, metric: str = "accuracy") -> Path:
+        """Draw the scores over layers; the name's ending chooses the format, png by default."""
+        from auscult.results.figures import layer_curves
+
+        layer_curves(self.records, Path(path), metric=metric)
+        return Path(path)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write all of it as one self-contained page."""
+        from auscult.results.report import write_page
+
+        write_page(self.records, (*self.artifacts, *self.differences), Path(path))
+        return Path(path)
+
+    def save(self, store: str | Path) -> None:
+        """Write all of it to a store: a folder, a file, or a SQLAlchemy URL."""
+        from auscult.results import open_store
+
+        open_store(store).add(self.records, (*self.artifacts, *self.differences))
+
+    def _repr_html_(self) -> str:
+        """Show the best layers and the differences in a notebook."""
+        parts: Sequence[str] = [
+            frame.to_html(index=False, border=0)
+            for frame in (self.best(), self.compared())
+            if len(frame)
+        ]
+        if self.failures:
+            from html import escape
+
+            parts = [*parts, *(f"<p>{escape(str(failure))}</p>" for failure in self.failures)]
+        return "\n".join(parts) or "<p>Nothing was measured.</p>"

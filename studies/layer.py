@@ -1,0 +1,495 @@
+"""The probing study: small readers of every layer of every encoder, with their company."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from auscult.address import Address, parse_address
+from auscult.dataset import SPLITS, check_speakers
+from auscult.errors import UserError, unknown
+from auscult.feature import FeatureStore, encode_stores, open_stores
+from auscult.origin import made_by
+from auscult.precision import precision_of
+from auscult.probing import (
+    PROBES,
+    FrameExamples,
+    PooledExamples,
+    ProbeTask,
+    TrainingPlan,
+    build_targets,
+    check_labels,
+    majority_class,
+    resolve_tasks,
+    sweep_layers,
+)
+from auscult.progress import logger
+from auscult.record import provenance
+from auscult.score import Tally, difference_of, record_of, score_of, value_of
+
+from .bench import Bench
+from .desk import Desk
+from .item import Item, Outcome, TallyKey
+from .plan import Plan
+
+if TYPE_CHECKING:
+    from auscult.contracts import UpstreamSpec
+    from auscult.dataset import Corpus
+    from auscult.probing import Examples, ProbeScore, Targets
+    from auscult.record import Artifact, Record
+    from auscult.upstream import Upstream
+
+KIND, ENCODE = "probe", "encode"
+POOLINGS = ("mean", "statistics")
+
+
+def plan_probe(
+    desk: Desk,
+    upstreams: Sequence[str],
+    corpus: str,
+    tasks: Sequence[str | ProbeTask],
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    probes: Sequence[str] = tuple(PROBES),
+    layers: str = "all",
+    seeds: int = 1,
+    learning_rates: Sequence[float] = (1e-3,),
+    max_epochs: int | None = None,
+    pooling: str = "mean",
+) -> Plan:
+    """Return the items of a probing study: encode, then one item for each encoder and task.
+
+    Args:
+        desk: Gives encoders and the corpus.
+        upstreams: Addresses, company included.
+        corpus: Address.
+        tasks: Names that :func:`auscult.probing.resolve_tasks` reads, or tasks.
+        split: Split column.
+        limit: Utterances of each split.
+        probes: Depths.
+        layers: ``all``, or such as ``0,3,6-12``.
+        seeds: How many.
+        learning_rates: Of which dev chooses.
+        max_epochs: Instead of 30 for frames, 60 for utterances.
+        pooling: ``mean`` or ``statistics``.
+
+    Raises:
+        UserError: Something of that cannot be measured.
+    """
+    for probe in probes:
+        if probe not in PROBES:
+            raise unknown("probe", probe, PROBES)
+    if pooling not in POOLINGS:
+        raise unknown("pooling", pooling, POOLINGS)
+    specs = {}
+    for address in dict.fromkeys(upstreams):
+        encoder = desk.encoder(address)
+        specs[address] = (encoder.spec, made_by(__name__, *encoder.modules()))
+        read_layers(layers, encoder.spec)
+    data = desk.corpus(corpus, split, limit)
+    wanted = _tasks(desk.bench, data, tasks)
+    options = {
+        "probes": list(dict.fromkeys(probes)),
+        "seeds": seeds,
+        "learning_rates": list(learning_rates),
+        "max_epochs": max_epochs,
+    }
+    about_corpus = {
+        "address": corpus,
+        "split_column": data.split_column,
+        "limit": limit,
+        "sha256": {name: data.sha256[name] for name in SPLITS},
+    }
+    items = []
+    for address, (spec, maker) in specs.items():
+        about = {
+            "upstream": {"address": address, "sha256": spec.sha256},
+            "corpus": about_corpus,
+            "how": {"precision": desk.bench.precision, "device": desk.device_type, "code": maker},
+        }
+        frames = any(task.frames for task in wanted)
+        encode = Item(kind=ENCODE, what={"frames": frames, "split": split}, kept=False, **about)
+        items.append(encode)
+        for task in wanted:
+            chosen = {**options, "layers": read_layers(layers, spec), "split": split}
+            what = {**_said(task), **chosen, "pooling": "" if task.frames else pooling}
+            words = _words(address, corpus, task, {**chosen, "layers": layers}, limit, pooling)
+            items.append(Item(kind=KIND, what=what, words=words, needs=(encode.key,), **about))
+    return Plan(items=tuple(items), bench=desk.bench)
+
+
+def encode(item: Item, desk: Desk) -> Outcome:
+    """Encode the corpus, once for all tasks."""
+    encoder, stores, _ = _stores(item, desk, frames=bool(item.what["frames"]), say=True)
+    encode_stores(encoder.spec.name, stores.values())
+    return Outcome(key=item.key, records=())
+
+
+def measure(item: Item, desk: Desk) -> Outcome:
+    """Train and score the probes of one task on one encoder."""
+    task = _task(item.what)
+    encoder, stores, skipped = _stores(item, desk, frames=task.frames)
+    encode_stores(encoder.spec.name, stores.values())  # where nothing was encoded before
+    corpus = desk.corpus(item.corpus["address"], item.what["split"], item.corpus["limit"])
+    pooled = {name: found.pooled() for name, found in stores.items()}
+    cuts = {name: found.cuts for name, found in stores.items()}
+    frames = {name: found.num_frames for name, found in pooled.items()}
+    classes, targets = build_targets(task, cuts, frames, encoder.spec.geometry)
+    examples: dict[str, Examples] = {
+        name: FrameExamples(stores[name].frames(), pooled[name], targets[name])
+        if task.frames
+        else PooledExamples(pooled[name], targets[name], item.what["pooling"])
+        for name in SPLITS
+    }
+    _warn_constant(task, examples["train"], encoder.spec, item.what["layers"])
+    plan = training_plan(item.what)
+    config = _config(task, encoder, item, plan, len(classes), desk.bench, corpus)
+    scores = sweep_layers(
+        examples,
+        len(classes),
+        item.what["layers"],
+        plan,
+        title=f"Probing {task.spec.name} in {encoder.spec.name}",
+        identity=_identity(task, encoder, item, desk.bench, corpus),
+        folder=desk.bench.out / ".probe",
+        device=desk.bench.device,
+        made_by=made_by("auscult.probing.sweep", *encoder.modules()),
+        provenance=provenance(item.command, desk.bench.device),
+    )
+    tallies, records = {}, []
+    for name, found in scores.items():
+        counted = _tallies(task, name, found, cuts[name], targets[name])
+        tallies |= counted
+        records += _records(
+            encoder.spec, corpus, task, counted, found, commonest=majority_class(targets["train"]),
+            num_skipped=skipped[name] + targets[name].num_unlabelled, config=config,
+            made=provenance(item.command, desk.bench.device),
+        )  # fmt: skip
+    _warn_alone(task, next(x for key, x in tallies.items() if key.split == "test"))
+    return Outcome(key=item.key, records=tuple(records), tallies=tallies)
+
+
+def compare(outcomes: Mapping[Item, Outcome]) -> "list[Artifact]":
+    """Return by how much each encoder is read better than its random twins and than log-mel.
+
+    Each at the layer that dev prefers, on the same resamples of speakers.
+    """
+    measured = {item: found for item, found in outcomes.items() if item.kind == KIND}
+    of_task: dict[str, dict[str, Outcome]] = {}
+    for item, outcome in measured.items():
+        of_task.setdefault(item.what["task"], {})[item.upstream["address"]] = outcome
+    found = []
+    for address in dict.fromkeys(item.upstream["address"] for item in measured):
+        for over in company(address, [item.upstream["address"] for item in measured]):
+            for by_address in of_task.values():
+                if address in by_address and over in by_address:
+                    found += differences(by_address[address], by_address[over])
+    return found
+
+
+def differences(ours: Outcome, theirs: Outcome) -> "list[Artifact]":
+    """Return the difference of two encoders on one task, one for each probe that both have."""
+    from auscult.results.difference import build_difference
+
+    found = []
+    for probe in dict.fromkeys(key.probe for key in ours.tallies):
+        if not any(key.probe == probe for key in theirs.tallies):
+            continue
+        (layer, mine), (over_layer, others) = (_chosen(x, probe) for x in (ours, theirs))
+        try:
+            score = difference_of("accuracy", mine, others)
+        except UserError as error:
+            logger.info(f"{ours.records[0].upstream} minus {theirs.records[0].upstream}: {error}")
+            continue
+        sides = [_test_records(outcome, probe) for outcome in (ours, theirs)]
+        interval = (float(score.low or 0.0), float(score.high or 0.0))
+        layers = (layer, over_layer)
+        found.append(build_difference(sides[0], sides[1], layers, score.value, interval))
+    return found
+
+
+def company(address: str, others: Iterable[str]) -> list[str]:
+    """Return an encoder's random twins, of whichever seed, and then log-mel, among ``others``."""
+    names = {other: _address(other) for other in dict.fromkeys(others)}
+    mine, log_mel = _address(address), Address("log_mel")
+    twins = [
+        other
+        for other, found in names.items()
+        if found.random and replace(found, random=False, seed=None) == mine
+    ]
+    return twins + [other for other, found in names.items() if found == log_mel != mine]
+
+
+def _address(text: str) -> Address:
+    """Return an address; an object's name stands for itself."""
+    try:
+        return parse_address(text)
+    except UserError:
+        return Address(text)
+
+
+def read_layers(text: str, spec: "UpstreamSpec") -> list[int]:
+    """Read ``all`` or ``0,3,6-12``.
+
+    Raises:
+        UserError: Unreadable, or a layer that the encoder lacks.
+    """
+    last = spec.num_layers
+    if text == "all" or last == 0:
+        return list(range(last + 1))
+    found: set[int] = set()
+    for part in text.split(","):
+        ends = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
+        first = int(ends[1]) if ends else 1
+        final = int(ends[2] or first) if ends else 0
+        if final < first:
+            raise UserError(f"--layers {text!r}: expected all, or such as 0,3,6-12.")
+        if final > last:
+            raise UserError(f"--layers {text!r}: {spec.name} has hidden states 0 to {last} only.")
+        found |= set(range(first, final + 1))
+    return sorted(found)
+
+
+def training_plan(what: Mapping[str, Any]) -> TrainingPlan:
+    """Return how the probes of an item are trained."""
+    plan = TrainingPlan(
+        probes=tuple(what["probes"]),
+        seeds=tuple(range(what["seeds"])),
+        learning_rates=tuple(what["learning_rates"]),
+    )
+    plan = plan.adapted(frames=what["output"] == "frame")
+    if what["max_epochs"] is not None:
+        plan = replace(plan, max_epochs=what["max_epochs"], min_steps=0)
+    return plan
+
+
+def _tasks(bench: Bench, corpus: "Corpus", wanted: Sequence[str | ProbeTask]) -> list[ProbeTask]:
+    """Return the tasks, each of which the corpus has labels for."""
+    cuts = {name: list(corpus.split(name)) for name in SPLITS}
+    flat = [cut for found in cuts.values() for cut in found]
+    tasks: list[ProbeTask] = []
+    for one in dict.fromkeys(wanted):
+        tasks += [one] if isinstance(one, ProbeTask) else resolve_tasks(one, flat)
+    for task in tasks:
+        check_labels(task, cuts, skip_unlabelled=bench.skip_bad)
+    if not all(task.about_speakers for task in tasks):
+        check_speakers(corpus, bench.allow_shared_speakers)
+    return tasks
+
+
+def _said(task: ProbeTask) -> dict[str, Any]:
+    """Return a task as JSON values."""
+    spec = task.spec
+    return {
+        "task": spec.name,
+        "version": spec.version,
+        "output": spec.output,
+        "metrics": list(spec.metrics),
+        "label": task.label,
+        "aligned": task.aligned,
+    }
+
+
+def _task(what: Mapping[str, Any]) -> ProbeTask:
+    """Return the task of an item."""
+    from auscult.contracts import TaskSpec
+
+    spec = TaskSpec(
+        name=what["task"],
+        version=what["version"],
+        output=what["output"],
+        metrics=tuple(what["metrics"]),
+    )
+    return ProbeTask(spec, what["label"], what["aligned"])
+
+
+def _words(
+    address: str,
+    corpus: str,
+    task: ProbeTask,
+    options: Mapping[str, Any],
+    limit: int | None,
+    pooling: str,
+) -> tuple[str, ...]:
+    """Return the words that measure one item alone; what is the default is left out."""
+    words = ["probe", "-u", address, "-c", corpus, "-t", task.spec.name, "--no-baselines"]
+    if options["probes"] != list(PROBES):
+        words += [word for probe in options["probes"] for word in ("--probe", probe)]
+    rates = ",".join(f"{rate:g}" for rate in options["learning_rates"])
+    given = {
+        "layers": (options["layers"], "all"),
+        "seeds": (options["seeds"], 1),
+        "learning-rates": (rates, "0.001"),
+        "max-epochs": (options["max_epochs"], None),
+        "pooling": (pooling, "mean"),
+        "split": (options["split"], None),
+        "limit": (limit, None),
+    }
+    for name, (value, default) in given.items():
+        words += [] if value == default else [f"--{name}", str(value)]
+    return tuple(words)
+
+
+def _stores(
+    item: Item, desk: Desk, *, frames: bool, say: bool = False
+) -> "tuple[Upstream, dict[str, FeatureStore], dict[str, int]]":
+    """Return the encoder, the features of each split, and how many items of each were left out."""
+    from auscult.extraction import long_enough
+
+    encoder = desk.encoder_of(item)
+    corpus = desk.corpus_of(item)
+    kept = {
+        name: long_enough(encoder, list(corpus.split(name)), skip_bad=desk.bench.skip_bad)
+        for name in SPLITS
+    }
+    skipped = {name: len(corpus.skipped) + len(short) for name, (_, short) in kept.items()}
+    bench = desk.bench
+    stores = open_stores(
+        encoder,
+        {name: cuts for name, (cuts, _) in kept.items()},
+        budget=bench.budget,
+        frames=frames,
+        precision=bench.precision,
+        say=say,
+    )
+    return encoder, stores, skipped
+
+
+def _config(
+    task: ProbeTask,
+    encoder: "Upstream",
+    item: Item,
+    plan: TrainingPlan,
+    num_classes: int,
+    bench: Bench,
+    corpus: "Corpus",
+) -> dict[str, Any]:
+    """Return what a record says of how it was measured."""
+    limit = item.corpus["limit"]
+    return {
+        "learning_rates": list(plan.learning_rates),
+        "batch_size": plan.batch_size,
+        "max_epochs": plan.max_epochs,
+        "patience": plan.patience,
+        "min_steps": plan.min_steps,
+        "pooling": None if task.frames else item.what["pooling"],
+        "precision": precision_of(encoder, bench.precision),
+        "split_column": corpus.split_column,
+        "num_classes": num_classes,
+        "train_sha256": corpus.sha256["train"],
+        "dev_sha256": corpus.sha256["dev"],
+        **({} if limit is None else {"limit": limit}),
+    }
+
+
+def _identity(
+    task: ProbeTask, encoder: "Upstream", item: Item, bench: Bench, corpus: "Corpus"
+) -> list[str]:
+    """Return what scores depend on beside their plan."""
+    splits = [corpus.sha256[name] for name in SPLITS]
+    where = [corpus.split_column, precision_of(encoder, bench.precision)]
+    limit = [] if item.corpus["limit"] is None else [f"limit={item.corpus['limit']}"]
+    found = [*where, task.spec.name, encoder.spec.sha256, *splits, item.what["pooling"], *limit]
+    return found
+
+
+def _tallies(
+    task: ProbeTask,
+    split: str,
+    scores: "Sequence[ProbeScore]",
+    cuts: Sequence[Any],
+    targets: "Targets",
+) -> dict[TallyKey, Tally]:
+    """Return the counts of each probe, with the utterances that they are of."""
+    rows = scores[0].items
+    items = tuple(str(cuts[i].id) for i in rows)
+    speakers = tuple(targets.speakers[i] for i in rows)
+    total = scores[0].total  # of all alike
+    return {
+        TallyKey(task.spec.name, x.key.probe, x.key.layer, x.key.seed, split): Tally(
+            right=x.correct, total=total, items=items, speakers=speakers
+        )
+        for x in scores
+    }
+
+
+def _records(
+    spec: "UpstreamSpec",
+    corpus: "Corpus",
+    task: ProbeTask,
+    tallies: Mapping[TallyKey, Tally],
+    scores: "Sequence[ProbeScore]",
+    *,
+    commonest: int,
+    num_skipped: int,
+    config: Mapping[str, Any],
+    made: Any,
+) -> "list[Record]":
+    """Return a record for each probe, layer, seed and metric of one split."""
+    records = []
+    for (key, tally), probed in zip(tallies.items(), scores, strict=True):
+        make = partial(
+            record_of,
+            encoder=spec,
+            corpus=corpus,
+            split=key.split,
+            task=task.spec,
+            layer=key.layer,
+            probe=key.probe,
+            seed=key.seed,
+            num_skipped=num_skipped,
+            config={**config, "learning_rate": probed.key.learning_rate},
+            provenance=probed.provenance or made,
+        )
+        records += [make(score_of(metric, tally, commonest)) for metric in task.spec.metrics]
+    return records
+
+
+def _chosen(outcome: Outcome, probe: str) -> tuple[int, list[Tally]]:
+    """Return the layer that is best on dev in the mean over seeds, and its tallies on test."""
+    dev: dict[int, list[float]] = {}
+    test: dict[int, list[Tally]] = {}
+    for key, tally in sorted(outcome.tallies.items(), key=lambda pair: pair[0]):
+        if key.probe == probe and key.split == "dev":
+            dev.setdefault(key.layer, []).append(value_of("accuracy", tally))
+        elif key.probe == probe:
+            test.setdefault(key.layer, []).append(tally)
+    best = max(sorted(dev), key=lambda layer: float(np.mean(dev[layer])))
+    return best, test[best]
+
+
+def _test_records(outcome: Outcome, probe: str) -> "list[Record]":
+    return [
+        record
+        for record in outcome.records
+        if (record.probe, record.metric) == (probe, "accuracy") and record.split == "test"
+    ]
+
+
+def _warn_alone(task: ProbeTask, tally: Tally) -> None:
+    """Say it where there is nothing to resample."""
+    speakers = tally.speakers
+    if len(speakers) == 1 or len(set(speakers)) == 1 and speakers[0] is not None:
+        of = "utterance" if len(speakers) == 1 else "speaker"
+        logger.warning(
+            f"{task.spec.name}: test has one {of}; its intervals have no width and say nothing."
+        )
+
+
+def _warn_constant(
+    task: ProbeTask, train: "Examples", spec: "UpstreamSpec", layers: Sequence[int]
+) -> None:
+    """Say it where pooling leaves nothing to read."""
+    if not isinstance(train, PooledExamples):
+        return
+    same = [layer for layer in layers if train.constant(layer)]
+    if same:
+        logger.warning(
+            f"{spec.name}: pooled over time, layer {same[0]} is the same for every "
+            f"utterance (its normalisation per utterance fixes mean and deviation), so "
+            f"{task.spec.name} cannot be read from it; log_mel is the baseline that says something."
+        )

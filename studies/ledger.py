@@ -1,0 +1,115 @@
+"""Outcomes on disk, one file each, so that finished items are read and not carried out again.
+
+Two workers with one item write the same bits, so that there are no locks.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from auscult import kept
+from auscult.record import Artifact, Provenance, Record
+from auscult.score import Tally
+
+from .item import Item, Outcome, TallyKey
+
+FORMAT = 1
+FOLDER = ".work"
+_ABOUT = "outcome"
+
+
+class Ledger:
+    """What a folder remembers of items."""
+
+    def __init__(self, out: Path) -> None:
+        self.folder = out / FOLDER
+
+    def read(self, item: Item) -> Outcome | None:
+        """Return an item's outcome; None where it was not finished, or was damaged since."""
+        found = kept.read_tensors(self._path(item))
+        if found is None:
+            return None
+        tensors, about = found
+        content = json.loads(about[_ABOUT])
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return Outcome(
+            key=item.key,
+            records=tuple(Record.from_dict(flat) for flat in content["records"]),
+            artifacts=tuple(_artifact(flat, arrays) for flat in content["artifacts"]),
+            tallies=dict(_tallies(content["tallies"], arrays)),
+        )
+
+    def has(self, item: Item) -> bool:
+        """Say whether there is an outcome, which may turn out to be damaged."""
+        return self._path(item).is_file()
+
+    def write(self, item: Item, outcome: Outcome) -> None:
+        """Keep an item's outcome, whole or not at all."""
+        arrays: dict[str, np.ndarray] = {}
+        content = {
+            "item": {"kind": item.kind, "command": item.command},
+            "records": [record.to_dict() for record in outcome.records],
+            "artifacts": [_flat(artifact, arrays) for artifact in outcome.artifacts],
+            "tallies": [_counts(key, x, arrays) for key, x in outcome.tallies.items()],
+        }
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        kept.write_tensors(tensors, self._path(item), {_ABOUT: json.dumps(content)})
+
+    def _path(self, item: Item) -> Path:
+        return self.folder / f"{item.kind}-{item.key[:32]}-{FORMAT}.safetensors"
+
+
+def _place(array: np.ndarray, arrays: dict[str, np.ndarray]) -> str:
+    """Put an array among ``arrays``, equal ones once; return its name."""
+    for name, other in arrays.items():
+        if other is array:
+            return name
+    name = str(len(arrays))
+    arrays[name] = array
+    return name
+
+
+def _counts(key: TallyKey, tally: Tally, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    parts = {"right": tally.right, "total": tally.total, "answered": tally.answered}
+    places = {name: _place(x, arrays) for name, x in parts.items() if x is not None}
+    return {**asdict(key), **places, "items": tally.items, "speakers": tally.speakers}
+
+
+def _tallies(
+    rows: list[dict[str, Any]], arrays: Mapping[str, np.ndarray]
+) -> list[tuple[TallyKey, Tally]]:
+    found = []
+    for row in rows:
+        key = TallyKey(**{field.name: row[field.name] for field in fields(TallyKey)})
+        tally = Tally(
+            right=arrays[row["right"]],
+            total=arrays[row["total"]],
+            answered=arrays[row["answered"]] if "answered" in row else None,
+            items=tuple(row["items"]),
+            speakers=tuple(row["speakers"]),
+        )
+        found.append((key, tally))
+    return found
+
+
+def _flat(artifact: Artifact, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    places = {name: _place(np.asarray(x), arrays) for name, x in artifact.arrays.items()}
+    plain = {f.name: getattr(artifact, f.name) for f in fields(Artifact) if f.name != "arrays"}
+    return {
+        **plain,
+        "meta": dict(artifact.meta),
+        "provenance": asdict(artifact.provenance),
+        "arrays": places,
+    }
+
+
+def _artifact(flat: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Artifact:
+    values = dict(flat)
+    values["arrays"] = {name: arrays[place] for name, place in values["arrays"].items()}
+    values["provenance"] = Provenance(**values["provenance"])
+    return Artifact(**values)
