@@ -253,8 +253,11 @@ def record_of(
 
 def _measured(metric: str, tally: Tally, weights: Array | None) -> Array:
     def summed(counts: Array) -> Array:
-        found: Array = counts.sum(0) if weights is None else weights @ counts
-        return found
+        if weights is None:
+            return np.asarray(counts.sum(0))
+        if counts.shape[1] == 1:  # the product of a matrix and a vector, whatever its last bit
+            return np.asarray((weights @ counts[:, 0])[:, None])
+        return np.asarray(weights @ counts)
 
     answered = None if tally.answered is None else summed(tally.answered)
     sums = summed(tally.right), summed(tally.total), answered

@@ -27,7 +27,9 @@ __all__ = [
     "Plan",
     "Pool",
     "Serial",
+    "attention",
     "execute",
+    "plan_attention",
     "plan_probe",
     "probe",
 ]
@@ -145,4 +147,82 @@ def plan_probe(
         learning_rates=learning_rates,
         max_epochs=max_epochs,
         pooling=pooling,
+    )
+
+
+def attention(
+    upstreams: "str | Upstream | Iterable[str | Upstream]",
+    corpus: "str | Corpus",
+    *,
+    out: str | Path | None = None,
+    executor: "str | Executor" = "serial",
+    **options: Any,
+) -> Findings:
+    """Map how far the attention heads of one or more encoders diverge from each other.
+
+    Jensen-Shannon divergence of every pair of heads, mean over query frames, then utterances.
+
+    Args:
+        upstreams: Addresses such as ``hf:models/wavlm-base``, or encoders.
+        corpus: Address such as ``tsv:my/speech``, or a corpus.
+        out: Folder for kept work, the store, and a figure of each kind and an .npz of the arrays
+            for each encoder; the cache, no store and no files where None.
+        executor: ``serial`` or ``local:N``, N processes on this machine.
+        options: As :func:`plan_attention` takes them.
+
+    Raises:
+        UserError: Nothing could be measured as asked; the sentence says why.
+    """
+    from .divergence import draw
+
+    plan = plan_attention(upstreams, corpus, out=out, **options)
+    outcomes, failures = execute(plan, executor)
+    artifacts = [artifact for found in outcomes.values() for artifact in found.artifacts]
+    written = artifacts if out is not None else []
+    return Findings(
+        records=tuple(record for found in outcomes.values() for record in found.records),
+        artifacts=tuple(artifacts),
+        failures=tuple(failures),
+        files=tuple(path for artifact in written for path in draw(artifact, plan.bench.out)),
+        plan=plan,
+    )
+
+
+def plan_attention(
+    upstreams: "str | Upstream | Iterable[str | Upstream]",
+    corpus: "str | Corpus",
+    *,
+    split_name: str = "test",
+    limit: int | None = None,
+    base: str = "2",
+    split: str | None = None,
+    device: str = "auto",
+    skip_bad: bool = False,
+    out: str | Path | None = None,
+    store: str | None = None,
+) -> Plan:
+    """Return what :func:`attention` would do, with what is there already.
+
+    Args:
+        upstreams: See :func:`attention`.
+        corpus: See :func:`attention`.
+        split_name: The split to listen to.
+        limit: Only this many utterances, spread evenly over the split.
+        base: ``2`` for bits, from 0 to 1, ``e`` for nats.
+        split: Split column, where a corpus has several.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        skip_bad: Leave bad items out, counted, instead of stopping.
+        out: See :func:`attention`.
+        store: SQLAlchemy URL of the store instead of OUT's.
+
+    Raises:
+        UserError: An encoder has no attention, or something else cannot be measured.
+    """
+    from . import divergence
+    from .live import named
+
+    bench = Bench.of(out=out, store=store, device=device, skip_bad=skip_bad)
+    names, address, bench = named(bench, upstreams, corpus)
+    return divergence.plan_attention(
+        Desk(bench), names, address, split_name=split_name, limit=limit, base=base, split=split
     )
