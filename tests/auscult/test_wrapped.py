@@ -1,0 +1,109 @@
+"""Somebody's own module as an encoder: hooked, measured, held to the contract."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from auscult.contracts import Waveforms
+from auscult.errors import UserError
+from auscult.testing import run_checks
+from auscult.wrapped import wrap
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(dim, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = self.inner(x, x, x, average_attn_weights=False)
+        return found
+
+
+class Block(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.attention = Attention(dim)
+        self.linear = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return x + self.linear(self.attention(x)[0]), None
+
+
+class Mine(nn.Module):
+    """A convolution over samples and two blocks of attention without a mask."""
+
+    def __init__(self, dim: int = 8) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv1d(1, dim, 400, stride=320)
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(Block(dim) for _ in range(2))})
+
+    def forward(self, waves: Tensor) -> dict[str, Tensor]:
+        x = self.conv(waves[:, None]).transpose(1, 2)
+        for block in self.encoder["layers"]:  # type: ignore[union-attr]
+            x, _ = block(x)
+        return {"out": x}
+
+
+def failures(upstream: Any) -> list[str]:
+    return [f"{f.check}: {f.why}" for f in run_checks(upstream) if not f.passed]
+
+
+def test_blocks_are_hooked_and_frames_measured() -> None:
+    upstream = wrap(Mine(), blocks="encoder.layers", attention="attention")
+    spec = upstream.spec
+    assert (spec.num_layers, spec.dim, spec.heads) == (2, 8, (2, 2))
+    assert (spec.geometry.stride, spec.geometry.receptive_field) == (320, 400)
+    assert not upstream.exact and spec.name == "Mine"
+    assert failures(upstream) == []
+
+
+def test_convolutions_alone_are_exact_and_batched() -> None:
+    module = nn.Sequential(nn.Unflatten(1, (1, -1)), nn.Conv1d(1, 6, 200, stride=80), Turn())
+    upstream = wrap(module, name="conv")
+    assert upstream.exact and len(upstream.groups(torch.tensor([900, 800]))) == 1
+    assert (upstream.spec.num_layers, upstream.spec.geometry.stride) == (0, 80)
+    assert failures(upstream) == []
+
+
+class Turn(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+def test_another_rate_is_resampled_to() -> None:
+    module = nn.Sequential(nn.Unflatten(1, (1, -1)), nn.Conv1d(1, 6, 200, stride=80), Turn())
+    upstream = wrap(module, sample_rate=8000)
+    assert upstream.spec.geometry.stride == 160
+    audio = Waveforms.of([torch.randn(16_000) / 10])
+    assert upstream(audio).layers[0].shape[1] == upstream.num_frames(torch.tensor([16_000]))[0]
+
+
+def test_other_weights_are_another_fingerprint() -> None:
+    module = Mine()
+    before = wrap(module, blocks="encoder.layers").spec.sha256
+    with torch.no_grad():
+        module.conv.bias += 1.0  # type: ignore[operator]
+    assert wrap(module, blocks="encoder.layers").spec.sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"blocks": "encoder.blocks"}, "has no module 'encoder.blocks'; its own are conv, encoder"),
+        ({"blocks": "conv"}, "fewer than two frames"),
+        ({"blocks": "encoder.layers", "attention": "linear"}, "0 of 2 attention modules"),
+        ({"blocks": "encoder.layers", "stride": 160}, "frames are not regular"),
+    ],
+)
+def test_what_is_wrong_is_said(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        wrap(Mine(), **options)
+
+
+def test_no_frames() -> None:
+    with pytest.raises(UserError, match="expected states"):
+        wrap(nn.Linear(32_000, 4))
