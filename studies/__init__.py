@@ -62,7 +62,7 @@ def probe(
 
     plan = plan_probe(upstreams, corpus, tasks, **options)
     outcomes, failures = execute(plan, executor)
-    differences = compare(outcomes)
+    differences = compare(outcomes, plan.bench.device)
     plan.bench.save((), differences)
     return Findings(
         records=tuple(record for found in outcomes.values() for record in found.records),

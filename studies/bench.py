@@ -1,7 +1,6 @@
 """Where and how work is done; none of it changes a number beyond its last bits."""
 
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from auscult.cache import cache_folder
 from auscult.errors import UserError
 from auscult.precision import Precision, check_precision
+from auscult.whole_file import make_folder
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
@@ -78,13 +78,10 @@ class Bench:
         """Make the folder and open the store before any work, so that neither fails after it.
 
         Raises:
-            UserError: It is a file, or the store cannot be opened.
-            OSError: The folder cannot be written.
+            UserError: It is a file or cannot be written, or the store cannot be opened.
         """
         expect_folder(self.out)
-        self.out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self.out):
-            pass
+        make_folder(self.out)
         self.save((), ())
 
     def save(self, records: "Sequence[Record]", artifacts: "Sequence[Artifact]") -> None:

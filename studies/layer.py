@@ -1,6 +1,7 @@
 """The probing study: small readers of every layer of every encoder, with their company."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -173,21 +174,26 @@ def measure(item: Item, desk: Desk) -> Outcome:
     return Outcome(key=item.key, records=tuple(records), tallies=tallies)
 
 
-def compare(outcomes: Mapping[Item, Outcome]) -> "list[Artifact]":
+def compare(outcomes: Mapping[Item, Outcome], device: str) -> "list[Artifact]":
     """Return by how much each encoder is read better than its random twins and than log-mel.
 
     Each at the layer that dev prefers, on the same resamples of speakers.
+
+    Args:
+        outcomes: Of any items.
+        device: Of this study, for the provenance.
     """
-    measured = {item: found for item, found in outcomes.items() if item.kind == KIND}
-    of_task: dict[str, dict[str, Outcome]] = {}
-    for item, outcome in measured.items():
-        of_task.setdefault(item.what["task"], {})[item.upstream["address"]] = outcome
+    measured = [item for item in outcomes if item.kind == KIND]
+    addresses = list(dict.fromkeys(item.upstream["address"] for item in measured))
+    by_place = {(item.upstream["address"], item.what["task"]): item for item in measured}
     found = []
-    for address in dict.fromkeys(item.upstream["address"] for item in measured):
-        for over in company(address, [item.upstream["address"] for item in measured]):
-            for by_address in of_task.values():
-                if address in by_address and over in by_address:
-                    found += differences(by_address[address], by_address[over])
+    for item in measured:
+        for over in company(item.upstream["address"], addresses):
+            if other := by_place.get((over, item.what["task"])):
+                both = ("probe", "-u", over, *item.words[1:])  # the command that has both
+                made = provenance(shlex.join(["auscult", *both]), device)
+                pair = outcomes[item], outcomes[other]
+                found += [replace(x, provenance=made) for x in differences(*pair)]
     return found
 
 
