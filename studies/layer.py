@@ -249,13 +249,15 @@ def read_layers(text: str, spec: "UpstreamSpec") -> list[int]:
         return list(range(last + 1))
     found: set[int] = set()
     for part in text.split(","):
-        ends = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
+        ends = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
         first = int(ends[1]) if ends else 1
         final = int(ends[2] or first) if ends else 0
         if final < first:
-            raise UserError(f"--layers {text!r}: expected all, or such as 0,3,6-12.")
+            raise UserError(f"--layers {text[:80]!r}: expected all, or such as 0,3,6-12.")
         if final > last:
-            raise UserError(f"--layers {text!r}: {spec.name} has hidden states 0 to {last} only.")
+            raise UserError(
+                f"--layers {text[:80]!r}: {spec.name} has hidden states 0 to {last} only."
+            )
         found |= set(range(first, final + 1))
     return sorted(found)
 

@@ -4,14 +4,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from auscult.cli.output import Output
+from auscult.cli.output import MOST, Output
 
 if TYPE_CHECKING:
     from auscult.studies import Findings, Plan
 
 Limit = Annotated[
     int | None,
-    typer.Option(help="Only this many utterances of each split, spread evenly over it.", min=1),
+    typer.Option(
+        help="Only this many utterances of each split, spread evenly over it.", min=1, max=MOST
+    ),
 ]
 ExecutorName = Annotated[
     str,

@@ -8,6 +8,7 @@ import typer
 from auscult.cli.company import Baselines
 from auscult.cli.option import ExecutorName, Limit, PlanOnly, finish, show_plan
 from auscult.cli.output import (
+    MOST,
     AllowSharedSpeakers,
     Budget,
     ComputePrecision,
@@ -50,7 +51,7 @@ def probe(
         str, typer.Option(help="One, or several of which dev chooses: 1e-2,1e-3,1e-4.")
     ] = "1e-3",
     max_epochs: Annotated[
-        int | None, typer.Option(help="Limit; 30 for frames, 60 for utterances.", min=1)
+        int | None, typer.Option(help="Limit; 30 for frames, 60 for utterances.", min=1, max=MOST)
     ] = None,
     pooling: Annotated[
         str, typer.Option(help="Utterance tasks: mean, or statistics (mean and deviation).")

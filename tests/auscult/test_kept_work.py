@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from auscult import kept, origin, record
-from auscult.cli.probe import SPLITS
+from auscult.dataset import SPLITS
 from auscult.downstreams import training
 from auscult.downstreams.prediction import read_predictions
 from auscult.errors import UserError
