@@ -261,14 +261,15 @@ def _measured(metric: str, tally: Tally, weights: Array | None) -> Array:
 
     answered = None if tally.answered is None else summed(tally.answered)
     sums = summed(tally.right), summed(tally.total), answered
-    return MEASURES.get(metric, _share)(sums)
+    found: Array = MEASURES.get(metric, _share)(sums)
+    return found
 
 
 def _over_seeds(metric: str, tallies: Sequence[Tally], side: int = 0) -> Array:
     """Return the mean over as many drawn seeds on each resample, (resample,)."""
     values = np.stack([resamples_of(metric, tally) for tally in tallies])  # (seed, resample)
     if len(tallies) == 1:
-        return values[0]
+        return np.asarray(values[0])
     drawn = np.random.default_rng([side, len(tallies)]).integers(len(tallies), size=values.shape)
     return np.asarray(np.take_along_axis(values, drawn, axis=0).mean(0))
 
@@ -284,4 +285,5 @@ def _check_same(tallies: Sequence[Tally]) -> None:
 
 @lru_cache(maxsize=32)
 def _weights(speakers: tuple[str | None, ...], num_resamples: int) -> Array:
-    return cluster_weights(speakers, len(speakers), num_resamples=num_resamples)
+    found: Array = cluster_weights(speakers, len(speakers), num_resamples=num_resamples)
+    return found

@@ -129,13 +129,13 @@ def execute(
         logger.info(f"{len(outcomes)} of {len(found)} measurements are there already.")
         for outcome in outcomes.values():
             plan.bench.save(outcome.records, outcome.artifacts)
-    for item, outcome in executor_of(executor).map(todo, plan.bench):
-        if isinstance(outcome, Failure):
-            failures.append(outcome)
+    for item, ended in executor_of(executor).map(todo, plan.bench):
+        if isinstance(ended, Failure):
+            failures.append(ended)
         elif item.kept:
-            ledger.write(item, outcome)
-            plan.bench.save(outcome.records, outcome.artifacts)
-            outcomes[item] = outcome
+            ledger.write(item, ended)
+            plan.bench.save(ended.records, ended.artifacts)
+            outcomes[item] = ended
     in_order = {item: outcomes[item] for item in plan.items if item in outcomes}
     if failures and not in_order:
         raise UserError(failures[0].reason)

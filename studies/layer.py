@@ -107,7 +107,7 @@ def plan_probe(
     }
     items = []
     for address, (spec, maker) in specs.items():
-        about = {
+        about: dict[str, Any] = {
             "upstream": {"address": address, "sha256": spec.sha256},
             "corpus": about_corpus,
             "how": {"precision": desk.bench.precision, "device": desk.device_type, "code": maker},
@@ -161,7 +161,8 @@ def measure(item: Item, desk: Desk) -> Outcome:
         made_by=made_by("auscult.probing.sweep", *encoder.modules()),
         provenance=provenance(item.command, desk.bench.device),
     )
-    tallies, records = {}, []
+    tallies: dict[TallyKey, Tally] = {}
+    records: list[Record] = []
     for name, found in scores.items():
         counted = _tallies(task, name, found, cuts[name], targets[name])
         tallies |= counted

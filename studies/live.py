@@ -24,8 +24,7 @@ def named(
     from auscult.upstream import Upstream
 
     live: dict[str, Any] = {}
-    one = isinstance(upstreams, str | Upstream)
-    several: Iterable[Any] = [upstreams] if one else upstreams
+    several = [upstreams] if isinstance(upstreams, str | Upstream) else list(upstreams)
     names = [_name(encoder, live) for encoder in several]
     address = corpus if isinstance(corpus, str) else corpus.spec
     if not isinstance(corpus, str):
