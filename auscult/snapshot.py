@@ -48,9 +48,9 @@ def newest_snapshot(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     passed over where they cannot be read.
     """
     for path in reversed(_by_step(folder)):
-        if is_sealed(path) and not is_whole(path):
-            continue
         try:
+            if is_sealed(path) and not is_whole(path):
+                continue
             states: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else "empty"

@@ -42,6 +42,14 @@ def test_a_cut_file_and_none(folder: Path) -> None:
     assert step_of(folder) is None
 
 
+def test_what_cannot_be_opened_is_passed_over(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "states-12.ckpt").mkdir()
+    (folder / "states-16.ckpt").symlink_to(folder / "nowhere")
+    assert step_of(folder) == 8 and caplog.text.count("cannot be read and is passed over") == 2
+
+
 def test_one_of_an_older_version_is_read(folder: Path) -> None:
     torch.save({"step": 12}, folder / "states-12.ckpt")  # without a hash
     assert step_of(folder) == 12
