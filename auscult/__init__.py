@@ -5,15 +5,31 @@
 before one of them is called.
 """
 
+from importlib import import_module as _import_module
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
+    from auscult.studies import attention, plan_attention, plan_probe, probe
     from auscult.upstream import Upstream
+    from auscult.wrapped import wrap
 
 __version__ = "0.1.0"
-__all__ = ["corpus", "load", "register_s3prl"]
+__all__ = [
+    "attention",
+    "corpus",
+    "load",
+    "plan_attention",
+    "plan_probe",
+    "probe",
+    "register_s3prl",
+    "wrap",
+]
+_LAZY = {  # names of this face -> where they are; nothing heavy before one is asked for
+    **dict.fromkeys(("attention", "plan_attention", "plan_probe", "probe"), "auscult.studies"),
+    "wrap": "auscult.wrapped",
+}
 
 # In a checkout the rooms stand beside this folder, in a wheel inside it.
 _here = _Path(__file__).resolve().parent
@@ -60,3 +76,10 @@ def register_s3prl() -> None:
     from auscult import bridge
 
     bridge.register(load)
+
+
+def __getattr__(name: str) -> object:
+    """Return what studies offer, imported when it is asked for (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_import_module(_LAZY[name]), name)

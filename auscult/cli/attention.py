@@ -53,7 +53,7 @@ def attention(
       auscult attention -u "random(hubert_base)" -c tsv:data/timit --limit 50 --out heads
       auscult attention -u hf:models/hubert-base -u hf:models/wavlm-base -c demo --base e
     """
-    from auscult import studies
+    import auscult.studies as studies
     from auscult.studies.divergence import COLUMNS, summary
 
     output = Output(json=json, quiet=quiet)

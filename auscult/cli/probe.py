@@ -81,7 +81,7 @@ def probe(
       auscult probe -u fbank -u "random(hubert_base)" -c tsv:data/timit -t phone39 --out phones
       auscult probe -u hf:models/wavlm-base -c demo --split sid_split -t speaker --probe linear
     """
-    from auscult import studies
+    import auscult.studies as studies
 
     output = Output(json=json, quiet=quiet)
     given: dict[str, Any] = {

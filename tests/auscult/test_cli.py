@@ -31,8 +31,9 @@ def test_an_unknown_option_is_status_2(run: Run) -> None:
     assert status == 2 and "No such option" in stderr
 
 
-def numbers_of(verbs: typer.Typer, *words: str) -> Iterator[tuple[tuple[str, ...], str]]:
+def numbers_of(verbs: typer.Typer | None, *words: str) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield each option that takes a whole number, after its verb."""
+    assert verbs is not None
     for group in verbs.registered_groups:
         yield from numbers_of(group.typer_instance, *words, str(group.name))
     for command in verbs.registered_commands:

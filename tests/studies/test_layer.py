@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from auscult import studies
+import auscult.studies as studies
 from auscult.errors import UserError
 from auscult.interval import quantiles
 from auscult.probing import resolve_tasks
