@@ -370,3 +370,16 @@ def test_encoders_of_s3prl_begin_on_the_cpu(gpu: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(hub, "fbank", lambda **_: nn.Linear(2, 2).to("cuda"))
     monkeypatch.setattr(bridge, "hub_names", lambda: ["fbank"])
     assert str(bridge.build_s3prl_upstream("fbank").weight.device) == "cpu"
+
+
+def test_extracted_layers_are_on_the_cpu(
+    gpu: Any, tools: Callable[[str], Any], tmp_path: Path
+) -> None:
+    import auscult
+    from auscult.extraction import encode
+
+    cuts = tools("gpu.speed")._write_noise(tmp_path / "noise", 2, 0.5)
+    encoder = auscult.load("random(hubert_tiny)").to("cuda")
+    rows = list(encode(encoder, cuts, show=False))
+    assert {str(layer.device) for row in rows for layer in row.layers} == {"cpu"}
+    assert len(rows) == 2 and encoder.device.type == "cuda"
