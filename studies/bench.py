@@ -74,6 +74,16 @@ class Bench:
         bench.prepare()
         return bench
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The options without which the same command may not run, or not give the same bits."""
+        given = {
+            f"--precision={self.precision}": self.precision != "float32",
+            "--allow-shared-speakers": self.allow_shared_speakers,
+            "--skip-bad": self.skip_bad,
+        }
+        return tuple(word for word, wanted in given.items() if wanted)
+
     def prepare(self) -> None:
         """Make the folder and open the store before any work, so that neither fails after it.
 

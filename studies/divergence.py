@@ -91,7 +91,7 @@ def plan_attention(
             corpus=about,
             what={"split_name": split_name, "base": base, "split": split},
             how={"precision": "float32", "device": desk.device_type, "code": maker},
-            words=("attention", "-u", address, "-c", corpus, *options),
+            words=("attention", "-u", address, "-c", corpus, *options, *desk.bench.words),
         )
         for address, (spec, maker) in specs.items()
     ]

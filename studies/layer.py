@@ -119,6 +119,7 @@ def plan_probe(
             chosen = {**options, "layers": read_layers(layers, spec), "split": split}
             what = {**_said(task), **chosen, "pooling": "" if task.frames else pooling}
             words = _words(address, corpus, task, {**chosen, "layers": layers}, limit, pooling)
+            words += desk.bench.words
             items.append(Item(kind=KIND, what=what, words=words, needs=(encode.key,), **about))
     return Plan(items=tuple(items), bench=desk.bench)
 
@@ -148,6 +149,7 @@ def measure(item: Item, desk: Desk) -> Outcome:
     }
     _warn_constant(task, examples["train"], encoder.spec, item.what["layers"])
     plan = training_plan(item.what)
+    made = provenance(item.command, desk.bench.device)
     config = _config(task, encoder, item, plan, len(classes), desk.bench, corpus)
     scores = sweep_layers(
         examples,
@@ -159,7 +161,7 @@ def measure(item: Item, desk: Desk) -> Outcome:
         folder=desk.bench.out / ".probe",
         device=desk.bench.device,
         made_by=made_by("auscult.probing.sweep", *encoder.modules()),
-        provenance=provenance(item.command, desk.bench.device),
+        provenance=made,
     )
     tallies: dict[TallyKey, Tally] = {}
     records: list[Record] = []
@@ -169,7 +171,7 @@ def measure(item: Item, desk: Desk) -> Outcome:
         records += _records(
             encoder.spec, corpus, task, counted, found, commonest=majority_class(targets["train"]),
             num_skipped=skipped[name] + targets[name].num_unlabelled, config=config,
-            made=provenance(item.command, desk.bench.device),
+            made=made,
         )  # fmt: skip
     _warn_alone(task, next(x for key, x in tallies.items() if key.split == "test"))
     return Outcome(key=item.key, records=tuple(records), tallies=tallies)

@@ -28,6 +28,10 @@ from auscult.cli.output import (
 if TYPE_CHECKING:
     from auscult.studies import Findings
 
+MARGIN = (  # what --json says of a difference
+    *("upstream", "over", "task", "probe", "layer", "over_layer", "value", "low", "high"),
+)
+
 
 def probe(
     upstream: Upstreams,
@@ -122,4 +126,5 @@ def _show(output: Output, found: "Findings", out: Path) -> None:
         rows = difference.difference_rows(difference.differences(compared, gather(records)))
         output.table(difference.TITLE, difference.COLUMNS, rows)
     output.print(f"Layer curves: {figure}")
-    finish(output, found, margins=[difference.flat_difference(artifact) for artifact in compared])
+    flat = [difference.flat_difference(artifact) for artifact in compared]
+    finish(output, found, margins=[{name: row[name] for name in MARGIN} for row in flat])

@@ -178,7 +178,7 @@ def test_what_a_killed_command_left_is_removed(command: Any, tmp_path: Path) -> 
     shutil.rmtree(cache / "features")
     (cache / "features").mkdir()
     left[2].write_bytes(b"half")
-    for path in (out / ".probe").glob("*.npz"):
+    for path in [*(out / ".probe").glob("*.npz"), *(out / ".work").iterdir()]:
         path.unlink()
     assert command("probe", out, cache)[0] == 0
     assert not [path for path in left if path.exists()]
