@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from auscult import interrupt
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
 from auscult.loss_curve import CURVE, LossCurve
@@ -399,8 +400,7 @@ def _interrupts_held(processes: Processes) -> Iterator[_Interrupt]:
     """
     held = _Interrupt()
     main = threading.current_thread() is threading.main_thread()
-    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if processes.size > 1 or not main or not raises:
+    if processes.size > 1 or not main or not interrupt.raises():
         yield held
         return
     before = signal.signal(signal.SIGINT, held)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from auscult.errors import UserError
+from auscult.interrupt import Interrupts
 from auscult.shown import on_one_line, shown
 
 INTERRUPTED = 130
@@ -25,29 +26,45 @@ def main() -> None:
     # Before torch takes memory: large tensors in huge pages, which spares an encoder's convolutions
     # a tenth of their time, spent in page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    interrupts = Interrupts()
+    interrupts.listen()
+    try:
+        status = _run()
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except Exception as error:
+        if not interrupts.heard:
+            _exit_on(error)
+        status = INTERRUPTED
+    finally:
+        interrupts.end()
+        logging.shutdown()
+    if status == INTERRUPTED:
+        print("auscult: interrupted; the same command goes on from here.", file=sys.stderr)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _run() -> object:
+    """Run what was typed; return what typer returns, which turns Ctrl-C into 130."""
     from auscult.cli.app import app
 
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows its number
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    try:
-        status = app(standalone_mode=False)  # typer turns Ctrl-C into 130 and returns it
-        sys.stdout.flush()
-    except UserError as error:
+    status = app(standalone_mode=False)
+    sys.stdout.flush()
+    return status
+
+
+def _exit_on(error: Exception) -> NoReturn:
+    """Exit with the status and the sentence of an error; raise it where it is our own."""
+    if isinstance(error, UserError):
         sys.exit(_mistake(str(error)))
-    except OSError as error:
+    if isinstance(error, OSError):
         _exit_on_system_error(error)
-    except KeyboardInterrupt:
-        status = INTERRUPTED
-    except Exception as error:
-        _exit_on_usage_error(error)
-        _exit_on_lack_of_memory(error)
-        raise
-    finally:
-        logging.shutdown()
-    if status == INTERRUPTED:
-        print("auscult: interrupted; the same command goes on from here.", file=sys.stderr)
-    sys.exit(status if isinstance(status, int) else 0)
+    _exit_on_usage_error(error)
+    _exit_on_lack_of_memory(error)
+    raise error
 
 
 def _mistake(sentence: str) -> int:

@@ -66,7 +66,7 @@ def _killed(
     time.sleep(moment)
     os.kill(process, number)
     ended = verbs.wait(process, log, began)
-    trace = ", Traceback" if ended.traceback else ""
+    trace = f", Traceback: {ended.said[-1500:]}" if ended.traceback else ""
     return f"{number.name} at {moment:.2f} s (status {ended.status}{trace})"
 
 
