@@ -49,3 +49,23 @@ def _read(key: str, text: str, kind: type) -> object:
     if kind in (int, float) and not abs(value) <= most:  # NaN neither
         raise UserError(f"{key}={text[:40]}: expected a finite number of at most {most:,.0f}.")
     return value
+
+
+_UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size such as 500MB or 8GB.
+
+    Raises:
+        UserError: Not a size.
+    """
+    unit = text[-2:].upper()
+    number, unit = (text[:-2], unit) if unit in _UNITS else (text, "")
+    try:
+        size = int(float(number) * _UNITS.get(unit, 1))
+    except (ValueError, OverflowError):
+        size = -1
+    if size < 0:
+        raise UserError(f"--budget {text!r}: expected a size such as 500MB or 8GB.")
+    return size

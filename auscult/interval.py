@@ -44,46 +44,6 @@ def cluster_weights(
     return weights
 
 
-def accuracies(
-    correct: NDArray[np.float64], total: NDArray[np.float64], *, macro: bool = False
-) -> NDArray[np.float64]:
-    """Return micro or class-macro accuracy of sums of counts.
-
-    Args:
-        correct: (..., label) right answers by true class.
-        total: (..., label) items by true class.
-        macro: Mean of the classes' recalls, over classes that occur, instead of the share of
-            right answers.
-    """
-    if not macro:
-        return np.asarray(correct.sum(-1) / total.sum(-1))
-    recalls = np.divide(correct, total, out=np.full(correct.shape, np.nan), where=total > 0)
-    return np.asarray(np.nanmean(recalls, axis=-1))
-
-
-def cluster_interval(
-    correct: NDArray[np.float64],
-    total: NDArray[np.float64],
-    speakers: Sequence[str | None] | None,
-    *,
-    macro: bool = False,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Return the 95 % interval of an accuracy.
-
-    Args:
-        correct: (item, label) right answers in each utterance by true class.
-        total: (item, label) frames, or 1 for an utterance label, by true class.
-        speakers: The speaker of each utterance, or None.
-        macro: Of the class-macro accuracy.
-        num_resamples: Bootstrap resamples.
-        seed: Seed of the draws.
-    """
-    weights = cluster_weights(speakers, len(total), num_resamples=num_resamples, seed=seed)
-    return quantiles(accuracies(weights @ correct, weights @ total, macro=macro))
-
-
 def quantiles(samples: NDArray[np.float64]) -> tuple[float, float]:
     """Return the percentile interval of bootstrap ``samples`` (resample,)."""
     low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

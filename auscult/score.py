@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from auscult.errors import UserError
-from auscult.interval import NUM_RESAMPLES, cluster_weights, quantiles
+from auscult.interval import cluster_weights, quantiles
 from auscult.record import Provenance, Record
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Tally:
     @property
     def num_speakers(self) -> int | None:
         """Return how many speakers there are, None where none is known."""
-        return len(set(self.speakers) - {None}) or None
+        return count_speakers(self.speakers)
 
     def always(self, label: int) -> "Tally":
         """Return the tally of a reader that always answers one class."""
@@ -84,6 +84,11 @@ class Score:
     majority: float | None = None  # what always answering train's commonest class scores
     num_items: int
     num_speakers: int | None
+
+
+def count_speakers(speakers: Sequence[str | None]) -> int | None:
+    """Return how many speakers there are, None where none is known."""
+    return len(set(speakers) - {None}) or None
 
 
 Sums = tuple[Array, Array, Array | None]  # right, total, answered; each (..., label)
@@ -122,12 +127,12 @@ def value_of(metric: str, tally: Tally) -> float:
     return float(_measured(metric, tally, None))
 
 
-def resamples_of(metric: str, tally: Tally, num_resamples: int = NUM_RESAMPLES) -> Array:
+def resamples_of(metric: str, tally: Tally) -> Array:
     """Return a metric on each resample of speakers, then utterances, (resample,).
 
     The same draws serve every tally of the same speakers, so that differences are paired.
     """
-    return _measured(metric, tally, _weights(tally.speakers, num_resamples))
+    return _measured(metric, tally, _weights(tally.speakers))
 
 
 def score_of(metric: str, tally: Tally, commonest: int | None = None) -> Score:
@@ -284,6 +289,6 @@ def _check_same(tallies: Sequence[Tally]) -> None:
 
 
 @lru_cache(maxsize=32)
-def _weights(speakers: tuple[str | None, ...], num_resamples: int) -> Array:
-    found: Array = cluster_weights(speakers, len(speakers), num_resamples=num_resamples)
+def _weights(speakers: tuple[str | None, ...]) -> Array:
+    found: Array = cluster_weights(speakers, len(speakers))
     return found

@@ -113,6 +113,16 @@ def write_text(text: str, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def expect_folder(out: Path) -> None:
+    """Refuse a file as ``--out``.
+
+    Raises:
+        UserError: It is one.
+    """
+    if out.is_file():
+        raise UserError(f"--out {out} is a file; expected a folder, which may be new.")
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder, and see that it can be written before any work is done for it.
 

@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from torch.nn.utils.rnn import pad_sequence
 import auscult
 from auscult.audio import read_samples
 from auscult.contracts import SAMPLE_RATE, AttentionMap, HiddenStates, Waveforms
+from auscult.dataset import spread
 from auscult.extraction import encode
 from auscult.precision import Precision, computes_bfloat16
 from auscult.upstream import Upstream
@@ -105,12 +106,6 @@ def read_cuts(options: argparse.Namespace, folder: Path) -> list[Any]:
         soundfile.write(path, 0.1 * generator.standard_normal(int(seconds * SAMPLE_RATE)), 16_000)
         cuts.append(Recording.from_file(path).to_cut())
     return cuts
-
-
-def spread(cuts: Sequence[Any], limit: int) -> list[Any]:
-    """Choose at most ``limit`` cuts at equal steps."""
-    limit = min(limit, len(cuts))
-    return [cuts[i * len(cuts) // limit] for i in range(limit)]
 
 
 def in_turn(

@@ -44,9 +44,9 @@ from torch.nn.utils.rnn import pad_sequence
 import auscult
 from auscult import bridge
 from auscult.audio import read_samples
-from auscult.cli.output import spread
 from auscult.config import override
 from auscult.contracts import HiddenStates
+from auscult.dataset import spread
 from auscult.downstreams import find_task
 from auscult.downstreams.checkpoint import seed_everything
 from auscult.downstreams.feature import CorpusUpstream

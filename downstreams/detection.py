@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from auscult.errors import UserError
 from auscult.interval import cluster_weights, quantiles
+from auscult.score import Score, count_speakers
 
-from .score import Score, count_speakers, ratio_score
+from .score import ratio_score
 
 COST_MISS, COST_FALSE_ALARM, PRIOR = 100.0, 1.0, 0.0008
 BETA = COST_FALSE_ALARM * (1 - PRIOR) / (COST_MISS * PRIOR)

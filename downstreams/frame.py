@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
 from auscult.head import build_frame_head
+from auscult.score import Score
 from auscult.upstream import Upstream
 
 from .batch import Batch, batches, shuffled
-from .score import Score, accuracy_score
+from .score import accuracy_score
 from .split import LabelledCorpus
 from .training import Records, Schedule
 

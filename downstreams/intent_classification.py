@@ -21,8 +21,9 @@ from torch import Tensor
 from auscult.dataset import Corpus, supervision_of
 from auscult.errors import UserError, unknown
 from auscult.progress import logger
+from auscult.score import Score
 
-from .score import Score, accuracy_score
+from .score import accuracy_score
 from .split import LabelledCorpus, LabelledSplit, label_corpus
 from .utterance import HeadConfig, UtteranceExpert
 

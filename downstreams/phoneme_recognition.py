@@ -26,6 +26,7 @@ from torch import nn
 from auscult.dataset import Corpus, supervision_of
 from auscult.errors import UserError
 from auscult.head import build_frame_head
+from auscult.score import Score
 from auscult.text import read_lines
 
 from .ctc import (
@@ -38,7 +39,7 @@ from .ctc import (
     label_sequences,
     word_errors,
 )
-from .score import Score, ratio_score
+from .score import ratio_score
 from .split import LabelledCorpus
 from .text import spelled
 from .training import Records

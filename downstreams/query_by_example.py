@@ -44,6 +44,7 @@ from auscult.feature import (
 from auscult.pooled import Pooled
 from auscult.precision import Precision
 from auscult.progress import logger, progress
+from auscult.score import Score
 from auscult.upstream import Upstream
 
 from .alignment import match_costs
@@ -54,7 +55,6 @@ from .detection import (
     precision_score,
     value_score,
 )
-from .score import Score
 from .split import LabelledCorpus, LabelledSplit
 from .training import HeadResult, Records
 

@@ -1,28 +1,15 @@
 """What a head's answers are worth: metrics with the interval that other speakers would move in."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from auscult.interval import accuracies, cluster_interval, cluster_weights, quantiles
+from auscult.score import Score, Tally, score_of, value_of
 
 from .split import LabelledCorpus
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """One metric on test with its 95 % interval."""
-
-    metric: str
-    value: float
-    low: float | None
-    high: float | None
-    majority: float | None = None  # what always answering train's commonest class scores
-    num_items: int
-    num_speakers: int | None
 
 
 def classification_scores(
@@ -63,17 +50,10 @@ def accuracy_score(
         speakers: Of each utterance.
         always: (item, label) right answers of one that always answers train's commonest class.
     """
-    macro = metric == "macro_accuracy"
-    low, high = cluster_interval(correct, total, speakers, macro=macro)
-    return Score(
-        metric=metric,
-        value=float(accuracies(correct.sum(0), total.sum(0), macro=macro)),
-        low=low,
-        high=high,
-        majority=float(accuracies(always.sum(0), total.sum(0), macro=macro)),
-        num_items=int(total.sum()),
-        num_speakers=count_speakers(speakers),
-    )
+    items = tuple(map(str, range(len(total))))
+    tally = Tally(right=correct, total=total, items=items, speakers=tuple(speakers))
+    majority = value_of(metric, replace(tally, right=always))
+    return replace(score_of(metric, tally), majority=majority)
 
 
 def ratio_score(
@@ -87,20 +67,6 @@ def ratio_score(
         totals: (item,) such as the tokens of each reference.
         speakers: Of each utterance.
     """
-    above, below = np.asarray(parts, dtype=float), np.asarray(totals, dtype=float)
-    weights = cluster_weights(speakers, len(above))
-    resampled: NDArray[np.float64] = (weights @ above) / (weights @ below).clip(min=1e-12)
-    low, high = quantiles(resampled)
-    return Score(
-        metric=metric,
-        value=float(above.sum() / below.sum()),
-        low=low,
-        high=high,
-        num_items=len(above),
-        num_speakers=count_speakers(speakers),
-    )
-
-
-def count_speakers(speakers: Sequence[str | None]) -> int | None:
-    """Return how many speakers there are, None where none is known."""
-    return len(set(speakers) - {None}) or None
+    items = tuple(map(str, range(len(speakers))))
+    score = score_of(metric, Tally.of_ratio(parts, totals, items, speakers))
+    return replace(score, num_items=len(items))

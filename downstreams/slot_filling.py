@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 
 from auscult.dataset import Corpus, supervision_of, utterance_label
 from auscult.errors import UserError
+from auscult.score import Score
 
 from .ctc import (
     CharacterConfig,
@@ -33,7 +34,7 @@ from .ctc import (
     character_errors,
     label_sequences,
 )
-from .score import Score, ratio_score
+from .score import ratio_score
 from .split import LabelledCorpus, expect_label
 from .text import spelled
 from .training import Records

@@ -32,10 +32,11 @@ from auscult.errors import UserError
 from auscult.frame import FrameGeometry
 from auscult.head import build_diarization_head
 from auscult.progress import logger
+from auscult.score import Score
 from auscult.upstream import Upstream
 
 from .batch import shuffled
-from .score import Score, ratio_score
+from .score import ratio_score
 from .split import SPLITS, LabelledCorpus, LabelledSplit
 from .training import Records, Schedule
 from .turn import DiarizationError, Turn, diarization_error, turns_of_frames

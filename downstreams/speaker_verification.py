@@ -34,10 +34,10 @@ from auscult.dataset import Corpus, Trial, utterance_label
 from auscult.errors import UserError
 from auscult.head import build_margin_loss, build_speaker_embedder
 from auscult.progress import logger
+from auscult.score import Score
 
 from .batch import batches, shuffled
 from .crop import take_crop, with_crops
-from .score import Score
 from .split import SPLITS, LabelledCorpus, LabelledSplit
 from .training import Records, Schedule
 from .trial import equal_error_rate, make_trials, trial_scores

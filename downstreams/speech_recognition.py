@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from auscult.dataset import Corpus, supervision_of
+from auscult.score import Score
 
 from .ctc import (
     CharacterConfig,
@@ -35,7 +36,7 @@ from .ctc import (
     word_errors,
 )
 from .decoder import WORD_END, WordDecoder, check_decoder
-from .score import Score, ratio_score
+from .score import ratio_score
 from .split import LabelledCorpus, expect_label
 from .text import spelled
 from .training import Records

@@ -8,9 +8,9 @@ from typing import Any
 from auscult.contracts import TaskSpec
 from auscult.dataset import Corpus
 from auscult.precision import Precision
+from auscult.score import Score
 from auscult.upstream import Upstream
 
-from .score import Score
 from .split import LabelledCorpus
 from .training import HeadResult, Records
 

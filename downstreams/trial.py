@@ -16,8 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from auscult.dataset import Trial
 from auscult.interval import NUM_RESAMPLES, quantiles
-
-from .score import Score, count_speakers
+from auscult.score import Score, count_speakers
 
 MOST = 20_000  # made trials of each kind
 PRIOR = 0.01  # of one speaker, in the detection cost

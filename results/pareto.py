@@ -21,7 +21,7 @@ class Place:
     """Where a subnet stands in the figure."""
 
     cost: float
-    score: float
+    value: float
     low: float
     high: float
 
@@ -54,7 +54,7 @@ def pareto_front(
         axes = figure.subplots()
         axes.scatter(
             [scale * place.cost for place in every],
-            [place.score for place in every],
+            [place.value for place in every],
             s=7,
             color=GREY,
             alpha=0.6,
@@ -63,7 +63,7 @@ def pareto_front(
         )
         if front:
             x = np.array([scale * place.cost for place in front])
-            y = np.array([place.score for place in front])
+            y = np.array([place.value for place in front])
             ends = np.array([[place.low, place.high] for place in front]).T
             axes.step(x, y, where="post", color=PALETTE[0], linewidth=1)
             axes.errorbar(
@@ -78,7 +78,7 @@ def pareto_front(
         for i, (name, place) in enumerate(named.items(), start=1):
             axes.plot(
                 scale * place.cost,
-                place.score,
+                place.value,
                 MARKERS[i % len(MARKERS)],
                 markersize=6.5,
                 markerfacecolor="none",

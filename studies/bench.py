@@ -1,22 +1,20 @@
 """Where and how work is done; none of it changes a number beyond its last bits."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auscult.cache import cache_folder
-from auscult.errors import UserError
+from auscult.config import parse_bytes
+from auscult.device import choose_device
 from auscult.precision import Precision, check_precision
-from auscult.whole_file import make_folder
+from auscult.whole_file import expect_folder, make_folder
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
     from auscult.record import Artifact, Record
     from auscult.upstream import Upstream
-
-_UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,51 +115,3 @@ class Bench:
         if live is not None:
             return live
         return auscult.corpus(address, split=split, skip_bad=self.skip_bad)
-
-
-def choose_device(name: str) -> str:
-    """Resolve ``auto``; check that a named device is there.
-
-    Raises:
-        UserError: The device is not there.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UserError(f"Device {name!r} is not known; expected auto, cpu, cuda or cuda:N.")
-    count = torch.cuda.device_count()
-    if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
-        found = f"{count} GPUs" if count else "no GPU"
-        raise UserError(
-            f"Device {name!r} was asked for, but torch finds {found}; try --device cpu."
-        )
-    return name
-
-
-def parse_bytes(text: str) -> int:
-    """Read a size such as 500MB or 8GB.
-
-    Raises:
-        UserError: Not a size.
-    """
-    unit = text[-2:].upper()
-    number, unit = (text[:-2], unit) if unit in _UNITS else (text, "")
-    try:
-        size = int(float(number) * _UNITS.get(unit, 1))
-    except (ValueError, OverflowError):
-        size = -1
-    if size < 0:
-        raise UserError(f"--budget {text!r}: expected a size such as 500MB or 8GB.")
-    return size
-
-
-def expect_folder(out: Path) -> None:
-    """Refuse a file as ``--out``.
-
-    Raises:
-        UserError: It is one.
-    """
-    if out.is_file():
-        raise UserError(f"--out {out} is a file; expected a folder, which may be new.")

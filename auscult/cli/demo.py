@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from auscult.cli import INTERRUPTED
-from auscult.cli.output import Json, Output, Quiet, prepare
+from auscult.cli.output import Json, Output, Quiet
 from auscult.errors import UserError
 
 HUBERT = ("-u", "tiny_hubert")  # its random twin and log_mel keep it company
@@ -94,9 +94,10 @@ def demo(
       auscult demo --out demo-out
     """
     from auscult.results import open_store
+    from auscult.studies.bench import Bench
 
     output = Output(json=json, quiet=quiet)
-    prepare(out, None)
+    Bench(out=out).prepare()
     started = time.monotonic()
     store = f"sqlite:///{out / 'results.sqlite'}"
     for step in STEPS:

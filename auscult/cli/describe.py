@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from auscult.cli.output import Device, Json, Output, Quiet, choose_device
+from auscult.cli.output import Device, Json, Output, Quiet
+from auscult.device import choose_device
 from auscult.errors import UserError
 from auscult.progress import logger
 

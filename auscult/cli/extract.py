@@ -18,11 +18,10 @@ from auscult.cli.output import (
     Quiet,
     SkipBad,
     SplitColumn,
-    choose_device,
-    expect_folder,
 )
+from auscult.device import choose_device
 from auscult.errors import UserError, unknown
-from auscult.whole_file import make_folder, writing
+from auscult.whole_file import expect_folder, make_folder, writing
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus

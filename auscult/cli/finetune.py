@@ -18,23 +18,24 @@ from auscult.cli.output import (
     SkipBad,
     SplitColumn,
     StoreUrl,
-    check_speakers,
-    choose_device,
-    prepare,
-    save,
 )
 from auscult.cli.run import provenance_here
+from auscult.contracts import TaskSpec
+from auscult.dataset import check_speakers
+from auscult.device import choose_device
 from auscult.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from auscult.contracts import UpstreamSpec
     from auscult.dataset import Corpus
-    from auscult.downstreams.score import Score
     from auscult.downstreams.split import LabelledCorpus
     from auscult.record import Provenance, Record
+    from auscult.score import Score
     from auscult.upstreams.w2v_bert.finetuning import Config
 
-TASK, TASK_VERSION = "speech_recognition_transducer", 1
+TASK = TaskSpec(
+    name="speech_recognition_transducer", version=1, output="sequence", metrics=("wer", "cer")
+)
 Encoder = Annotated[str, typer.Argument(help="Encoder to go on with: w2v_bert:FOLDER.")]
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Changes to the preset.")
@@ -79,6 +80,7 @@ def finetune(
     from auscult.pretraining import pretrain
     from auscult.process import Processes
     from auscult.speech_pool import SpeechPool
+    from auscult.studies.bench import Bench
     from auscult.training_run import Run, check_settings, other_code
     from auscult.upstreams.w2v_bert.finetuning import build
     from auscult.watch import check_content
@@ -118,8 +120,9 @@ def finetune(
             processes=processes,
         )
         check_settings(run)
+        bench = Bench(out=out, store=store)
         if processes.leads:
-            prepare(out, store)
+            bench.prepare()
         steps = pretrain(run)
         if not processes.leads:
             return
@@ -128,7 +131,7 @@ def finetune(
         finetuned = _Finetuned(encoder, out, found, labelled, config, seed, where, origin)
         records = finetuned.score(beam)
         check_content([cut for split in ("dev", "test") for cut in labelled.splits[split].cuts])
-    save(records, [], out, store)
+    bench.save(records, [])
     columns = ["split", "beam", "metric", "value", "low", "high", "num_items", "num_speakers"]
     rows = [[_shown(_cell(record, column)) for column in columns] for record in records]
     output.table(f"{upstream} on {corpus}", columns, rows)
@@ -227,20 +230,16 @@ class _Finetuned:
         return records
 
     def _record(self, score: "Score", split: str, beam: int) -> "Record":
-        from auscult.record import Record
+        from auscult.score import record_of
 
-        return Record(
-            **self.encoder.record_fields(),
-            **asdict(score),
-            corpus=self.corpus.spec,
-            corpus_sha256=self.corpus.sha256[split],
+        return record_of(
+            score,
+            encoder=self.encoder,
+            corpus=self.corpus,
+            split=split,
             task=TASK,
-            task_version=TASK_VERSION,
             layer=None,
             probe="rnn_transducer, fine-tuned",
-            split=split,
-            selected_on="dev",
-            num_skipped=len(self.corpus.skipped) + len(self.labelled.skipped),
             seed=self.seed,
             config={
                 **asdict(self.config),
@@ -250,6 +249,7 @@ class _Finetuned:
                 "dev_sha256": self.corpus.sha256["dev"],
             },
             provenance=self.provenance,
+            num_skipped=len(self.corpus.skipped) + len(self.labelled.skipped),
         )
 
 

@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auscult.cli.output import save
-
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
     from auscult.downstreams import HeadTask
@@ -220,9 +218,11 @@ def _evaluate(
 
 def save_head(head: TrainedHead) -> "list[Record]":
     """Write the records and the layer weights to the store, and return the records."""
+    from auscult.studies.bench import Bench
+
     records = _records(head)
     weights = [_weights(head)] if head.run.task.trains else []
-    save(records, weights, head.run.out, head.run.store)
+    Bench(out=head.run.out, store=head.run.store).save(records, weights)
     return records
 
 
@@ -317,32 +317,22 @@ def _write_answers(head: TrainedHead) -> None:
 
 def _records(head: TrainedHead) -> "list[Record]":
     """Return the task's metrics on test."""
-    from auscult.record import Record
+    from auscult.score import record_of
 
-    run, spec, encoder = head.run, head.run.task.spec, head.encoder.spec
-    trained = run.task.head
+    run, trained = head.run, head.run.task.head
     return [
-        Record(
-            **encoder.record_fields(),
-            corpus=head.corpus.spec,
-            corpus_sha256=head.corpus.sha256["test"],
-            task=spec.name,
-            task_version=spec.version,
+        record_of(
+            score,
+            encoder=head.encoder.spec,
+            corpus=head.corpus,
+            split="test",
+            task=run.task.spec,
             layer=head.layer,
             probe=f"{trained}, fine-tuned" if head.finetuned else trained,
-            metric=score.metric,
-            value=score.value,
-            low=score.low,
-            high=score.high,
-            majority=score.majority,
-            split=head.corpus.tested,
-            selected_on="dev",
-            num_items=score.num_items,
-            num_speakers=score.num_speakers,
-            num_skipped=len(head.corpus.skipped) + len(head.labelled.skipped),
             seed=run.seed,
             config=head.settings(),
             provenance=head.provenance,
+            num_skipped=len(head.corpus.skipped) + len(head.labelled.skipped),
         )
         for score in run.task.score(head.result.answers, head.labelled)
     ]

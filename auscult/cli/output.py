@@ -13,8 +13,7 @@ from auscult.errors import UserError
 from auscult.shown import on_one_line, shown
 
 if TYPE_CHECKING:
-    from auscult.dataset import Corpus
-    from auscult.record import Artifact, Record
+    from auscult.record import Record
 
 MANY_ROWS = 300  # a table of more is printed without lines between, a thousand times as fast
 MOST_SEED = 2**32 - 1  # of numpy's older generators
@@ -137,46 +136,6 @@ def command_line() -> str:
     return re.sub(r"(://[^:/@\s]*:)[^@\s]+(?=@)", r"\1***", command)
 
 
-def choose_device(name: str) -> str:
-    """Resolve ``auto``; check that a named device is there.
-
-    Raises:
-        UserError: The device is not there.
-    """
-    import re
-
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UserError(f"Device {name!r} is not known; expected auto, cpu, cuda or cuda:N.")
-    count = torch.cuda.device_count()
-    if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
-        found = f"{count} GPUs" if count else "no GPU"
-        raise UserError(
-            f"Device {name!r} was asked for, but torch finds {found}; try --device cpu."
-        )
-    return name
-
-
-def parse_bytes(text: str) -> int:
-    """Read a size such as 500MB or 8GB.
-
-    Raises:
-        UserError: Not a size.
-    """
-    units = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-    number, unit = (text[:-2], text[-2:].upper()) if text[-2:].upper() in units else (text, "")
-    try:
-        size = int(float(number) * units.get(unit, 1))
-    except (ValueError, OverflowError):
-        size = -1
-    if size < 0:
-        raise UserError(f"--budget {text!r}: expected a size such as 500MB or 8GB.")
-    return size
-
-
 def parse_rates(text: str) -> tuple[float, ...]:
     """Read learning rates with commas between.
 
@@ -193,58 +152,3 @@ def parse_rates(text: str) -> tuple[float, ...]:
             "such as 1e-2,1e-3."
         )
     return tuple(dict.fromkeys(rates))
-
-
-def spread(cuts: list[Any], limit: int | None) -> list[Any]:
-    """Choose ``limit`` cuts at equal steps, so that they are not all of the first speaker."""
-    if limit is None or limit >= len(cuts):
-        return cuts
-    return [cuts[i * len(cuts) // limit] for i in range(limit)]
-
-
-def prepare(out: Path, store: str | None) -> None:
-    """Make the folder and open the store before any work, so that neither fails after it.
-
-    Raises:
-        UserError: It is a file or cannot be written, or the store cannot be opened.
-    """
-    from auscult.results import open_store
-    from auscult.whole_file import make_folder
-
-    expect_folder(out)
-    make_folder(out)
-    open_store(store or out).add([])
-
-
-def expect_folder(out: Path) -> None:
-    """Refuse a file as ``--out``.
-
-    Raises:
-        UserError: It is one.
-    """
-    if out.is_file():
-        raise UserError(f"--out {out} is a file; expected a folder, which may be new.")
-
-
-def save(
-    records: "Sequence[Record]", artifacts: "Sequence[Artifact]", out: Path, store: str | None
-) -> None:
-    """Write records and artifacts to the store of this run."""
-    from auscult.results import open_store
-
-    open_store(store or out).add(records, artifacts)
-
-
-def check_speakers(corpus: "Corpus", allow: bool) -> None:
-    """Refuse splits that share speakers, unless that is allowed.
-
-    Raises:
-        UserError: Speakers stand in more than one split.
-    """
-    if corpus.speaker_overlap and not allow:
-        some = ", ".join(corpus.speaker_overlap[:3])
-        raise UserError(
-            f"{corpus.spec}: {len(corpus.speaker_overlap)} speakers ({some}, ...) stand in more "
-            f"than one split of column {corpus.split_column!r}, which flatters every score that "
-            "is not about speakers; choose another with --split, or --allow-shared-speakers."
-        )

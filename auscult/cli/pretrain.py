@@ -14,10 +14,10 @@ from auscult.cli.output import (
     Output,
     Quiet,
     SkipBad,
-    choose_device,
-    expect_folder,
 )
+from auscult.device import choose_device
 from auscult.errors import UserError
+from auscult.whole_file import expect_folder
 
 if TYPE_CHECKING:
     from auscult.objective import Objective, Training

@@ -1,7 +1,7 @@
 """`auscult run`: a SUPERB task, its head trained by s3prl's runner on frozen encoders."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,14 +25,12 @@ from auscult.cli.output import (
     SplitColumn,
     StoreUrl,
     Upstreams,
-    check_speakers,
-    choose_device,
     command_line,
-    parse_bytes,
     parse_rates,
-    prepare,
-    spread,
 )
+from auscult.config import parse_bytes
+from auscult.dataset import check_speakers
+from auscult.device import choose_device
 from auscult.errors import UserError
 
 if TYPE_CHECKING:
@@ -164,13 +162,14 @@ def _train_all(
 ) -> list[tuple[TrainedHead, "list[Record]", Path | None]]:
     """Train a head on each encoder; save its records at once, and draw its layer weights."""
     import auscult
+    from auscult.studies.bench import Bench
 
     if shared.processes.leads:
-        prepare(shared.out, shared.store)
+        Bench(out=shared.out, store=shared.store).prepare()
     with shared.processes.leader_first():  # weights and corpora may have to be fetched
         encoders = [auscult.load(spec) for spec in specs]
         data = auscult.corpus(corpus, split=splits[0], skip_bad=shared.skip_bad)
-        data = limited(data.tested_on(splits[1]), shared.limit)
+        data = data.tested_on(splits[1]).limited(shared.limit)
     check_speakers(data, allow or shared.task.about_speakers)
     labelled = shared.task.prepare(data, shared.config, skip_unlabelled=shared.skip_bad)
     found = (train_and_save(encoder, shared, data, labelled) for encoder in encoders)
@@ -186,19 +185,6 @@ def train_and_save(
     finally:
         encoder.cpu()
     return None if head is None else (head, save_head(head), draw(head))
-
-
-def limited(corpus: "Corpus", limit: int | None) -> "Corpus":
-    """Return the corpus with so many utterances of each split, and the trials among them."""
-    if limit is None:
-        return corpus
-    splits = {name: spread(list(cuts), limit) for name, cuts in corpus.splits.items()}
-    ids = {name: {cut.id for cut in cuts} for name, cuts in splits.items()}
-    trials = {
-        name: tuple(trial for trial in found if {trial.first, trial.second} <= ids[name])
-        for name, found in corpus.trials.items()
-    }
-    return replace(corpus, splits=splits, trials=trials)
 
 
 def _check_training(task: "HeadTask", **options: object) -> None:

@@ -5,35 +5,28 @@ Both look at every subnet on the supernet's own weights and compute once what al
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from auscult.contracts import TaskSpec
+from auscult.dataset import SPLITS
 from auscult.origin import made_by
 from auscult.progress import logger
+from auscult.score import Score, Tally, record_of, score_of
 from auscult.whole_file import writing
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from auscult.contracts import UpstreamSpec
     from auscult.dataset import Corpus
     from auscult.probing import Examples, ProbeTask
+    from auscult.record import Provenance, Record
     from auscult.upstreams.lighthubert.sharing import Sharing
     from auscult.upstreams.lighthubert.space import Subnet
 
-SPLITS = ("train", "dev", "test")
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A score with its 95 % interval: speakers, then utterances resampled."""
-
-    value: float
-    low: float
-    high: float
+DISTILLATION = TaskSpec(name="distillation", version=1, output="utterance", metrics=("loss",))
 
 
 class Criterion(Protocol):
@@ -56,8 +49,10 @@ class Criterion(Protocol):
         """Return the score of a subnet on ``dev`` or ``test``."""
         ...
 
-    def record_fields(self, subnet: "Subnet", split: str) -> dict[str, Any]:
-        """Return what a record says of the measurement beside its value."""
+    def record(
+        self, score: Score, encoder: "UpstreamSpec", layers: int, split: str, made: "Provenance"
+    ) -> "Record":
+        """Return what is kept of the score of a subnet, which has so many ``layers``."""
         ...
 
 
@@ -87,17 +82,6 @@ class Speech:
         from auscult.dataset import supervision_of
 
         return [supervision_of(cut).speaker or None for cut in self.cuts[split]]
-
-    def record_fields(self, split: str) -> dict[str, Any]:
-        """Return what a record says of them."""
-        return {
-            "corpus": self.corpus.spec,
-            "corpus_sha256": self.corpus.sha256[split],
-            "split": split,
-            "selected_on": "dev",
-            "num_speakers": len(set(self.speakers(split)) - {None}) or None,
-            "num_skipped": self.skipped[split],
-        }
 
 
 class ProbeCriterion:
@@ -148,8 +132,7 @@ class ProbeCriterion:
 
     def score(self, subnet: "Subnet", split: str) -> Score:
         """See :class:`Criterion`."""
-        from auscult.interval import accuracies, quantiles
-        from auscult.probing import train_bank
+        from auscult.probing import majority_class, train_bank
 
         splits = ("train", "dev") if split == "dev" else SPLITS
         layer = subnet.depth if self._layer is None else self._layer
@@ -159,34 +142,32 @@ class ProbeCriterion:
             examples, len(self._classes), [layer], self._plan, device=self._speech.device
         )
         (score,) = found[split]
-        weights = _resamples(tuple(self._targets[split].speakers[i] for i in score.items))
-        value = accuracies(score.correct.sum(0), score.total.sum(0))
-        low, high = quantiles(accuracies(weights @ score.correct, weights @ score.total))
-        return Score(float(value), low, high)
+        cuts, speakers = self._speech.cuts[split], self._targets[split].speakers
+        tally = Tally(
+            right=score.correct,
+            total=score.total,
+            items=tuple(str(cuts[i].id) for i in score.items),
+            speakers=tuple(speakers[i] for i in score.items),
+        )
+        return score_of("accuracy", tally, majority_class(self._targets["train"]))
 
-    def record_fields(self, subnet: "Subnet", split: str) -> dict[str, Any]:
+    def record(
+        self, score: Score, encoder: "UpstreamSpec", layers: int, split: str, made: "Provenance"
+    ) -> "Record":
         """See :class:`Criterion`."""
-        import torch
-
-        from auscult.probing import majority_class
-        from auscult.probing.example import labels_of
-
-        targets, spec = self._targets[split], self._task.spec
-        labels = labels_of(targets, targets.items)
-        commonest = majority_class(self._targets["train"])
-        fields = self._speech.record_fields(split)
-        return fields | {
-            "task": spec.name,
-            "task_version": spec.version,
-            "layer": subnet.depth if self._layer is None else self._layer,
-            "probe": "linear",
-            "metric": "accuracy",
-            "majority": float((labels == commonest).to(torch.float64).mean()),
-            "num_items": len(labels),
-            "num_skipped": fields["num_skipped"] + targets.num_unlabelled,
-            "seed": self._plan.seeds[0],
-            "config": {**_plain(self._plan), "limit": self._speech.limit},
-        }
+        return record_of(
+            score,
+            encoder=encoder,
+            corpus=self._speech.corpus,
+            split=split,
+            task=self._task.spec,
+            layer=layers if self._layer is None else self._layer,
+            probe="linear",
+            seed=self._plan.seeds[0],
+            config={**_plain(self._plan), "limit": self._speech.limit},
+            provenance=made,
+            num_skipped=self._speech.skipped[split] + self._targets[split].num_unlabelled,
+        )
 
     def _examples(self, encoder: Any, split: str, layer: int) -> "Examples":
         """Encode a split and return one layer's examples, as `auscult probe` would have them."""
@@ -256,31 +237,38 @@ class DistillationCriterion:
 
     def score(self, subnet: "Subnet", split: str) -> Score:
         """See :class:`Criterion`."""
-        from auscult.interval import quantiles
         from auscult.upstreams.lighthubert.validation import HeldOutLoss
 
+        cuts = self._speech.cuts[split]
         if split not in self._losses:
-            cuts = self._speech.cuts[split]
             self._losses[split] = HeldOutLoss(self._sharing, self._config, cuts)
         losses, counts = (found.double().numpy() for found in self._losses[split](subnet))
-        weights = _resamples(tuple(self._speech.speakers(split)))
-        low, high = quantiles((weights @ losses) / (weights @ counts))
-        return Score(float(losses.sum() / counts.sum()), low, high)
+        items, speakers = [str(cut.id) for cut in cuts], self._speech.speakers(split)
+        score = score_of("loss", Tally.of_ratio(losses, counts, items, speakers))
+        return replace(score, num_items=len(cuts))
 
-    def record_fields(self, subnet: "Subnet", split: str) -> dict[str, Any]:
+    def record(
+        self, score: Score, encoder: "UpstreamSpec", layers: int, split: str, made: "Provenance"
+    ) -> "Record":
         """See :class:`Criterion`."""
         names = ("teacher", "top_layers", "target_norm", "mask_probability", "mask_span")
         config = {name: getattr(self._config, name) for name in names}
-        return self._speech.record_fields(split) | {
-            "task": "distillation",
-            "task_version": 1,
-            "layer": subnet.depth,
-            "probe": "pretraining head",
-            "metric": "loss",
-            "num_items": len(self._speech.cuts[split]),
-            "seed": 0,
-            "config": {**config, "limit": self._speech.limit},
-        }
+        return record_of(
+            score,
+            encoder=encoder,
+            corpus=self._speech.corpus,
+            split=split,
+            task=DISTILLATION,
+            layer=layers,
+            probe="pretraining head",
+            seed=0,
+            config={**config, "limit": self._speech.limit},
+            provenance=made,
+            num_skipped=self._speech.skipped[split],
+        )
+
+
+_SCORE = tuple(field.name for field in fields(Score))
 
 
 class ScoreLog:
@@ -303,7 +291,7 @@ class ScoreLog:
         for row in sealed_rows(path):
             key = row["split"], row["subnet"]
             if row["identity"] == identity and row["code"] == code:
-                self._found[key] = Score(row["value"], row["low"], row["high"])
+                self._found[key] = Score(**{name: row[name] for name in _SCORE})
             elif row["identity"] == identity:
                 others.add(key)
         if others := others - self._found.keys():
@@ -341,13 +329,6 @@ class ScoreLog:
         rows = [row for row in sealed_rows(self._path) if row["identity"] != self._identity]
         write_text("".join(map(sealed_line, rows)), self._path)
         self._found = {}
-
-
-@cache
-def _resamples(speakers: tuple[str | None, ...]) -> "NDArray[np.float64]":
-    from auscult.interval import cluster_weights
-
-    return cluster_weights(speakers, len(speakers))
 
 
 def _plain(plan: Any) -> dict[str, Any]:

@@ -20,23 +20,19 @@ from auscult.cli.output import (
     SkipBad,
     SplitColumn,
     StoreUrl,
-    check_speakers,
-    choose_device,
     command_line,
-    prepare,
-    save,
-    spread,
 )
 from auscult.cli.subnet_criterion import (
-    SPLITS,
     Criterion,
     DistillationCriterion,
     ProbeCriterion,
-    Score,
     ScoreLog,
     Speech,
 )
+from auscult.dataset import SPLITS, check_speakers, spread
+from auscult.device import choose_device
 from auscult.errors import UserError, unknown
+from auscult.score import Score
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
@@ -181,6 +177,7 @@ def search(
     """
     import auscult
     from auscult.record import fingerprint, provenance
+    from auscult.studies.bench import Bench
     from auscult.upstreams.lighthubert.search import (
         COSTS,
         check_limits,
@@ -206,7 +203,8 @@ def search(
     else:
         task = _task(objective, speech, allow_shared_speakers, skip_bad)
         criterion = ProbeCriterion(sharing, speech, task, _layer(layer, sharing))
-    prepare(out, store)
+    bench = Bench(out=out, store=store)
+    bench.prepare()
     latency = _latency(output, sharing, out / "latency.json", where)
     costs |= {"rtf": latency.cost}
     check_limits(sharing.space, costs, limits)
@@ -216,7 +214,7 @@ def search(
     with same_audio(speech.all_cuts, log.withdraw):
         found.go(strategy, evaluations, seed)
         records = _test(found, run)
-    save(records, [], out, store)
+    bench.save(records, [])
     about = {"upstream": upstream, "objective": objective, "strategy": strategy, "seed": seed}
     result = about | _result(found, latency) | {"provenance": asdict(run)}
     _write(found, result, out)
@@ -316,14 +314,13 @@ def _layer(layer: int | None, sharing: "Sharing") -> int | None:
 def _test(found: _Search, run: "Provenance") -> "list[Record]":
     """Score the front on test."""
     from auscult.progress import track
-    from auscult.record import Record
 
     records = []
     for candidate in track(found.front, "Scoring the front on test"):
         score = found.score(candidate.subnet, "test")
-        fields = found.criterion.record_fields(candidate.subnet, "test")
-        encoder = found.sharing.cut(candidate.subnet).spec.record_fields()
-        records.append(Record(**encoder, **fields, **asdict(score), provenance=run))
+        encoder = found.sharing.cut(candidate.subnet).spec
+        depth = candidate.subnet.depth
+        records.append(found.criterion.record(score, encoder, depth, "test", run))
     return records
 
 
@@ -354,8 +351,13 @@ def _entry(found: _Search, subnet: "Subnet", *, tested: bool = False) -> dict[st
         "score": score.value,
         "low": score.low,
         "high": score.high,
-        "test": asdict(found.score(subnet, "test")) if tested else None,
+        "test": _interval(found.score(subnet, "test")) if tested else None,
     }
+
+
+def _interval(score: Score) -> dict[str, float]:
+    low, high = (score.value if end is None else end for end in (score.low, score.high))
+    return {"value": score.value, "low": low, "high": high}
 
 
 def _write(found: _Search, result: Mapping[str, Any], out: Path) -> None:
@@ -365,8 +367,7 @@ def _write(found: _Search, result: Mapping[str, Any], out: Path) -> None:
     from auscult.results.pareto import Place, pareto_front
 
     def place(subnet: "Subnet") -> Place:
-        score = found.score(subnet)
-        return Place(found.costs[found.cost](subnet), score.value, score.low, score.high)
+        return Place(found.costs[found.cost](subnet), **_interval(found.score(subnet)))
 
     for name, content in (("front", result), ("best", result["best"])):
         write_object(content, out / f"{name}.json")
@@ -394,8 +395,8 @@ def _show(output: Output, found: _Search, result: Mapping[str, Any], out: Path) 
                 f"{entry['params']:,}",
                 f"{entry['macs'] / 1e9:,.1f}",
                 f"{entry['rtf']:.4f}",
-                _shown(Score(entry["score"], entry["low"], entry["high"])),
-                _shown(Score(**entry["test"])),
+                _shown(entry["score"], entry["low"], entry["high"]),
+                _shown(**entry["test"]),
             )
             for number, entry in enumerate(result["front"], start=1)
         ],
@@ -406,5 +407,5 @@ def _show(output: Output, found: _Search, result: Mapping[str, Any], out: Path) 
     output.print(f'Cut out: auscult subnet export "{result["best"]["address"]}" --out FOLDER')
 
 
-def _shown(score: Score) -> str:
-    return f"{score.value:.4f} [{score.low:.4f}, {score.high:.4f}]"
+def _shown(value: float, low: float, high: float) -> str:
+    return f"{value:.4f} [{low:.4f}, {high:.4f}]"

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auscult.cli.output import Output, check_speakers
-from auscult.cli.run import configure, limited
+from auscult.cli.output import Output
+from auscult.cli.run import configure
+from auscult.dataset import check_speakers
 from auscult.errors import UserError
 from auscult.progress import logger
 
@@ -175,7 +176,7 @@ def read_jobs(choice: Choice) -> Iterator[Job | Missing | Failure]:
                 if (spec, column) not in read:
                     read[spec, column] = _read(spec, column, choice)
                 corpus = read[spec, column].tested_on(choice.tests.get(name, "test"))
-                corpus = limited(corpus, choice.limit)
+                corpus = corpus.limited(choice.limit)
                 check_speakers(corpus, choice.allow_shared_speakers or task.about_speakers)
                 labelled = task.prepare(corpus, config, skip_unlabelled=choice.skip_bad)
             except Exception as error:  # the other tasks go on; Ctrl-C is no Exception

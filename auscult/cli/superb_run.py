@@ -22,9 +22,6 @@ from auscult.cli.output import (
     SkipBad,
     StoreUrl,
     Upstreams,
-    choose_device,
-    parse_bytes,
-    prepare,
 )
 from auscult.cli.run import (
     Finetune,
@@ -49,6 +46,8 @@ from auscult.cli.superb_plan import (
     settings_by_task,
     show,
 )
+from auscult.config import parse_bytes
+from auscult.device import choose_device
 from auscult.errors import UserError
 from auscult.progress import logger
 
@@ -215,8 +214,10 @@ def _carry_out(
         UserError: There is nothing to run.
         SystemExit: Something failed.
     """
+    from auscult.studies.bench import Bench
+
     if not plan_only:
-        prepare(shared.out, shared.store)
+        Bench(out=shared.out, store=shared.store).prepare()
     failures: list[Failure] = []
     encoders = dict(_encoders(specs, failures))
     if encoders.keys().isdisjoint(asked):  # baselines alone are no run

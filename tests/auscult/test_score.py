@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from auscult.errors import UserError
-from auscult.interval import cluster_interval
+from auscult.interval import cluster_weights, quantiles
 from auscult.score import (
     Tally,
     difference_of,
@@ -52,14 +52,40 @@ def test_measures_are_scikit_learns() -> None:
         assert value_of("macro_f1", found) == pytest.approx(f1_score(truth, said, average="macro"))
 
 
+def test_classes_that_do_not_occur_do_not_count() -> None:
+    total, right = np.array([[8.0, 2.0, 0.0]]), np.array([[8.0, 1.0, 0.0]])
+    found = Tally(right=right, total=total, items=("u",), speakers=("s",))
+    assert value_of("accuracy", found) == 0.9
+    assert value_of("macro_accuracy", found) == 0.75
+
+
 def test_intervals_are_those_of_the_cluster_bootstrap() -> None:
+    """To the last bit those of the formula: weights times counts, quotients, quantiles."""
     found = tally()
-    for metric, macro in (("accuracy", False), ("macro_accuracy", True)):
+    weights = cluster_weights(SPEAKERS, 40)
+    right, total = weights @ found.right, weights @ found.total
+    recalls = np.divide(right, total, out=np.full(right.shape, np.nan), where=total > 0)
+    wanted = {
+        "accuracy": right.sum(-1) / total.sum(-1),
+        "macro_accuracy": np.nanmean(recalls, axis=-1),
+    }
+    for metric, resampled in wanted.items():
         score = score_of(metric, found, commonest=2)
-        wanted = cluster_interval(found.right, found.total, SPEAKERS, macro=macro)
-        assert (score.low, score.high) == wanted
+        assert (score.low, score.high) == quantiles(resampled)
     assert score_of("accuracy", found, 2).majority == (found.total.argmax(1) == 2).mean()
     assert (score.num_items, score.num_speakers) == (40, 8)
+
+
+def test_speakers_widen_the_interval() -> None:
+    """One speaker all right, one all wrong: utterances alone would claim far too much."""
+    right = np.array([1.0] * 50 + [0.0] * 50)
+    items = [str(i) for i in range(100)]
+    both = [["a"] * 50 + ["b"] * 50, [None] * 100]
+    tallies = [Tally.of_ratio(right, np.ones(100), items, speakers) for speakers in both]
+    by_speaker, alone = (score_of("accuracy", found) for found in tallies)
+    assert (by_speaker.low, by_speaker.high) == (0.0, 1.0)
+    assert alone.low is not None and alone.high is not None
+    assert 0.38 < alone.low < 0.45 and 0.55 < alone.high < 0.62
 
 
 def test_an_error_rate_is_a_quotient_of_sums() -> None:

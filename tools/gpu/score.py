@@ -9,7 +9,7 @@ import auscult
 from auscult.config import override
 from auscult.downstreams import TASKS, HeadTask
 from auscult.downstreams.feature import CorpusUpstream
-from auscult.downstreams.score import Score, accuracy_score
+from auscult.downstreams.score import accuracy_score
 from auscult.downstreams.split import drop_short
 from auscult.downstreams.training import fit_head
 from auscult.feature import FeatureStore
@@ -21,6 +21,7 @@ from auscult.probing import (
     resolve_tasks,
     train_bank,
 )
+from auscult.score import Score
 
 from .part import Check, Setting, attempt
 from .speech import write_tones
