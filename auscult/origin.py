@@ -9,9 +9,10 @@ import ast
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from types import CodeType
 
 from auscult.record import fingerprint, library_versions
 
@@ -34,15 +35,42 @@ def code_of(*made_by: object) -> str:
     """Return the fingerprint of the code behind ``made_by``.
 
     Args:
-        made_by: Modules by name, or objects whose class's modules (those of its bases too) count.
+        made_by: Modules by name, or objects whose class's modules (those of its bases too) count;
+            of a class that was written in a notebook, its methods.
     """
     names: set[str] = set()
-    for one in made_by:
-        names |= {one} if isinstance(one, str) else {kind.__module__ for kind in type(one).__mro__}
     digest = hashlib.sha256()
+    for one in made_by:
+        if isinstance(one, str):
+            names.add(one)
+            continue
+        for kind in type(one).__mro__:
+            names.add(kind.__module__)
+            if kind.__module__ == "__main__" and _file_of("__main__") is None:
+                digest.update(f"{kind.__qualname__} {_compiled(kind)}\n".encode())
     for name in sorted(_reached(frozenset(names))):
         digest.update(f"{name} {_sha256(name)}\n".encode())
     return digest.hexdigest()
+
+
+def _compiled(kind: type) -> Sequence[object]:
+    """Return what the methods of a class were compiled to, where a notebook has no source file."""
+    found = {}
+    for name, value in vars(kind).items():
+        inner = getattr(value, "__func__", getattr(value, "fget", value))
+        if isinstance(code := getattr(inner, "__code__", None), CodeType):
+            found[name] = _plain(code)
+    return sorted(found.items())
+
+
+def _plain(code: CodeType) -> list[object]:
+    """Return instructions, names and constants of a function, without where it stands."""
+    inner = [_plain(x) if isinstance(x, CodeType) else _constant(x) for x in code.co_consts]
+    return [code.co_code.hex(), code.co_names, code.co_varnames, inner]
+
+
+def _constant(value: object) -> str:
+    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
 
 
 @cache

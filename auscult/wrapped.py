@@ -36,6 +36,8 @@ def wrap(
 ) -> "Wrapped":
     """Return a module as an encoder that everything here takes.
 
+    It is put into evaluation mode, and stays on the device that it is on.
+
     Args:
         module: Called with waveforms (batch, time), float32.
         sample_rate: That it reads, in Hz; audio is resampled to it.
@@ -73,7 +75,8 @@ class Wrapped(Upstream):
         label = name or type(module).__name__
         self._blocks = _paths(module, blocks, label)
         self._attention = _attention_paths(module, self._blocks, attention, label)
-        states = self._states(torch.zeros(1, _LONGEST * sample_rate // SAMPLE_RATE), label)
+        with torch.no_grad():
+            states = self._states(self._silence(_LONGEST * sample_rate // SAMPLE_RATE), label)
         geometry = _measured_geometry(partial(self._count, label), stride, sample_rate, label)
         weights = sum(parameter.numel() for parameter in module.parameters())
         said = [type(module).__qualname__, str(sample_rate), *self._blocks]
@@ -141,6 +144,11 @@ class Wrapped(Upstream):
             visit(AttentionMap(block, torch.stack(padded), frames))
         return self.forward(audio)
 
+    def _silence(self, samples: int) -> Tensor:
+        """Return zeros (1, samples) where the module is."""
+        first = next(self.module.parameters(), None)
+        return torch.zeros(1, samples, device=None if first is None else first.device)
+
     def _resampled(self, samples: Tensor) -> Tensor:
         if self.rate == SAMPLE_RATE:
             return samples
@@ -166,7 +174,7 @@ class Wrapped(Upstream):
     def _count(self, label: str, samples: int) -> int:
         """Return the frames of so many samples at the module's rate; 0 where it refuses them."""
         try:
-            return int(self._states(torch.zeros(1, samples), label)[0].shape[1])
+            return int(self._states(self._silence(samples), label)[0].shape[1])
         except UserError:
             raise
         except Exception:  # somebody's module says in its own way that audio is too short
@@ -176,7 +184,7 @@ class Wrapped(Upstream):
     def _heads(self, label: str) -> tuple[int, ...]:
         if not self._attention:
             return ()
-        maps = list(self._maps(torch.zeros(1, _LONGEST * self.rate // SAMPLE_RATE)))
+        maps = list(self._maps(self._silence(_LONGEST * self.rate // SAMPLE_RATE)))
         if len(maps) != len(self._attention):
             raise UserError(
                 f"{label}: {len(maps)} of {len(self._attention)} attention modules gave weights "
@@ -205,7 +213,8 @@ class Wrapped(Upstream):
         """Say whether a row is the same alone and beside a longer one."""
         short, long = (max(x, self._least + self.spec.geometry.stride) for x in _TRIED)
         generator = torch.Generator().manual_seed(0)
-        rows = [torch.randn(x, generator=generator) / 10 for x in (short, long)]
+        where = self._silence(0).device
+        rows = [(torch.randn(x, generator=generator) / 10).to(where) for x in (short, long)]
         batch = pad_sequence(rows, batch_first=True)
         frames = int(self.num_frames(torch.tensor([short]))[0])
         alone = self._states(self._resampled(rows[0][None]), self.spec.name)

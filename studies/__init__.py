@@ -58,7 +58,7 @@ def probe(
     Raises:
         UserError: Nothing could be measured as asked; the sentence says why.
     """
-    from .layer import compare
+    from .comparison import compare
 
     plan = plan_probe(upstreams, corpus, tasks, **options)
     outcomes, failures = execute(plan, executor)

@@ -11,6 +11,8 @@ from auscult.device import choose_device
 from auscult.precision import Precision, check_precision
 from auscult.whole_file import expect_folder, make_folder
 
+from .call import Call, unless_default
+
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
     from auscult.record import Artifact, Record
@@ -73,14 +75,18 @@ class Bench:
         return bench
 
     @property
-    def words(self) -> tuple[str, ...]:
-        """The options without which the same command may not run, or not give the same bits."""
-        given = {
-            f"--precision={self.precision}": self.precision != "float32",
-            "--allow-shared-speakers": self.allow_shared_speakers,
-            "--skip-bad": self.skip_bad,
-        }
-        return tuple(word for word, wanted in given.items() if wanted)
+    def given(self) -> Mapping[str, Any]:
+        """The options without which the same call may not run, or not give the same bits."""
+        return unless_default(
+            precision=(self.precision, "float32"),
+            allow_shared_speakers=(self.allow_shared_speakers, False),
+            skip_bad=(self.skip_bad, False),
+        )
+
+    def call(self, verb: str, settings: Sequence[str] = (), **given: Any) -> Call:
+        """Return what a person types to have a verb done on this bench."""
+        live = frozenset(filter(_has_no_address, self.live))
+        return Call(verb=verb, given={**given, **self.given}, settings=tuple(settings), live=live)
 
     def prepare(self) -> None:
         """Make the folder and open the store before any work, so that neither fails after it.
@@ -115,3 +121,12 @@ class Bench:
         if live is not None:
             return live
         return auscult.corpus(address, split=split, skip_bad=self.skip_bad)
+
+
+def _has_no_address(name: str) -> bool:
+    """Say whether an object goes under a name that leads to it in no other process."""
+    from auscult.corpora import READERS
+    from auscult.upstreams import FAMILIES
+
+    family = name.removeprefix("random(").rstrip(")").partition(":")[0].partition("?")[0]
+    return family not in FAMILIES and family not in READERS

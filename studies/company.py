@@ -1,9 +1,10 @@
 """The company that every accuracy keeps: log-mel, and the random-weight twin of its encoder."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from auscult.address import parse_address
+from auscult.address import Address, parse_address
+from auscult.errors import UserError
 from auscult.progress import logger
 
 
@@ -22,6 +23,26 @@ def with_baselines(specs: Sequence[str], live: Collection[str] = ()) -> list[str
         elif not address.random and (address.checkpoint or _ships(address.family)):
             wanted.append(str(replace(address, random=True)))
     return list(dict.fromkeys([*wanted, "log_mel"]))
+
+
+def company(address: str, others: Iterable[str]) -> list[str]:
+    """Return an encoder's random twins, of whichever seed, and then log-mel, among ``others``."""
+    names = {other: _address(other) for other in dict.fromkeys(others)}
+    mine, log_mel = _address(address), Address("log_mel")
+    twins = [
+        other
+        for other, found in names.items()
+        if found.random and replace(found, random=False, seed=None) == mine
+    ]
+    return twins + [other for other, found in names.items() if found == log_mel != mine]
+
+
+def _address(text: str) -> Address:
+    """Return an address; an object's name stands for itself."""
+    try:
+        return parse_address(text)
+    except UserError:
+        return Address(text)
 
 
 def _ships(family: str) -> bool:

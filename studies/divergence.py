@@ -19,6 +19,7 @@ from auscult.record import Artifact, Record, provenance
 from auscult.score import Tally, record_of, score_of
 from auscult.whole_file import whole_file
 
+from .call import unless_default
 from .desk import Desk
 from .item import Item, Outcome, TallyKey
 from .plan import Plan
@@ -76,14 +77,9 @@ def plan_attention(
         "limit": limit,
         "sha256": {split_name: data.sha256[split_name]},
     }
-    given = {"split-name": (split_name, "test"), "limit": (limit, None), "base": (base, "2")}
-    given["split"] = (split, None)
-    options = [
-        word
-        for name, (value, default) in given.items()
-        if value != default
-        for word in (f"--{name}", str(value))
-    ]
+    options = unless_default(
+        split_name=(split_name, "test"), limit=(limit, None), base=(base, "2"), split=(split, None)
+    )
     items = [
         Item(
             kind=KIND,
@@ -91,7 +87,7 @@ def plan_attention(
             corpus=about,
             what={"split_name": split_name, "base": base, "split": split},
             how={"precision": "float32", "device": desk.device_type, "code": maker},
-            words=("attention", "-u", address, "-c", corpus, *options, *desk.bench.words),
+            call=desk.bench.call("attention", upstream=address, corpus=corpus, **options),
         )
         for address, (spec, maker) in specs.items()
     ]

@@ -6,8 +6,11 @@ A worker loads its own encoder. One item that fails does not stop the others.
 import importlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import cache
 from typing import Protocol
 
@@ -60,6 +63,12 @@ class Pool:
 
     def map(self, items: Sequence[Item], bench: Bench) -> Iterator[tuple[Item, Outcome | Failure]]:
         """See :class:`Executor`."""
+        if bench.live:
+            raise UserError(
+                f"local:{self.workers}: other processes do not have the object "
+                f"{next(iter(bench.live))}; give an address, such as python:FILE.py:NAME, or use "
+                "the executor serial."
+            )
         waiting = list(items)
         ended: set[str] = set()
         failed: dict[str, Failure] = {}
@@ -72,6 +81,7 @@ class Pool:
                 initializer=_begin,
                 initargs=(bench, max(_threads() // self.workers, 1), logger.level),
             ) as pool,
+            _ended_with_us(),
         ):
             running: dict[Future[Outcome | Failure], Item] = {}
             while waiting or running:
@@ -87,12 +97,34 @@ class Pool:
                 if not running:
                     continue
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    item, found = running.pop(future), future.result()
+                    item, found = running.pop(future), _result(future)
                     if isinstance(found, Failure):
                         failed[item.key] = found
                     ended.add(item.key)
                     advance(1, item.title)
                     yield item, found
+
+
+def _result(future: "Future[Outcome | Failure]") -> Outcome | Failure:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "A worker was ended from outside, perhaps for lack of memory; what was finished is "
+            "kept. Run the same again, with fewer workers if memory is short."
+        ) from error
+
+
+@contextmanager
+def _ended_with_us() -> Iterator[None]:
+    """End the processes that were begun inside, where that is left by an error or by Ctrl-C."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - before:
+            child.terminate()
+        raise
 
 
 def executor_of(name: "str | Executor") -> Executor:
@@ -176,6 +208,7 @@ def _begin(bench: Bench, threads: int, level: int) -> None:
     """Prepare a spawned worker."""
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a terminal's Ctrl-C comes here too: no traceback
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
     logger.setLevel(max(level, 30))  # warnings; the parent shows what ends

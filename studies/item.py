@@ -1,12 +1,13 @@
 """One thing to measure, as values: what a plan lists, a worker gets and a ledger remembers."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from auscult.record import Artifact, Record, fingerprint
+
+from .call import Call
 
 if TYPE_CHECKING:
     from auscult.score import Tally
@@ -24,7 +25,7 @@ class Item:
     corpus: Mapping[str, Any]  # address, split column, limit, sha256 by split
     what: Mapping[str, Any]  # task and version, layers, probes, seeds, learning rates, ...
     how: Mapping[str, str]  # what last bits may depend on: precision, device type; and the code
-    words: tuple[str, ...] = ()  # of the command that a person types for this number alone
+    call: Call | None = None  # what gives this number alone; None for what is no number
     needs: tuple[str, ...] = ()  # keys of items that come first
     kept: bool = True  # whether there is an outcome to remember; features remember themselves
 
@@ -42,8 +43,13 @@ class Item:
 
     @property
     def command(self) -> str:
-        """What a person types to get this number alone."""
-        return shlex.join(["auscult", *self.words])
+        """What a person types to get this number alone: the provenance of its records."""
+        return "" if self.call is None else str(self.call)
+
+    def command_with(self, other: str) -> str:
+        """Return what gives this number and the same of another encoder."""
+        both = [other, self.upstream["address"]]
+        return "" if self.call is None else str(self.call.also(upstream=both))
 
     @property
     def title(self) -> str:
@@ -60,6 +66,8 @@ class Outcome:
     records: tuple[Record, ...]
     artifacts: tuple[Artifact, ...] = ()
     tallies: "Mapping[TallyKey, Tally]" = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)  # what tables say beside, JSON values
+    files: tuple[str, ...] = ()  # below the bench's folder; without them it is no outcome
 
 
 @dataclass(frozen=True, slots=True, order=True)

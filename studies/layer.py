@@ -1,15 +1,11 @@
 """The probing study: small readers of every layer of every encoder, with their company."""
 
 import re
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from auscult.address import Address, parse_address
 from auscult.dataset import SPLITS, check_speakers
 from auscult.errors import UserError, unknown
 from auscult.feature import FeatureStore, encode_stores, open_stores
@@ -29,9 +25,10 @@ from auscult.probing import (
 )
 from auscult.progress import logger
 from auscult.record import provenance
-from auscult.score import Tally, difference_of, record_of, score_of, value_of
+from auscult.score import Tally, record_of, score_of
 
 from .bench import Bench
+from .call import unless_default
 from .desk import Desk
 from .item import Item, Outcome, TallyKey
 from .plan import Plan
@@ -40,7 +37,7 @@ if TYPE_CHECKING:
     from auscult.contracts import UpstreamSpec
     from auscult.dataset import Corpus
     from auscult.probing import Examples, ProbeScore, Targets
-    from auscult.record import Artifact, Record
+    from auscult.record import Record
     from auscult.upstream import Upstream
 
 KIND, ENCODE = "probe", "encode"
@@ -81,11 +78,7 @@ def plan_probe(
     Raises:
         UserError: Something of that cannot be measured.
     """
-    for probe in probes:
-        if probe not in PROBES:
-            raise unknown("probe", probe, PROBES)
-    if pooling not in POOLINGS:
-        raise unknown("pooling", pooling, POOLINGS)
+    _check(probes, pooling)
     specs = {}
     for address in dict.fromkeys(upstreams):
         encoder = desk.encoder(address)
@@ -93,11 +86,12 @@ def plan_probe(
         read_layers(layers, encoder.spec)
     data = desk.corpus(corpus, split, limit)
     wanted = _tasks(desk.bench, data, tasks)
-    options = {
+    options: dict[str, Any] = {
         "probes": list(dict.fromkeys(probes)),
         "seeds": seeds,
         "learning_rates": list(learning_rates),
         "max_epochs": max_epochs,
+        "split": split,
     }
     about_corpus = {
         "address": corpus,
@@ -116,11 +110,11 @@ def plan_probe(
         encode = Item(kind=ENCODE, what={"frames": frames, "split": split}, kept=False, **about)
         items.append(encode)
         for task in wanted:
-            chosen = {**options, "layers": read_layers(layers, spec), "split": split}
-            what = {**_said(task), **chosen, "pooling": "" if task.frames else pooling}
-            words = _words(address, corpus, task, {**chosen, "layers": layers}, limit, pooling)
-            words += desk.bench.words
-            items.append(Item(kind=KIND, what=what, words=words, needs=(encode.key,), **about))
+            what = {**_said(task), **options, "layers": read_layers(layers, spec)}
+            what["pooling"] = "" if task.frames else pooling
+            said = _given(task, {**options, "layers": layers, "pooling": pooling, "limit": limit})
+            call = desk.bench.call("probe", upstream=address, corpus=corpus, **said)
+            items.append(Item(kind=KIND, what=what, call=call, needs=(encode.key,), **about))
     return Plan(items=tuple(items), bench=desk.bench)
 
 
@@ -177,70 +171,6 @@ def measure(item: Item, desk: Desk) -> Outcome:
     return Outcome(key=item.key, records=tuple(records), tallies=tallies)
 
 
-def compare(outcomes: Mapping[Item, Outcome], device: str) -> "list[Artifact]":
-    """Return by how much each encoder is read better than its random twins and than log-mel.
-
-    Each at the layer that dev prefers, on the same resamples of speakers.
-
-    Args:
-        outcomes: Of any items.
-        device: Of this study, for the provenance.
-    """
-    measured = [item for item in outcomes if item.kind == KIND]
-    addresses = list(dict.fromkeys(item.upstream["address"] for item in measured))
-    by_place = {(item.upstream["address"], item.what["task"]): item for item in measured}
-    found = []
-    for item in measured:
-        for over in company(item.upstream["address"], addresses):
-            if other := by_place.get((over, item.what["task"])):
-                both = ("probe", "-u", over, *item.words[1:])  # the command that has both
-                made = provenance(shlex.join(["auscult", *both]), device)
-                pair = outcomes[item], outcomes[other]
-                found += [replace(x, provenance=made) for x in differences(*pair)]
-    return found
-
-
-def differences(ours: Outcome, theirs: Outcome) -> "list[Artifact]":
-    """Return the difference of two encoders on one task, one for each probe that both have."""
-    from auscult.results.difference import build_difference
-
-    found = []
-    for probe in dict.fromkeys(key.probe for key in ours.tallies):
-        if not any(key.probe == probe for key in theirs.tallies):
-            continue
-        (layer, mine), (over_layer, others) = (_chosen(x, probe) for x in (ours, theirs))
-        try:
-            score = difference_of("accuracy", mine, others)
-        except UserError as error:
-            logger.info(f"{ours.records[0].upstream} minus {theirs.records[0].upstream}: {error}")
-            continue
-        sides = [_test_records(outcome, probe) for outcome in (ours, theirs)]
-        interval = (float(score.low or 0.0), float(score.high or 0.0))
-        layers = (layer, over_layer)
-        found.append(build_difference(sides[0], sides[1], layers, score.value, interval))
-    return found
-
-
-def company(address: str, others: Iterable[str]) -> list[str]:
-    """Return an encoder's random twins, of whichever seed, and then log-mel, among ``others``."""
-    names = {other: _address(other) for other in dict.fromkeys(others)}
-    mine, log_mel = _address(address), Address("log_mel")
-    twins = [
-        other
-        for other, found in names.items()
-        if found.random and replace(found, random=False, seed=None) == mine
-    ]
-    return twins + [other for other, found in names.items() if found == log_mel != mine]
-
-
-def _address(text: str) -> Address:
-    """Return an address; an object's name stands for itself."""
-    try:
-        return parse_address(text)
-    except UserError:
-        return Address(text)
-
-
 def read_layers(text: str, spec: "UpstreamSpec") -> list[int]:
     """Read ``all`` or ``0,3,6-12``.
 
@@ -276,6 +206,14 @@ def training_plan(what: Mapping[str, Any]) -> TrainingPlan:
     if what["max_epochs"] is not None:
         plan = replace(plan, max_epochs=what["max_epochs"], min_steps=0)
     return plan
+
+
+def _check(probes: Sequence[str], pooling: str) -> None:
+    for probe in probes:
+        if probe not in PROBES:
+            raise unknown("probe", probe, PROBES)
+    if pooling not in POOLINGS:
+        raise unknown("pooling", pooling, POOLINGS)
 
 
 def _tasks(bench: Bench, corpus: "Corpus", wanted: Sequence[str | ProbeTask]) -> list[ProbeTask]:
@@ -318,31 +256,23 @@ def _task(what: Mapping[str, Any]) -> ProbeTask:
     return ProbeTask(spec, what["label"], what["aligned"])
 
 
-def _words(
-    address: str,
-    corpus: str,
-    task: ProbeTask,
-    options: Mapping[str, Any],
-    limit: int | None,
-    pooling: str,
-) -> tuple[str, ...]:
-    """Return the words that measure one item alone; what is the default is left out."""
-    words = ["probe", "-u", address, "-c", corpus, "-t", task.spec.name, "--no-baselines"]
-    if options["probes"] != list(PROBES):
-        words += [word for probe in options["probes"] for word in ("--probe", probe)]
+def _given(task: ProbeTask, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that measure one task alone; what is the default is left out."""
     rates = ",".join(f"{rate:g}" for rate in options["learning_rates"])
-    given = {
-        "layers": (options["layers"], "all"),
-        "seeds": (options["seeds"], 1),
-        "learning-rates": (rates, "0.001"),
-        "max-epochs": (options["max_epochs"], None),
-        "pooling": (pooling, "mean"),
-        "split": (options["split"], None),
-        "limit": (limit, None),
+    return {
+        "task": task.spec.name,
+        "baselines": False,
+        **unless_default(
+            probe=(options["probes"], list(PROBES)),
+            layers=(options["layers"], "all"),
+            seeds=(options["seeds"], 1),
+            learning_rates=(rates, "0.001"),
+            max_epochs=(options["max_epochs"], None),
+            pooling=(options["pooling"], "mean"),
+            split=(options["split"], None),
+            limit=(options["limit"], None),
+        ),
     }
-    for name, (value, default) in given.items():
-        words += [] if value == default else [f"--{name}", str(value)]
-    return tuple(words)
 
 
 def _stores(
@@ -458,27 +388,6 @@ def _records(
         )
         records += [make(score_of(metric, tally, commonest)) for metric in task.spec.metrics]
     return records
-
-
-def _chosen(outcome: Outcome, probe: str) -> tuple[int, list[Tally]]:
-    """Return the layer that is best on dev in the mean over seeds, and its tallies on test."""
-    dev: dict[int, list[float]] = {}
-    test: dict[int, list[Tally]] = {}
-    for key, tally in sorted(outcome.tallies.items(), key=lambda pair: pair[0]):
-        if key.probe == probe and key.split == "dev":
-            dev.setdefault(key.layer, []).append(value_of("accuracy", tally))
-        elif key.probe == probe:
-            test.setdefault(key.layer, []).append(tally)
-    best = max(sorted(dev), key=lambda layer: float(np.mean(dev[layer])))
-    return best, test[best]
-
-
-def _test_records(outcome: Outcome, probe: str) -> "list[Record]":
-    return [
-        record
-        for record in outcome.records
-        if (record.probe, record.metric) == (probe, "accuracy") and record.split == "test"
-    ]
 
 
 def _warn_alone(task: ProbeTask, tally: Tally) -> None:

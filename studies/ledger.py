@@ -18,7 +18,7 @@ from auscult.score import Tally
 
 from .item import Item, Outcome, TallyKey
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = ".work"
 _ABOUT = "outcome"
 
@@ -36,12 +36,16 @@ class Ledger:
             return None
         tensors, about = found
         content = json.loads(about[_ABOUT])
+        if not all((self.folder.parent / name).exists() for name in content["files"]):
+            return None
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         return Outcome(
             key=item.key,
             records=tuple(Record.from_dict(flat) for flat in content["records"]),
             artifacts=tuple(_artifact(flat, arrays) for flat in content["artifacts"]),
             tallies=dict(_tallies(content["tallies"], arrays)),
+            notes=content["notes"],
+            files=tuple(content["files"]),
         )
 
     def has(self, item: Item) -> bool:
@@ -56,6 +60,8 @@ class Ledger:
             "records": [record.to_dict() for record in outcome.records],
             "artifacts": [_flat(artifact, arrays) for artifact in outcome.artifacts],
             "tallies": [_counts(key, x, arrays) for key, x in outcome.tallies.items()],
+            "notes": dict(outcome.notes),
+            "files": list(outcome.files),
         }
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         kept.write_tensors(tensors, self._path(item), {_ABOUT: json.dumps(content)})

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from auscult.errors import UserError
+
 from .bench import Bench
 
 if TYPE_CHECKING:
@@ -20,20 +22,29 @@ def named(
         bench: Where work is done.
         upstreams: Addresses or encoders, one or several.
         corpus: An address or a corpus.
+
+    Raises:
+        UserError: Two encoders go under one name, or a wrapped module under that of a family.
     """
     from auscult.upstream import Upstream
 
     live: dict[str, Any] = {}
     several = [upstreams] if isinstance(upstreams, str | Upstream) else list(upstreams)
-    names = [_name(encoder, live) for encoder in several]
+    addresses = {one for one in several if isinstance(one, str)}
+    names = [one if isinstance(one, str) else _name(one, addresses, live) for one in several]
     address = corpus if isinstance(corpus, str) else corpus.spec
     if not isinstance(corpus, str):
         live[address] = corpus
     return names, address, replace(bench, live=live)
 
 
-def _name(encoder: "str | Upstream", live: dict[str, Any]) -> str:
-    if isinstance(encoder, str):
-        return encoder
-    live[encoder.spec.name] = encoder
-    return encoder.spec.name
+def _name(encoder: "Upstream", addresses: set[str], live: dict[str, Any]) -> str:
+    from auscult.upstreams import FAMILIES
+
+    name = encoder.spec.name
+    if name in addresses or live.get(name, encoder) is not encoder:
+        raise UserError(f"Two encoders go under the name {name!r}; wrap(..., name=) tells apart.")
+    if encoder.spec.family == "module" and name in FAMILIES:
+        raise UserError(f"{name!r} is an encoder of ours; give yours another: wrap(..., name=).")
+    live[name] = encoder
+    return name

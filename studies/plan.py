@@ -1,6 +1,5 @@
-"""What is to be done, before anything is: items, which are there already, what they will cost."""
+"""What is to be done, before anything is: items, and which are there already."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .bench import Bench
@@ -27,13 +26,6 @@ class Plan:
             [item.upstream["address"], item.title, "there" if item.key in done else "to do"]
             for item in self.items
         ]
-
-    def to_do(self) -> Sequence[Item]:
-        """Return the items whose outcome is not there, and those that these need."""
-        done = self.done()
-        open_items = [item for item in self.items if item.kept and item.key not in done]
-        needed = {key for item in open_items for key in item.needs}
-        return [i for i in self.items if i in open_items or i.key in needed]
 
 
 COLUMNS = ("upstream", "what", "state")

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from auscult.cli.subnet_criterion import ProbeCriterion, Score, ScoreLog
+from auscult.cli.subnet_criterion import ProbeCriterion, ScoreLog
 from auscult.results import open_store
+from auscult.score import Score
 from auscult.upstreams.lighthubert.checkpoint import write_supernet
 from auscult.upstreams.lighthubert.scaled import build_space
 from auscult.upstreams.lighthubert.space import Dimensions, Subnet
@@ -222,7 +223,8 @@ class Counting:
 
     def score(self, subnet: object, split: str) -> Score:
         self.asked += 1
-        return Score(self.asked / 3, 0.1, 0.9)
+        value = self.asked / 3
+        return Score(metric="loss", value=value, low=0.1, high=0.9, num_items=1, num_speakers=1)
 
 
 def test_a_damaged_score_is_measured_again(tmp_path: Path, caplog: LogCapture) -> None:

@@ -13,8 +13,10 @@ from auscult.interval import quantiles
 from auscult.probing import resolve_tasks
 from auscult.record import Record
 from auscult.score import Tally, resamples_of
+from auscult.studies.company import company
+from auscult.studies.comparison import differences
 from auscult.studies.item import Outcome, TallyKey
-from auscult.studies.layer import _warn_alone, company, differences
+from auscult.studies.layer import _warn_alone
 from auscult.studies.ledger import Ledger
 
 SPEAKERS = ("a", "a", "b", "b", "c", "c", "d", "d")
@@ -131,7 +133,7 @@ def test_from_python(corpus: str, toy: Any, tmp_path: Path) -> None:
     assert "plotly" in found.to_html(tmp_path / "page.html").read_text()
     found.save(tmp_path / "kept")
     assert (tmp_path / "kept" / "results.sqlite").is_file()
-    assert frame.command[0].startswith("auscult probe -u 'toy(0)' -c tsv:")
+    assert frame.command[0].startswith("auscult.probe(toy(0), 'tsv:")
 
 
 def test_finished_items_are_not_carried_out_again(corpus: str, toy: Any, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""By how much one encoder is read better than another: from kept tallies, on the same resamples."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from auscult.errors import UserError
+from auscult.progress import logger
+from auscult.record import provenance
+from auscult.score import Tally, difference_of, value_of
+
+from .company import company
+from .item import Item, Outcome
+from .layer import KIND
+
+if TYPE_CHECKING:
+    from auscult.record import Artifact, Record
+
+
+def compare(outcomes: Mapping[Item, Outcome], device: str) -> "list[Artifact]":
+    """Return by how much each encoder is read better than its random twins and than log-mel.
+
+    Each at the layer that dev prefers, on the same resamples of speakers.
+
+    Args:
+        outcomes: Of any items.
+        device: Of this study, for the provenance.
+    """
+    measured = [item for item in outcomes if item.kind == KIND]
+    addresses = list(dict.fromkeys(item.upstream["address"] for item in measured))
+    by_place = {(item.upstream["address"], item.what["task"]): item for item in measured}
+    found = []
+    for item in measured:
+        for over in company(item.upstream["address"], addresses):
+            if other := by_place.get((over, item.what["task"])):
+                made = provenance(item.command_with(over), device)
+                pair = outcomes[item], outcomes[other]
+                found += [replace(x, provenance=made) for x in differences(*pair)]
+    return found
+
+
+def differences(ours: Outcome, theirs: Outcome) -> "list[Artifact]":
+    """Return the difference of two encoders on one task, one for each probe that both have."""
+    from auscult.results.difference import build_difference
+
+    found = []
+    for probe in dict.fromkeys(key.probe for key in ours.tallies):
+        if not any(key.probe == probe for key in theirs.tallies):
+            continue
+        (layer, mine), (over_layer, others) = (_chosen(x, probe) for x in (ours, theirs))
+        try:
+            score = difference_of("accuracy", mine, others)
+        except UserError as error:
+            logger.info(f"{ours.records[0].upstream} minus {theirs.records[0].upstream}: {error}")
+            continue
+        sides = [_test_records(outcome, probe) for outcome in (ours, theirs)]
+        interval = (float(score.low or 0.0), float(score.high or 0.0))
+        layers = (layer, over_layer)
+        found.append(build_difference(sides[0], sides[1], layers, score.value, interval))
+    return found
+
+
+def _chosen(outcome: Outcome, probe: str) -> tuple[int, list[Tally]]:
+    """Return the layer that is best on dev in the mean over seeds, and its tallies on test."""
+    dev: dict[int, list[float]] = {}
+    test: dict[int, list[Tally]] = {}
+    for key, tally in sorted(outcome.tallies.items(), key=lambda pair: pair[0]):
+        if key.probe == probe and key.split == "dev":
+            dev.setdefault(key.layer, []).append(value_of("accuracy", tally))
+        elif key.probe == probe:
+            test.setdefault(key.layer, []).append(tally)
+    best = max(sorted(dev), key=lambda layer: float(np.mean(dev[layer])))
+    return best, test[best]
+
+
+def _test_records(outcome: Outcome, probe: str) -> "list[Record]":
+    return [
+        record
+        for record in outcome.records
+        if (record.probe, record.metric) == (probe, "accuracy") and record.split == "test"
+    ]

@@ -1,0 +1,117 @@
+"""Objects in the place of addresses, and what other processes cannot have."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import auscult
+from auscult import studies
+from auscult.errors import UserError
+from auscult.studies.bench import Bench
+from auscult.studies.execution import Pool
+from auscult.studies.item import Item
+
+OPTIONS: dict[str, Any] = {"probes": ("linear",), "max_epochs": 1, "baselines": False}
+
+
+class Frames(nn.Module):
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layer = nn.Conv1d(1, 6, 400, 320)
+
+    def forward(self, waves: Tensor) -> Tensor:
+        return self.layer(waves[:, None]).tanh().mT
+
+
+@pytest.fixture
+def corpus(tone_corpus: Callable[..., Path]) -> str:
+    return f"tsv:{tone_corpus()}"
+
+
+def test_two_objects_of_one_name_are_refused(corpus: str) -> None:
+    both = [auscult.wrap(Frames(seed)) for seed in (0, 1)]
+    with pytest.raises(UserError, match="under the name 'Frames'.*name="):
+        studies.plan_probe(both, corpus, "keyword", **OPTIONS)
+    assert len(studies.plan_probe([both[0]] * 2, corpus, "keyword", **OPTIONS).items) == 2
+    with pytest.raises(UserError, match="an encoder of ours"):
+        studies.plan_probe(auscult.wrap(Frames(), name="fbank"), corpus, "keyword", **OPTIONS)
+    with pytest.raises(UserError, match="Two encoders"):
+        studies.plan_probe([auscult.load("fbank"), "fbank"], corpus, "keyword", **OPTIONS)
+
+
+def test_commands_name_objects_in_python(corpus: str) -> None:
+    plan = studies.plan_probe([auscult.wrap(Frames()), "fbank"], corpus, "keyword", **OPTIONS)
+    said = [item.command for item in plan.items if item.kept]
+    assert said[0] == (
+        f"auscult.probe(Frames, {corpus!r}, 'keyword', baselines=False, probes=['linear'], "
+        "max_epochs=1)"
+    )
+    assert said[1].startswith("auscult probe -u fbank -c tsv:")
+    loaded = studies.plan_probe(auscult.load("fbank"), corpus, "keyword", **OPTIONS)
+    assert loaded.items[1].command == said[1]
+
+
+def test_other_processes_have_no_objects(corpus: str) -> None:
+    with pytest.raises(UserError, match="local:2: other processes do not have the object Frames"):
+        studies.probe(auscult.wrap(Frames()), corpus, "keyword", executor="local:2", **OPTIONS)
+
+
+def _items() -> Iterator[Item]:
+    about = {"address": "fbank", "sha256": "x"}
+    yield Item(kind="probe", upstream=about, corpus={}, what={}, how={})
+
+
+def test_a_worker_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("auscult.studies.execution._carry_out_here", _die)
+    with pytest.raises(UserError, match="worker was ended from outside.*fewer workers"):
+        list(Pool(1).map(list(_items()), Bench(out=tmp_path)))
+
+
+def _die(item: Item) -> None:
+    import os
+
+    os._exit(9)
+
+
+NOTEBOOK = """
+import torch, auscult
+from auscult.origin import code_of
+from torch import nn
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Conv1d(1, 6, 400, 320)
+    def forward(self, waves):
+        return {expression}
+encoder = auscult.wrap(Mine())
+print(code_of(*encoder.modules()), encoder.spec.sha256)
+"""
+
+
+def test_another_cell_of_a_notebook_is_another_code() -> None:
+    """Weights and names are the same, so that the fingerprint of the code must tell them apart."""
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", NOTEBOOK.format(expression=expression)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for expression in (
+            "self.layer(waves[:, None]).mT",
+            "self.layer(waves[:, None]).mT",
+            "self.layer(waves[:, None]).mT * 2.0",
+            "self.layer(waves[:, None]).mT * 3.0",
+        )
+    ]
+    codes, weights = zip(*found, strict=True)
+    assert len(set(weights)) == 1
+    assert codes[0] == codes[1] and len(set(codes)) == 3
