@@ -20,8 +20,6 @@ from auscult.cli.output import (
     StoreUrl,
 )
 from auscult.cli.run import provenance_here
-from auscult.contracts import TaskSpec
-from auscult.dataset import check_speakers
 from auscult.device import choose_device
 from auscult.errors import UserError, unknown
 
@@ -33,9 +31,7 @@ if TYPE_CHECKING:
     from auscult.score import Score
     from auscult.upstreams.w2v_bert.finetuning import Config
 
-TASK = TaskSpec(
-    name="speech_recognition_transducer", version=1, output="sequence", metrics=("wer", "cer")
-)
+TASK = "speech_recognition_transducer"
 Encoder = Annotated[str, typer.Argument(help="Encoder to go on with: w2v_bert:FOLDER.")]
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Changes to the preset.")
@@ -77,6 +73,7 @@ def finetune(
       auscult finetune w2v_bert:M -c librispeech:LibriSpeech total_steps=50000 --out models/asr
     """
     import auscult
+    from auscult.dataset import check_speakers
     from auscult.pretraining import pretrain
     from auscult.process import Processes
     from auscult.speech_pool import SpeechPool
@@ -230,14 +227,16 @@ class _Finetuned:
         return records
 
     def _record(self, score: "Score", split: str, beam: int) -> "Record":
+        from auscult.contracts import TaskSpec
         from auscult.score import record_of
 
+        task = TaskSpec(name=TASK, version=1, output="sequence", metrics=("wer", "cer"))
         return record_of(
             score,
             encoder=self.encoder,
             corpus=self.corpus,
             split=split,
-            task=TASK,
+            task=task,
             layer=None,
             probe="rnn_transducer, fine-tuned",
             seed=self.seed,

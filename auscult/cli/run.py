@@ -29,7 +29,6 @@ from auscult.cli.output import (
     parse_rates,
 )
 from auscult.config import parse_bytes
-from auscult.dataset import check_speakers
 from auscult.device import choose_device
 from auscult.errors import UserError
 
@@ -162,6 +161,7 @@ def _train_all(
 ) -> list[tuple[TrainedHead, "list[Record]", Path | None]]:
     """Train a head on each encoder; save its records at once, and draw its layer weights."""
     import auscult
+    from auscult.dataset import check_speakers
     from auscult.studies.bench import Bench
 
     if shared.processes.leads:

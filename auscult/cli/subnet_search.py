@@ -22,22 +22,15 @@ from auscult.cli.output import (
     StoreUrl,
     command_line,
 )
-from auscult.cli.subnet_criterion import (
-    Criterion,
-    DistillationCriterion,
-    ProbeCriterion,
-    ScoreLog,
-    Speech,
-)
-from auscult.dataset import SPLITS, check_speakers, spread
 from auscult.device import choose_device
 from auscult.errors import UserError, unknown
-from auscult.score import Score
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
     from auscult.probing import ProbeTask
     from auscult.record import Provenance, Record
+    from auscult.score import Score
+    from auscult.studies.criterion import Criterion, ScoreLog, Speech
     from auscult.upstreams.lighthubert.latency import Latency
     from auscult.upstreams.lighthubert.search import Candidate, LayerCost
     from auscult.upstreams.lighthubert.sharing import Sharing
@@ -52,11 +45,11 @@ class _Search:
     """One search and what it found."""
 
     sharing: "Sharing"
-    criterion: Criterion
+    criterion: "Criterion"
     costs: "Mapping[str, LayerCost]"
     limits: Mapping[str, float]
     cost: str
-    log: ScoreLog
+    log: "ScoreLog"
     candidates: "list[Candidate]" = field(default_factory=list)  # all within the limits
 
     def go(self, strategy: Strategy, evaluations: int, seed: int) -> None:
@@ -109,7 +102,7 @@ class _Search:
 
         return best(self.candidates, self.cost)
 
-    def score(self, subnet: "Subnet", split: str = "dev") -> Score:
+    def score(self, subnet: "Subnet", split: str = "dev") -> "Score":
         """Return a score from the log, or measure it."""
         return self.log.score(self.criterion, subnet, split)
 
@@ -178,6 +171,7 @@ def search(
     import auscult
     from auscult.record import fingerprint, provenance
     from auscult.studies.bench import Bench
+    from auscult.studies.criterion import DistillationCriterion, ProbeCriterion, ScoreLog
     from auscult.upstreams.lighthubert.search import (
         COSTS,
         check_limits,
@@ -261,9 +255,11 @@ def _latency(output: Output, sharing: "Sharing", path: Path, device: str) -> "La
 
 def _speech(
     sharing: "Sharing", data: "Corpus", limit: int | None, skip_bad: bool, device: str
-) -> Speech:
+) -> "Speech":
     """Choose the utterances; those too short for a frame are left out or refused."""
+    from auscult.dataset import SPLITS, spread
     from auscult.extraction import long_enough
+    from auscult.studies.criterion import Speech
 
     encoder = sharing.encoder(sharing.space.smallest)
     kept = {
@@ -275,12 +271,13 @@ def _speech(
     return Speech(data, cuts, skipped, limit, device)
 
 
-def _task(objective: str, speech: Speech, allow_shared: bool, skip_bad: bool) -> "ProbeTask":
+def _task(objective: str, speech: "Speech", allow_shared: bool, skip_bad: bool) -> "ProbeTask":
     """Return the task that a probe reads.
 
     Raises:
         UserError: Not an objective, not one task, or labels that cannot be probed.
     """
+    from auscult.dataset import check_speakers
     from auscult.probing import check_labels, resolve_tasks
 
     kind, _, name = objective.partition(":")
@@ -355,7 +352,7 @@ def _entry(found: _Search, subnet: "Subnet", *, tested: bool = False) -> dict[st
     }
 
 
-def _interval(score: Score) -> dict[str, float]:
+def _interval(score: "Score") -> dict[str, float]:
     low, high = (score.value if end is None else end for end in (score.low, score.high))
     return {"value": score.value, "low": low, "high": high}
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from auscult.cli.output import Output
 from auscult.cli.run import configure
-from auscult.dataset import check_speakers
 from auscult.errors import UserError
 from auscult.progress import logger
 
@@ -155,6 +154,7 @@ def read_jobs(choice: Choice) -> Iterator[Job | Missing | Failure]:
     Raises:
         UserError: An unknown task or setting, or the folder does not exist.
     """
+    from auscult.dataset import check_speakers
     from auscult.downstreams import find_task
 
     if not choice.root.is_dir():

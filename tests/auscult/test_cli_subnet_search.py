@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from auscult.cli.subnet_criterion import ProbeCriterion, ScoreLog
 from auscult.results import open_store
 from auscult.score import Score
+from auscult.studies.criterion import ProbeCriterion, ScoreLog
 from auscult.upstreams.lighthubert.checkpoint import write_supernet
 from auscult.upstreams.lighthubert.scaled import build_space
 from auscult.upstreams.lighthubert.space import Dimensions, Subnet
