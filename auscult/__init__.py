@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
-    from auscult.studies import attention, plan_attention, plan_probe, probe
+    from auscult.studies import attention, plan_attention, plan_probe, plan_run, probe, run
     from auscult.upstream import Upstream
     from auscult.wrapped import wrap
 
@@ -22,12 +22,16 @@ __all__ = [
     "load",
     "plan_attention",
     "plan_probe",
+    "plan_run",
     "probe",
     "register_s3prl",
+    "run",
     "wrap",
 ]
 _LAZY = {  # names of this face -> where they are; nothing heavy before one is asked for
-    **dict.fromkeys(("attention", "plan_attention", "plan_probe", "probe"), "auscult.studies"),
+    **dict.fromkeys(
+        ("attention", "plan_attention", "plan_probe", "plan_run", "probe", "run"), "auscult.studies"
+    ),
     "wrap": "auscult.wrapped",
 }
 

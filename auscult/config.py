@@ -69,3 +69,21 @@ def parse_bytes(text: str) -> int:
     if size < 0:
         raise UserError(f"--budget {text!r}: expected a size such as 500MB or 8GB.")
     return size
+
+
+def parse_rates(text: str) -> tuple[float, ...]:
+    """Read learning rates with commas between.
+
+    Raises:
+        UserError: Not positive numbers.
+    """
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        rates = ()
+    if not all(0 < rate < 1e6 for rate in rates) or not rates:
+        raise UserError(
+            f"--learning-rates {text!r}: expected positive numbers with commas between, "
+            "such as 1e-2,1e-3."
+        )
+    return tuple(dict.fromkeys(rates))

@@ -11,6 +11,8 @@ from .execution import Executor, Pool, Serial, execute
 from .findings import Findings
 from .item import Failure, Item, Outcome
 from .plan import Plan
+from .superb import plan_superb, superb
+from .task import plan_run, run
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
@@ -31,7 +33,11 @@ __all__ = [
     "execute",
     "plan_attention",
     "plan_probe",
+    "plan_run",
+    "plan_superb",
     "probe",
+    "run",
+    "superb",
 ]
 
 
@@ -41,6 +47,8 @@ def probe(
     tasks: "str | ProbeTask | Iterable[str | ProbeTask]",
     *,
     executor: "str | Executor" = "serial",
+    out: str | Path | None = None,
+    store: str | None = None,
     **options: Any,
 ) -> Findings:
     """Probe every layer of one or more encoders.
@@ -53,6 +61,8 @@ def probe(
         corpus: Address such as ``tsv:my/speech``, or a corpus.
         tasks: ``phone39``, ``speaker``, ``label:COLUMN``, ..., or tasks.
         executor: ``serial`` or ``local:N``, N processes on this machine.
+        out: Folder for kept work and the store; the cache, and no store, where None.
+        store: SQLAlchemy URL of the store instead of OUT's.
         options: As :func:`plan_probe` takes them.
 
     Raises:
@@ -60,12 +70,13 @@ def probe(
     """
     from .comparison import compare
 
-    plan = plan_probe(upstreams, corpus, tasks, **options)
+    Bench.of(out=out, store=store).prepare()  # neither fails after work was done
+    plan = plan_probe(upstreams, corpus, tasks, out=out, store=store, **options)
     outcomes, failures = execute(plan, executor)
     differences = compare(outcomes, plan.bench.device)
     plan.bench.save((), differences)
     return Findings(
-        records=tuple(record for found in outcomes.values() for record in found.records),
+        outcomes=tuple(outcomes.values()),
         differences=tuple(differences),
         failures=tuple(failures),
         plan=plan,
@@ -154,8 +165,9 @@ def attention(
     upstreams: "str | Upstream | Iterable[str | Upstream]",
     corpus: "str | Corpus",
     *,
-    out: str | Path | None = None,
     executor: "str | Executor" = "serial",
+    out: str | Path | None = None,
+    store: str | None = None,
     **options: Any,
 ) -> Findings:
     """Map how far the attention heads of one or more encoders diverge from each other.
@@ -165,9 +177,10 @@ def attention(
     Args:
         upstreams: Addresses such as ``hf:models/wavlm-base``, or encoders.
         corpus: Address such as ``tsv:my/speech``, or a corpus.
+        executor: ``serial`` or ``local:N``, N processes on this machine.
         out: Folder for kept work, the store, and a figure of each kind and an .npz of the arrays
             for each encoder; the cache, no store and no files where None.
-        executor: ``serial`` or ``local:N``, N processes on this machine.
+        store: SQLAlchemy URL of the store instead of OUT's.
         options: As :func:`plan_attention` takes them.
 
     Raises:
@@ -175,13 +188,13 @@ def attention(
     """
     from .divergence import draw
 
-    plan = plan_attention(upstreams, corpus, out=out, **options)
+    Bench.of(out=out, store=store).prepare()
+    plan = plan_attention(upstreams, corpus, out=out, store=store, **options)
     outcomes, failures = execute(plan, executor)
     artifacts = [artifact for found in outcomes.values() for artifact in found.artifacts]
     written = artifacts if out is not None else []
     return Findings(
-        records=tuple(record for found in outcomes.values() for record in found.records),
-        artifacts=tuple(artifacts),
+        outcomes=tuple(outcomes.values()),
         failures=tuple(failures),
         files=tuple(path for artifact in written for path in draw(artifact, plan.bench.out)),
         plan=plan,

@@ -9,13 +9,14 @@ from auscult.cache import cache_folder
 from auscult.config import parse_bytes
 from auscult.device import choose_device
 from auscult.precision import Precision, check_precision
+from auscult.process import ALONE, Processes
 from auscult.whole_file import expect_folder, make_folder
 
 from .call import Call, unless_default
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
-    from auscult.record import Artifact, Record
+    from auscult.record import Artifact, Provenance, Record
     from auscult.upstream import Upstream
 
 
@@ -31,6 +32,7 @@ class Bench:
     budget: int = 8_000_000_000  # bytes of features that are kept
     skip_bad: bool = False
     allow_shared_speakers: bool = False
+    processes: Processes = ALONE  # that torchrun started
     live: Mapping[str, Any] = field(default_factory=dict)  # objects by the name they go under
 
     @classmethod
@@ -45,7 +47,7 @@ class Bench:
         skip_bad: bool = False,
         allow_shared_speakers: bool = False,
     ) -> "Bench":
-        """Return a bench from what a user writes, its folder made and its store opened.
+        """Return a bench from what a user writes.
 
         Args:
             out: Folder; where None, work is kept in the cache and numbers only in the findings,
@@ -60,18 +62,20 @@ class Bench:
         Raises:
             UserError: One of them cannot be.
         """
-        where = choose_device(device)
+        processes = Processes.of_environment()
+        where = processes.device(choose_device(device))
         bench = cls(
             out=cache_folder() / "work" if out is None else Path(out),
             store=store,
             stored=out is not None or store is not None,
             device=where,
+            processes=processes,
             precision=check_precision(precision, where),
             budget=budget if isinstance(budget, int) else parse_bytes(budget),
             skip_bad=skip_bad,
             allow_shared_speakers=allow_shared_speakers,
         )
-        bench.prepare()
+        expect_folder(bench.out)
         return bench
 
     @property
@@ -104,6 +108,16 @@ class Bench:
 
         if self.stored:
             open_store(self.store or self.out).add(records, artifacts)
+
+    def provenance(self, command: str) -> "Provenance":
+        """Return what a record says of the run that measured it."""
+        from auscult.record import provenance
+
+        size, device = self.processes.size, self.device
+        if size > 1:
+            command = f"torchrun --nproc_per_node {size} -m {command}"
+            device = f"{device.partition(':')[0]} x {size}"
+        return provenance(command, device)
 
     def encoder(self, address: str) -> "Upstream":
         """Return the encoder that goes under ``address``, on this bench's device."""

@@ -1,6 +1,7 @@
-"""What a worker has open: one encoder at a time, and one corpus."""
+"""What a worker has open: one encoder at a time, and the corpora that were read."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from auscult.errors import UserError
 
@@ -12,13 +13,16 @@ if TYPE_CHECKING:
     from auscult.upstream import Upstream
 
 
+T = TypeVar("T")
+
+
 class Desk:
-    """Gives encoders and corpora by address; keeps the last of each."""
+    """Gives encoders and corpora by address; keeps the last encoder, and all corpora."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self._encoder: tuple[str, Upstream] | None = None
-        self._corpora: dict[tuple[str, str | None, int | None], Corpus] = {}
+        self._made: dict[object, Any] = {}
 
     @property
     def device_type(self) -> str:
@@ -32,12 +36,27 @@ class Desk:
             self._encoder = (address, self.bench.encoder(address))
         return self._encoder[1]
 
-    def corpus(self, address: str, split: str | None, limit: int | None) -> "Corpus":
-        """Return the corpus that goes under ``address``, as many utterances of each split."""
-        key = (address, split, limit)
-        if key not in self._corpora:
-            self._corpora = {key: self.bench.corpus(address, split).limited(limit)}
-        return self._corpora[key]
+    def corpus(
+        self, address: str, split: str | None, limit: int | None, tested: str = "test"
+    ) -> "Corpus":
+        """Return the corpus that goes under ``address``, as many utterances of each split.
+
+        Args:
+            address: Of the corpus.
+            split: Split column.
+            limit: Utterances of each split.
+            tested: The split that takes the place of test.
+        """
+        whole: Corpus = self.once((address, split), lambda: self.bench.corpus(address, split))
+        found = whole if tested == "test" else whole.tested_on(tested)
+        return self.once((address, split, limit, tested), lambda: found.limited(limit))
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """Return what ``make`` makes, made once for each ``key``."""
+        if key not in self._made:
+            self._made[key] = make()
+        found: T = self._made[key]
+        return found
 
     def encoder_of(self, item: Item) -> "Upstream":
         """Return an item's encoder.
@@ -60,7 +79,8 @@ class Desk:
             UserError: It has other audio or labels than when the item was planned.
         """
         about = item.corpus
-        corpus = self.corpus(about["address"], item.what.get("split"), about["limit"])
+        tested = item.what.get("tested", "test")
+        corpus = self.corpus(about["address"], item.what.get("split"), about["limit"], tested)
         for name, sha256 in about["sha256"].items():
             if corpus.sha256.get(name) != sha256:
                 raise UserError(

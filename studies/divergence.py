@@ -91,7 +91,7 @@ def plan_attention(
         )
         for address, (spec, maker) in specs.items()
     ]
-    return Plan(items=tuple(items), bench=desk.bench)
+    return Plan(items=tuple(items), desk=desk)
 
 
 def measure(item: Item, desk: Desk) -> Outcome:

@@ -7,10 +7,11 @@ import importlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Protocol
 
@@ -28,13 +29,14 @@ WORK = {  # kind of item -> module:function
     "encode": "layer:encode",
     "probe": "layer:measure",
     "attention": "divergence:measure",
+    "head": "task:measure",
 }
 
 
 class Executor(Protocol):
     """Carries items out, whose needs come before them."""
 
-    def map(self, items: Sequence[Item], bench: Bench) -> Iterator[tuple[Item, Outcome | Failure]]:
+    def map(self, items: Sequence[Item], desk: Desk) -> Iterator[tuple[Item, Outcome | Failure]]:
         """Yield each item with its outcome, in whatever order they end."""
         ...
 
@@ -42,11 +44,13 @@ class Executor(Protocol):
 class Serial:
     """One item after the other in this process."""
 
-    def map(self, items: Sequence[Item], bench: Bench) -> Iterator[tuple[Item, Outcome | Failure]]:
+    def map(self, items: Sequence[Item], desk: Desk) -> Iterator[tuple[Item, Outcome | Failure]]:
         """See :class:`Executor`."""
-        desk = Desk(bench)
         failed: dict[str, Failure] = {}
-        for item in items:
+        for number, item in enumerate(items, start=1):
+            if len(items) > 1:
+                address = item.upstream["address"]
+                logger.info(f"[{number}/{len(items)}] {item.title}, {address}")
             found = _unneeded(item, failed) or carry_out(item, desk)
             if isinstance(found, Failure):
                 failed[item.key] = found
@@ -61,13 +65,13 @@ class Pool:
             raise UserError(f"local:{workers}: expected at least one worker, such as local:2.")
         self.workers = workers
 
-    def map(self, items: Sequence[Item], bench: Bench) -> Iterator[tuple[Item, Outcome | Failure]]:
+    def map(self, items: Sequence[Item], desk: Desk) -> Iterator[tuple[Item, Outcome | Failure]]:
         """See :class:`Executor`."""
-        if bench.live:
+        if desk.bench.live:
             raise UserError(
                 f"local:{self.workers}: other processes do not have the object "
-                f"{next(iter(bench.live))}; give an address, such as python:FILE.py:NAME, or use "
-                "the executor serial."
+                f"{next(iter(desk.bench.live))}; give an address, such as python:FILE.py:NAME, or "
+                "use the executor serial."
             )
         waiting = list(items)
         ended: set[str] = set()
@@ -79,7 +83,7 @@ class Pool:
                 self.workers,
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_begin,
-                initargs=(bench, max(_threads() // self.workers, 1), logger.level),
+                initargs=(desk.bench, max(_threads() // self.workers, 1), logger.level),
             ) as pool,
             _ended_with_us(),
         ):
@@ -144,52 +148,84 @@ def executor_of(name: "str | Executor") -> Executor:
 
 
 def execute(
-    plan: Plan, executor: "str | Executor" = "serial"
+    plan: Plan, executor: "str | Executor" = "serial", *, strict: bool = True
 ) -> tuple[dict[Item, Outcome], list[Failure]]:
     """Carry out what is not there yet; return all outcomes and what failed.
 
     Numbers go to the store as soon as their item has ended.
+
+    Args:
+        plan: What is to be done.
+        executor: Who does it.
+        strict: Raise where nothing came to its end.
+
+    Raises:
+        UserError: Every item failed.
     """
+    processes = plan.bench.processes
+    if processes.leads:
+        plan.bench.prepare()
     ledger = Ledger(plan.bench.out)
-    found = {item: ledger.read(item) for item in plan.items if item.kept}
-    outcomes = {item: outcome for item, outcome in found.items() if outcome is not None}
-    failures: list[Failure] = []
-    missing = [item for item in plan.items if item.kept and item not in outcomes]
-    needed = {key for item in missing for key in item.needs}
-    todo = [i for i in plan.items if i in missing or i.key in needed]
-    if outcomes:
-        logger.info(f"{len(outcomes)} of {len(found)} measurements are there already.")
-        for outcome in outcomes.values():
-            plan.bench.save(outcome.records, outcome.artifacts)
-    for item, ended in executor_of(executor).map(todo, plan.bench):
+    outcomes = {} if processes.connected else _remembered(plan, ledger)
+    failures = list(plan.failures)
+    for item, ended in executor_of(executor).map(_to_do(plan, outcomes), plan.desk):
         if isinstance(ended, Failure):
             failures.append(ended)
-        elif item.kept:
-            ledger.write(item, ended)
+            ended.say()
+            continue
+        outcomes[item] = ended
+        if processes.leads:
+            if item.kept:
+                ledger.write(item, ended)
             plan.bench.save(ended.records, ended.artifacts)
-            outcomes[item] = ended
-    in_order = {item: outcomes[item] for item in plan.items if item in outcomes}
-    if failures and not in_order:
-        raise UserError(failures[0].reason)
-    for failure in failures:
-        logger.error(f"{failure} ({failure.item.command})")
-    return in_order, failures
+    if strict and failures and not any(outcome.records for outcome in outcomes.values()):
+        raise failures[0].error or UserError(failures[0].reason)
+    return {item: outcomes[item] for item in plan.items if item in outcomes}, failures
+
+
+def _remembered(plan: Plan, ledger: Ledger) -> dict[Item, Outcome]:
+    """Return the outcomes that are there; their numbers go to the store, which may be new."""
+    kept = [item for item in plan.items if item.kept]
+    found = {item: ledger.read(item) for item in kept}
+    outcomes = {item: outcome for item, outcome in found.items() if outcome is not None}
+    if outcomes:
+        logger.info(f"{len(outcomes)} of {len(kept)} measurements are there already.")
+    for outcome in outcomes.values():
+        plan.bench.save(outcome.records, outcome.artifacts)
+    return outcomes
+
+
+def _to_do(plan: Plan, outcomes: Collection[Item]) -> list[Item]:
+    """Return the items to carry out: without those that serve only what is there."""
+    needed = {key for item in plan.items if item not in outcomes for key in item.needs}
+    serving = {key for item in plan.items for key in item.needs}
+    return [
+        item
+        for item in plan.items
+        if item.key in needed or item not in outcomes and item.key not in serving
+    ]
 
 
 def carry_out(item: Item, desk: Desk) -> Outcome | Failure:
-    """Carry one item out; a mistake of the user's becomes a failure, ours stays an error."""
+    """Carry one item out; what goes wrong is a failure, for the others go on.
+
+    Not among processes that torchrun started, where the others would wait for this one.
+    """
     module, _, function = WORK[item.kind].partition(":")
     work: Work = getattr(importlib.import_module(f".{module}", __package__), function)
     try:
         return work(item, desk)
-    except UserError as error:
-        return Failure(item, str(error))
+    except Exception as error:
+        if desk.bench.processes.connected:
+            raise
+        return Failure.of(error, item.title, item.upstream["address"], item.command)
 
 
 def _unneeded(item: Item, failed: dict[str, Failure]) -> Failure | None:
     """Return the failure of what an item needs, where that has failed."""
     cause = next((failed[key] for key in item.needs if key in failed), None)
-    return None if cause is None else Failure(item, cause.reason)
+    address = item.upstream["address"]
+    return None if cause is None else Failure(item.title, address, cause.reason, item.command)
 
 
 def _threads() -> int:
@@ -216,4 +252,9 @@ def _begin(bench: Bench, threads: int, level: int) -> None:
 
 
 def _carry_out_here(item: Item) -> Outcome | Failure:
-    return carry_out(item, _desk_here()[0])
+    """Carry an item out in a worker; an error that nobody foresaw is said here and stays here."""
+    found = carry_out(item, _desk_here()[0])
+    if isinstance(found, Failure) and found.error is not None:
+        found.say()
+        return replace(found, error=None)
+    return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from auscult.record import Artifact, Record
 
-from .item import Failure
+from .item import Failure, Outcome
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -23,12 +23,21 @@ FIRST = (  # columns of to_pandas, in front
 class Findings:
     """Records and what belongs to them."""
 
-    records: tuple[Record, ...]
-    artifacts: tuple[Artifact, ...] = ()  # maps, layer weights
+    outcomes: tuple[Outcome, ...] = field(repr=False)
     differences: tuple[Artifact, ...] = ()  # from random twins and log-mel
     failures: tuple[Failure, ...] = ()
     files: tuple[Path, ...] = ()  # figures and arrays that were written
     plan: Plan | None = field(default=None, repr=False)
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Return the numbers."""
+        return tuple(record for outcome in self.outcomes for record in outcome.records)
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """Return maps and layer weights."""
+        return tuple(artifact for outcome in self.outcomes for artifact in outcome.artifacts)
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return one row a number: what was measured, the value and its interval, and its key."""

@@ -1,22 +1,32 @@
-"""The head of one encoder in `auscult run`: trained, asked about test, and kept as records."""
+"""The head of one encoder: trained, asked about test, and kept as records."""
 
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from auscult.dataset import Corpus
-    from auscult.downstreams import HeadTask
-    from auscult.downstreams.feature import CorpusUpstream
-    from auscult.downstreams.search import Trial
-    from auscult.downstreams.split import LabelledCorpus
-    from auscult.downstreams.training import HeadResult, HeadTraining
-    from auscult.precision import Precision
-    from auscult.process import Processes
-    from auscult.record import Artifact, Provenance, Record
-    from auscult.upstream import Upstream
+import numpy as np
+
+from auscult import kept
+from auscult.dataset import Corpus
+from auscult.downstreams import HeadTask
+from auscult.downstreams.feature import CorpusUpstream
+from auscult.downstreams.prediction import PredictionRun, find_run, write_predictions
+from auscult.downstreams.search import Trial, search_learning_rate
+from auscult.downstreams.split import LabelledCorpus, drop_short
+from auscult.downstreams.training import HeadResult, HeadTraining, fit_head
+from auscult.origin import made_by
+from auscult.precision import precision_of
+from auscult.progress import logger
+from auscult.record import Artifact, Provenance, Record, fingerprint
+from auscult.score import record_of
+from auscult.snapshot import remove_snapshots
+from auscult.upstream import Upstream
+from auscult.watch import same_audio
+
+from .bench import Bench
+from .item import Outcome
 
 NOT_IN_IDENTITY = ("save_step", "log_step")  # change no number, so a run goes on without them
 
@@ -25,22 +35,16 @@ MADE_WITH = ("train", "dev", "documents")  # splits that a score on test depends
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadRun:
-    """What all encoders of one command share."""
+    """How a head is trained."""
 
-    task: "HeadTask"
+    task: HeadTask
     config: Any  # the task's, a Schedule
     learning_rates: tuple[float, ...]  # of which dev chooses; empty: the configuration's
     finetune: bool
     limit: int | None
-    budget: int  # bytes
-    precision: "Precision"
-    skip_bad: bool
     seed: int
-    out: Path
-    store: str | None
-    device: str
-    processes: "Processes"
-    provenance: "Provenance"
+    bench: Bench
+    provenance: Provenance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +52,14 @@ class TrainedHead:
     """One encoder's head, and how it was trained."""
 
     run: HeadRun
-    encoder: "Upstream"
-    corpus: "Corpus"
-    labelled: "LabelledCorpus"  # as this encoder reads it
+    encoder: Upstream
+    corpus: Corpus
+    labelled: LabelledCorpus  # as this encoder reads it
     config: Any  # with the learning rate that dev chose
     finetuned: bool
-    trials: "tuple[Trial, ...]"  # empty where one learning rate was given
-    result: "HeadResult"
-    provenance: "Provenance"  # of the command that finished it and asked it about test
+    trials: tuple[Trial, ...]  # empty where one learning rate was given
+    result: HeadResult
+    provenance: Provenance  # of the command that finished it and asked it about test
 
     @property
     def layer(self) -> int | str:
@@ -85,34 +89,28 @@ class TrainedHead:
 
 
 def train(
-    encoder: "Upstream", run: HeadRun, corpus: "Corpus", labelled: "LabelledCorpus"
+    encoder: Upstream, run: HeadRun, corpus: Corpus, labelled: LabelledCorpus
 ) -> TrainedHead | None:
     """Train one head, or one for each learning rate; None in processes that do not lead.
 
     Where the task has nothing to train, the hidden states are compared as they are.
     """
-    from auscult.downstreams.split import drop_short
-
-    labelled = drop_short(labelled, encoder, skip_bad=run.skip_bad, min_frames=run.task.min_frames)
+    labelled = drop_short(
+        labelled, encoder, skip_bad=run.bench.skip_bad, min_frames=run.task.min_frames
+    )
     labelled = run.task.at_frames(labelled, run.config, encoder)
     if run.task.trains:
         head = _train(encoder, run, corpus, labelled)
     else:
-        head = _evaluate(encoder, run, corpus, labelled) if run.processes.leads else None
+        head = _evaluate(encoder, run, corpus, labelled) if run.bench.processes.leads else None
     if head is not None:
         _write_answers(head)
     return head
 
 
 def _train(
-    encoder: "Upstream", run: HeadRun, corpus: "Corpus", labelled: "LabelledCorpus"
+    encoder: Upstream, run: HeadRun, corpus: Corpus, labelled: LabelledCorpus
 ) -> TrainedHead | None:
-    from auscult import kept
-    from auscult.downstreams.search import Trial, search_learning_rate
-    from auscult.downstreams.training import fit_head
-    from auscult.snapshot import remove_snapshots
-    from auscult.watch import same_audio
-
     upstream = _upstream(encoder, run, labelled)
     expert = run.task.expert_class()
 
@@ -124,7 +122,7 @@ def _train(
     }
     kept.say_made_otherwise(folders.values(), encoder.spec.name, f"heads of {run.task.spec.name}")
 
-    def fit(rate: float) -> "HeadTraining":
+    def fit(rate: float) -> HeadTraining:
         config = configs[rate]
         return fit_head(
             upstream,
@@ -132,19 +130,19 @@ def _train(
             config,
             task=run.task.spec.name,
             seed=run.seed,
-            device=run.device,
+            device=run.bench.device,
             folder=folders[rate],
-            processes=run.processes,
+            processes=run.bench.processes,
             metric=run.task.spec.metrics[0],
         )
 
-    read_again = upstream.audio_read_again() if run.processes.leads else []  # the others wait
+    read_again = upstream.audio_read_again() if run.bench.processes.leads else []  # the others wait
     with same_audio(read_again, partial(remove_snapshots, *folders.values())):
         if run.learning_rates:
             training, rate, trials = search_learning_rate(run.learning_rates, fit)
         else:
             training = fit(rate)
-        if not run.processes.leads:
+        if not run.bench.processes.leads:
             return None
         result = training.result()
     head = TrainedHead(
@@ -161,17 +159,15 @@ def _train(
     return _as_measured_before(head) if training.was_finished else head
 
 
-def _upstream(encoder: "Upstream", run: HeadRun, labelled: "LabelledCorpus") -> "CorpusUpstream":
-    from auscult.downstreams.feature import CorpusUpstream
-
+def _upstream(encoder: Upstream, run: HeadRun, labelled: LabelledCorpus) -> CorpusUpstream:
     upstream = CorpusUpstream(
         encoder,
         labelled,
-        budget=run.budget,
-        device=run.device,
-        precision=run.precision,
+        budget=run.bench.budget,
+        device=run.bench.device,
+        precision=run.bench.precision,
         finetune=run.finetune,
-        processes=run.processes,
+        processes=run.bench.processes,
     )
     _warn_constant(upstream, run)
     return upstream
@@ -183,9 +179,6 @@ def _as_measured_before(head: TrainedHead) -> TrainedHead:
     That holds where the earlier command asked it the same; where this one decodes otherwise, say,
     its answers are this one's. A head that several commands trained says the last of them.
     """
-    from auscult.downstreams.prediction import find_run
-    from auscult.record import fingerprint
-
     earlier = find_run(_folder_of(head))
     if earlier is None or earlier.provenance is None:
         return head
@@ -194,14 +187,16 @@ def _as_measured_before(head: TrainedHead) -> TrainedHead:
 
 
 def _evaluate(
-    encoder: "Upstream", run: HeadRun, corpus: "Corpus", labelled: "LabelledCorpus"
+    encoder: Upstream, run: HeadRun, corpus: Corpus, labelled: LabelledCorpus
 ) -> TrainedHead:
     """Let dev choose a hidden state, and use it as it is."""
-    from auscult.watch import same_audio
-
     with same_audio(cut for split in labelled.splits.values() for cut in split.cuts):
         result = run.task.evaluate(
-            encoder, labelled, budget=run.budget, device=run.device, precision=run.precision
+            encoder,
+            labelled,
+            budget=run.bench.budget,
+            device=run.bench.device,
+            precision=run.bench.precision,
         )
     return TrainedHead(
         run=run,
@@ -216,32 +211,36 @@ def _evaluate(
     )
 
 
-def save_head(head: TrainedHead) -> "list[Record]":
-    """Write the records and the layer weights to the store, and return the records."""
-    from auscult.studies.bench import Bench
+def outcome_of(head: TrainedHead, key: str) -> Outcome:
+    """Return the records and the layer weights of a head."""
+    result = head.result
+    return Outcome(
+        key=key,
+        records=tuple(_records(head)),
+        artifacts=(_weights(head),) if head.run.task.trains else (),
+        notes={
+            "finetuned": head.finetuned,
+            "layer": int(result.layer_weights.argmax()),
+            **(
+                {"step": result.step, "learning_rate": head.config.learning_rate}
+                if head.run.task.trains
+                else {}
+            ),
+        },
+    )
 
-    records = _records(head)
-    weights = [_weights(head)] if head.run.task.trains else []
-    Bench(out=head.run.out, store=head.run.store).save(records, weights)
-    return records
 
-
-def draw(head: TrainedHead) -> Path | None:
-    """Draw the layer weights and return the figure's path; None where none were trained."""
+def draw(weights: Artifact, out: Path) -> Path:
+    """Draw the layer weights of a head and return the figure's path."""
     from auscult.results.figures import layer_weights
 
-    if not head.run.task.trains:
-        return None
-    weights = _weights(head)
     words = re.sub(r"[^A-Za-z0-9]+", "-", weights.upstream).strip("-")[-60:]
-    path = head.run.out / f"layer_weights_{words}_{weights.key[:8]}.png"
+    path = out / f"layer_weights_{words}_{weights.key[:8]}.png"
     layer_weights(weights, path)
     return path
 
 
-def _warn_constant(upstream: "CorpusUpstream", run: HeadRun) -> None:
-    from auscult.progress import logger
-
+def _warn_constant(upstream: CorpusUpstream, run: HeadRun) -> None:
     spec = upstream.encoder.spec
     pooled = run.task.spec.output == "utterance"
     if pooled and len(upstream.constant_layers()) > spec.num_layers:
@@ -252,39 +251,34 @@ def _warn_constant(upstream: "CorpusUpstream", run: HeadRun) -> None:
         )
 
 
-def _settings(run: HeadRun, encoder: "Upstream", config: Any, finetuned: bool) -> dict[str, Any]:
+def _settings(run: HeadRun, encoder: Upstream, config: Any, finetuned: bool) -> dict[str, Any]:
     """Return what the numbers depend on, beside encoder, corpus and seed."""
-    from auscult.precision import precision_of
-
     kept = {key: value for key, value in asdict(config).items() if key not in NOT_IN_IDENTITY}
-    precision = "" if finetuned else precision_of(encoder, run.precision)
+    precision = "" if finetuned else precision_of(encoder, run.bench.precision)
     return {**kept, "finetuned": finetuned, "precision": precision or config.training_precision}
 
 
 def _folder(
-    encoder: "Upstream",
+    encoder: Upstream,
     run: HeadRun,
     config: Any,
-    corpus: "Corpus",
-    labelled: "LabelledCorpus",
+    corpus: Corpus,
+    labelled: LabelledCorpus,
     finetuned: bool,
 ) -> Path:
     """Return a folder that belongs to this encoder, corpus, configuration and code alone."""
-    from auscult import kept
-    from auscult.origin import made_by
-
     spec = run.task.spec
     settings = _settings(run, encoder, config, finetuned)
     for field in fields(config):
         if not field.metadata.get("trained", True):  # such as how answers are decoded
             del settings[field.name]
     identity = [spec.name, spec.version, encoder.spec.sha256, settings, run.seed]
-    identity += [run.device.partition(":")[0], dict(corpus.sha256), corpus.split_column]
+    identity += [run.bench.device.partition(":")[0], dict(corpus.sha256), corpus.split_column]
     identity.append([split.ids for split in labelled.splits.values()])
     if spec.output == "sequence":  # a file that they were made with may have changed
         identity.append([split.labels for split in labelled.splits.values()])
     maker = made_by("auscult.downstreams.training", run.task.module, *encoder.modules())
-    return kept.place(run.out / "heads", identity, maker, prefix=f"{spec.name}-")
+    return kept.place(run.bench.out / "heads", identity, maker, prefix=f"{spec.name}-")
 
 
 def _folder_of(head: TrainedHead) -> Path:
@@ -293,8 +287,6 @@ def _folder_of(head: TrainedHead) -> Path:
 
 def _write_answers(head: TrainedHead) -> None:
     """Keep what the head answered on test."""
-    from auscult.downstreams.prediction import PredictionRun, write_predictions
-
     spec, encoder = head.run.task.spec, head.encoder.spec
     run = PredictionRun(
         task=spec.name,
@@ -315,10 +307,8 @@ def _write_answers(head: TrainedHead) -> None:
     write_predictions(run, head.result.answers, _folder_of(head))
 
 
-def _records(head: TrainedHead) -> "list[Record]":
+def _records(head: TrainedHead) -> list[Record]:
     """Return the task's metrics on test."""
-    from auscult.score import record_of
-
     run, trained = head.run, head.run.task.head
     return [
         record_of(
@@ -338,11 +328,7 @@ def _records(head: TrainedHead) -> "list[Record]":
     ]
 
 
-def _weights(head: TrainedHead) -> "Artifact":
-    import numpy as np
-
-    from auscult.record import Artifact
-
+def _weights(head: TrainedHead) -> Artifact:
     encoder, result = head.encoder.spec, head.result
     return Artifact(
         kind="layer_weights",

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from auscult.errors import UserError
+from auscult.memory import lacks_memory
+from auscult.progress import logger
 from auscult.record import Artifact, Record, fingerprint
 
 from .call import Call
@@ -27,7 +30,7 @@ class Item:
     how: Mapping[str, str]  # what last bits may depend on: precision, device type; and the code
     call: Call | None = None  # what gives this number alone; None for what is no number
     needs: tuple[str, ...] = ()  # keys of items that come first
-    kept: bool = True  # whether there is an outcome to remember; features remember themselves
+    kept: bool = True  # in the ledger; features, heads and files remember themselves
 
     @cached_property
     def key(self) -> str:
@@ -53,9 +56,8 @@ class Item:
 
     @property
     def title(self) -> str:
-        """Name the item for a table of the plan."""
-        task = self.what.get("task", "")
-        return f"{self.kind} {task}".strip()
+        """Name the item for tables: its task, and the split column if one was named."""
+        return ", ".join(filter(None, (self.what.get("task", self.kind), self.what.get("split"))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +85,35 @@ class TallyKey:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An item that did not come to its end; the others went on."""
+    """Something that was not done, or not to its end; the others went on."""
 
-    item: Item
+    name: str  # what was to be done
+    upstream: str  # "" for all
     reason: str
+    command: str = ""  # what does it alone
+    error: Exception | None = field(default=None, repr=False, compare=False)  # that nobody foresaw
+
+    @classmethod
+    def of(cls, error: Exception, name: str, upstream: str = "", command: str = "") -> "Failure":
+        """Return what is told at the end of an error; one that nobody foresaw is kept."""
+        foreseen = isinstance(error, UserError | OSError)
+        return cls(name, upstream, _reason(error), command, None if foreseen else error)
 
     def __str__(self) -> str:
-        return f"{self.item.upstream['address']}, {self.item.title}: {self.reason}"
+        return ", ".join(filter(None, (self.upstream, f"{self.name}: {self.reason}")))
+
+    def say(self) -> None:
+        """Say it now, and where it was if nobody foresaw it."""
+        logger.error(f"{self}{f' ({self.command})' * bool(self.command)}", exc_info=self.error)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        what = error.strerror or type(error).__name__
+        return f"{error.filename} cannot be read or written: {what}."
+    if lacks_memory(error):
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return f"memory does not suffice; try a smaller encoder or shorter audio: {said}"
+    return f"{type(error).__name__}: {error}"

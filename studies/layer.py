@@ -115,7 +115,7 @@ def plan_probe(
             said = _given(task, {**options, "layers": layers, "pooling": pooling, "limit": limit})
             call = desk.bench.call("probe", upstream=address, corpus=corpus, **said)
             items.append(Item(kind=KIND, what=what, call=call, needs=(encode.key,), **about))
-    return Plan(items=tuple(items), bench=desk.bench)
+    return Plan(items=tuple(items), desk=desk)
 
 
 def encode(item: Item, desk: Desk) -> Outcome:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from .bench import Bench
-from .item import Item
+from .desk import Desk
+from .item import Failure, Item
 from .ledger import Ledger
 
 
@@ -12,7 +13,13 @@ class Plan:
     """Items in an order in which they can be carried out."""
 
     items: tuple[Item, ...]
-    bench: Bench
+    desk: Desk  # what was opened to make the plan
+    failures: tuple[Failure, ...] = ()  # what cannot even be planned
+
+    @property
+    def bench(self) -> Bench:
+        """Return where and how the work is done."""
+        return self.desk.bench
 
     def done(self) -> set[str]:
         """Return the keys of the items whose outcome is there already."""

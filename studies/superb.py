@@ -1,90 +1,34 @@
-"""What `auscult superb run` is going to do: tasks, their corpora, and what they take."""
+"""All of SUPERB on one or more encoders: tasks, their corpora, what they take, and the run."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from auscult.cli.output import Output
-from auscult.cli.run import configure
+from auscult.address import parse_address
+from auscult.corpora import READERS
+from auscult.dataset import check_speakers
+from auscult.downstreams import TASKS, HeadTask, find_task
 from auscult.errors import UserError
+from auscult.process import Processes
 from auscult.progress import logger
 
-if TYPE_CHECKING:
-    from auscult.dataset import Corpus
-    from auscult.downstreams import HeadTask
-    from auscult.downstreams.split import LabelledCorpus
-    from auscult.upstream import Upstream
-
-NOISE_SECONDS = 10  # that the speed of encoding is guessed from
-BOTH_WAYS = 3  # encoding with its gradients, in encodings; a rule of thumb
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where SUPERB's data for a task are looked for, below the folder that --data names."""
-
-    reader: str
-    folders: tuple[str, ...]  # the first that looks right is taken
-    columns: tuple[str | None, ...] = (None,)  # split columns, a run each
-    files: tuple[tuple[str, tuple[str, ...]], ...] = ()  # setting, the files it names, if all there
-
-
-_LIBRISPEECH = ("LibriSpeech", "librispeech", "Librispeech")
-_VOXCELEB = ("VoxCeleb1", "voxceleb1", "Voxceleb1", "VoxCeleb")
-PLACES: Mapping[str, Place] = {
-    "phoneme_recognition": Place(
-        reader="librispeech",
-        folders=_LIBRISPEECH,
-        files=(
-            (
-                "lexicon",
-                ("librispeech-lexicon-200k-g2p.txt", "librispeech-lexicon-allothers-g2p.txt"),
-            ),
-        ),
-    ),
-    "speech_recognition": Place(
-        reader="librispeech", folders=_LIBRISPEECH, files=(("lm", ("4-gram.arpa.gz",)),)
-    ),
-    "keyword_spotting": Place(
-        reader="speech_commands",
-        folders=(
-            "speech_commands_v0.01",
-            "SpeechCommands",
-            "speech_commands",
-            "speech_commands_v0.02",
-        ),
-    ),
-    "query_by_example": Place(
-        reader="quesst14", folders=("quesst14Database", "QUESST14", "QUESST2014", "quesst14")
-    ),
-    "speaker_identification": Place(reader="voxceleb1", folders=_VOXCELEB),
-    "speaker_verification": Place(reader="voxceleb1", folders=_VOXCELEB, columns=("veri_split",)),
-    "speaker_diarization": Place(
-        reader="librimix",
-        folders=("LibriMix", "Libri2Mix", "librimix", "LibriMix/data", "Libri2Mix/data"),
-    ),
-    "emotion_recognition": Place(
-        reader="iemocap",
-        folders=("IEMOCAP", "IEMOCAP_full_release", "iemocap"),
-        columns=("fold1", "fold2", "fold3", "fold4", "fold5"),
-    ),
-    "intent_classification": Place(
-        reader="fluent_speech_commands",
-        folders=(
-            "fluent_speech_commands",
-            "fluent_speech_commands_dataset",
-            "FluentSpeechCommands",
-        ),
-    ),
-    "slot_filling": Place(reader="snips", folders=("SNIPS", "snips", "audio_snips", "AudioSNIPS")),
-}
+from .bench import Bench
+from .company import with_baselines
+from .cost import Cost, Job, cost, real_time_factor
+from .desk import Desk
+from .execution import Executor, execute
+from .findings import Findings
+from .head import draw
+from .item import Failure, Item
+from .place import PLACES
+from .plan import Plan
+from .task import Heads, configure, read_rates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What the command line says of tasks and their data."""
+    """What a user says of tasks and their data."""
 
     root: Path
     tasks: tuple[str, ...]  # empty: all of SUPERB and those that have a corpus
@@ -92,40 +36,15 @@ class Choice:
     columns: Mapping[str, tuple[str, ...]]  # split columns by task
     tests: Mapping[str, str]  # split that is scored on, by task, instead of test
     settings: Mapping[str, Sequence[str]]  # KEY=VALUE by task
-    steps: int | None
-    limit: int | None
-    skip_bad: bool
-    allow_shared_speakers: bool
+    steps: int | None = None
+    learning_rates: str | Sequence[float] | None = None
+    finetune: bool = False
+    limit: int | None = None
+    seed: int = 0
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A task on one split of its corpus."""
-
-    task: "HeadTask"
-    config: Any  # the task's
-    spec: str  # of the corpus
-    column: str | None
-    corpus: "Corpus"
-    labelled: "LabelledCorpus"
-
-    @property
-    def name(self) -> str:
-        """The task, and the split column where one was chosen."""
-        return f"{self.task.spec.name}, {self.column}" if self.column else self.task.spec.name
-
-    def seconds(self, split: str) -> float:
-        """Return the length of a split's audio."""
-        return float(sum(cut.duration for cut in self.labelled.splits[split].cuts))
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Something that was not run, or not to its end."""
-
-    name: str  # task and split column
-    upstream: str  # "" for all
-    reason: str
+    def rates(self, task: str) -> tuple[float, ...]:
+        """Return the learning rates of which dev chooses; empty where none were given."""
+        return read_rates(self.learning_rates, self.settings.get(task, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,34 +55,18 @@ class Missing:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a job takes for one encoder."""
-
-    job: Job
-    upstream: str
-    num_bytes: int  # of all features
-    kept: bool  # they fit the budget and stay the same, else every batch is encoded anew
-    finetuned: bool  # the encoder is trained too
-    seconds: float  # of encoding; a rough guess
-
-
-def read_jobs(choice: Choice) -> Iterator[Job | Missing | Failure]:
+def read_jobs(choice: Choice, desk: Desk) -> Iterator[Job | Missing | Failure]:
     """Find, read and check the corpus of every task.
 
     Raises:
         UserError: An unknown task or setting, or the folder does not exist.
     """
-    from auscult.dataset import check_speakers
-    from auscult.downstreams import find_task
-
     if not choice.root.is_dir():
         raise UserError(f"--data {choice.root} is no folder; expected one that holds the corpora.")
     tasks = [find_task(name) for name in choice.tasks or {**PLACES, **choice.corpora}]
     _refuse_unused(choice, [task.spec.name for task in tasks])
     # mistakes in settings come before hours of reading
     configs = [_configured(task, find_corpus(task.spec.name, choice), choice) for task in tasks]
-    read: dict[tuple[str, str | None], Corpus] = {}
     for task, config in zip(tasks, configs, strict=True):
         name = task.spec.name
         spec = find_corpus(name, choice)
@@ -173,24 +76,36 @@ def read_jobs(choice: Choice) -> Iterator[Job | Missing | Failure]:
             continue
         for column in _columns(name, spec, choice):
             try:
-                if (spec, column) not in read:
-                    read[spec, column] = _read(spec, column, choice)
-                corpus = read[spec, column].tested_on(choice.tests.get(name, "test"))
-                corpus = corpus.limited(choice.limit)
-                check_speakers(corpus, choice.allow_shared_speakers or task.about_speakers)
-                labelled = task.prepare(corpus, config, skip_unlabelled=choice.skip_bad)
+                yield _job(task, config, spec, column, choice, desk)
             except Exception as error:  # the other tasks go on; Ctrl-C is no Exception
-                yield failed(f"{name}, {column}" if column else name, "", error)
-                continue
-            yield Job(
-                task=task, config=config, spec=spec, column=column, corpus=corpus, labelled=labelled
-            )
+                yield Failure.of(error, f"{name}, {column}" if column else name)
+
+
+def _job(
+    task: HeadTask, config: Any, spec: str, column: str | None, choice: Choice, desk: Desk
+) -> Job:
+    name = task.spec.name
+    logger.info(f"Reading {spec}{f', {column}' if column else ''} ...")
+    tested = choice.tests.get(name, "test")
+    corpus = desk.corpus(spec, column, choice.limit, tested)
+    check_speakers(corpus, desk.bench.allow_shared_speakers or task.about_speakers)
+    heads = Heads(
+        task=task,
+        config=config,
+        learning_rates=choice.rates(name) if task.trains else (),
+        finetune=choice.finetune and task.trains,
+        seed=choice.seed,
+        address=spec,
+        corpus=corpus,
+        split=column,
+        tested=tested,
+        limit=choice.limit,
+    )
+    return Job(heads=heads, labelled=heads.labelled(desk))
 
 
 def find_corpus(task: str, choice: Choice) -> str | None:
     """Return the address of a task's corpus, None where there is none."""
-    from auscult.corpora import READERS
-
     if task in choice.corpora:
         return choice.corpora[task]
     if task not in PLACES:
@@ -208,8 +123,6 @@ def by_task(assignments: Sequence[str], option: str) -> dict[str, str]:
     Raises:
         UserError: No ``=``, an unknown task, or a task given twice.
     """
-    from auscult.downstreams import find_task
-
     found: dict[str, str] = {}
     for assignment in assignments:
         task, equals, value = assignment.partition("=")
@@ -228,8 +141,6 @@ def settings_by_task(settings: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         UserError: No dot, or an unknown task.
     """
-    from auscult.downstreams import TASKS, find_task
-
     found: dict[str, list[str]] = {name: [] for name in TASKS}
     for setting in settings:
         task, dot, rest = setting.partition("=")[0].partition(".")
@@ -237,142 +148,6 @@ def settings_by_task(settings: Sequence[str]) -> dict[str, list[str]]:
             raise UserError(f"Setting {setting!r}: expected TASK.KEY=VALUE.")
         found[find_task(task).spec.name].append(setting.removeprefix(f"{task}."))
     return found
-
-
-def failed(name: str, upstream: str, error: Exception) -> Failure:
-    """Return what is told at the end; say it now too, and where it was if nobody foresaw it."""
-    if isinstance(error, UserError):
-        reason = str(error)
-    elif isinstance(error, OSError) and error.filename is not None:
-        what = error.strerror or type(error).__name__
-        reason = f"{error.filename} cannot be read or written: {what}."
-    else:
-        reason = f"{type(error).__name__}: {error}"
-    foreseen = isinstance(error, UserError | OSError)
-    where = f"{name}, {upstream}" if upstream else name
-    logger.error(f"{where}: {reason}", exc_info=None if foreseen else error)
-    return Failure(name, upstream, reason)
-
-
-def real_time_factor(encoder: "Upstream", device: str) -> float:
-    """Return the seconds that encoding takes for each of noise, once: a rough guess."""
-    import torch
-
-    from auscult.contracts import SAMPLE_RATE, Waveforms
-
-    generator = torch.Generator().manual_seed(0)
-    samples = 0.1 * torch.randn(NOISE_SECONDS * SAMPLE_RATE, generator=generator)
-    audio = Waveforms.of([samples]).to(device)
-    encoder.to(device)
-    try:
-        with torch.inference_mode():
-            encoder(Waveforms.of([samples[:SAMPLE_RATE]]).to(device))  # makes what is made once
-            started = time.perf_counter()
-            states = encoder(audio)
-            float(states.layers[-1].sum())  # waits for a GPU
-            return (time.perf_counter() - started) / NOISE_SECONDS
-    finally:
-        encoder.cpu()
-
-
-def cost(
-    job: Job,
-    encoder: "Upstream",
-    factor: float,
-    *,
-    budget: int,
-    num_rates: int,
-    finetune: bool = False,
-) -> Cost:
-    """Return what a job takes for one encoder.
-
-    Args:
-        job: What is trained.
-        encoder: Whose features it is trained on.
-        factor: Seconds of encoding for each of audio.
-        budget: Largest size of features that are kept, in bytes.
-        num_rates: Heads that are trained, one for each learning rate.
-        finetune: Whether encoders are to be trained too.
-    """
-    from auscult.feature import frame_bytes
-
-    splits = job.labelled.splits
-    size = sum(frame_bytes(encoder, split.cuts) for split in splits.values())
-    trains = job.task.trains
-    finetuned = finetune and trains and any(p.requires_grad for p in encoder.parameters())
-    kept = size <= budget and not finetuned
-    heard = sum(job.seconds(name) for name in splits)
-    if trains and not kept:
-        config = job.config
-        utterances = config.total_steps * config.batch_size * config.gradient_accumulate_steps
-        mean = job.seconds("train") / len(splits["train"].cuts)
-        looks = -(-config.total_steps // config.eval_step)
-        passes = BOTH_WAYS if finetuned else 1
-        trained = passes * utterances * mean + looks * job.seconds("dev")
-        heard = num_rates * trained + job.seconds("test")
-    return Cost(job, encoder.spec.name, size, kept, finetuned, heard * factor)
-
-
-def show(
-    output: Output,
-    jobs: Sequence[Job],
-    others: Sequence[Missing | Failure],
-    costs: Sequence[Cost],
-) -> None:
-    """Print what is going to be done and what it takes."""
-    rows: list[list[object]] = [
-        [job.name, job.spec, _amounts(job), f"{job.config.total_steps:,}" if job.task.trains else 0]
-        for job in jobs
-    ]
-    rows.extend(
-        [other.name, "missing" if isinstance(other, Missing) else "FAIL", other.reason]
-        for other in others
-    )
-    output.table("Plan", ("task", "corpus", "utterances (hours)", "steps"), rows)
-    if any(isinstance(other, Missing) for other in others):
-        output.print("Where a corpus is missing: --corpus TASK=READER:FOLDER names one elsewhere.")
-    if not costs:
-        return
-    output.table(
-        "Features and time; the time is a rough guess from noise, for encoding alone",
-        ("task", "upstream", "features", "they are", "encoding"),
-        [
-            [
-                line.job.name,
-                line.upstream,
-                f"{line.num_bytes / 1e9:.3f} GB",
-                _handling(line),
-                duration(line.seconds),
-            ]
-            for line in costs
-        ],
-    )
-    kept = sum(line.num_bytes for line in costs if line.kept)
-    whole = duration(sum(line.seconds for line in costs))
-    folder, free = _free_bytes()
-    output.print(
-        f"{len(costs)} heads; features of {kept / 1e9:.2f} GB in {folder} ({free / 1e9:.0f} GB "
-        f"free); encoding takes very roughly {whole}, and the training of heads comes on top."
-    )
-    if kept > free:
-        logger.warning(
-            f"The features may take {kept / 1e9:.2f} GB where {free / 1e9:.2f} GB are free; "
-            "choose a smaller --budget, or another folder by AUSCULT_CACHE."
-        )
-
-
-def _handling(line: Cost) -> str:
-    if line.finetuned:
-        return "encoded for every batch (the encoder is trained)"
-    return "kept" if line.kept else "encoded for every batch (over --budget)"
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time in the unit that suits it."""
-    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _refuse_unused(choice: Choice, tasks: Sequence[str]) -> None:
@@ -385,21 +160,14 @@ def _refuse_unused(choice: Choice, tasks: Sequence[str]) -> None:
             )
 
 
-def _configured(task: "HeadTask", spec: str | None, choice: Choice) -> Any:
+def _configured(task: HeadTask, spec: str | None, choice: Choice) -> Any:
     """Return the published protocol of a task with the command line's changes."""
     name = task.spec.name
     files = list(_files(name, spec, choice)) if spec else []
     for file in files:
         logger.info(f"{name}: {file}")
     steps = choice.steps if task.trains else None
-    return configure(task, steps, [*files, *choice.settings[name]])
-
-
-def _read(spec: str, column: str | None, choice: Choice) -> "Corpus":
-    import auscult
-
-    logger.info(f"Reading {spec}{f', {column}' if column else ''} ...")
-    return auscult.corpus(spec, split=column, skip_bad=choice.skip_bad)
+    return configure(task, steps, [*files, *choice.settings.get(name, ())])
 
 
 def _files(task: str, spec: str, choice: Choice) -> Iterator[str]:
@@ -408,7 +176,7 @@ def _files(task: str, spec: str, choice: Choice) -> Iterator[str]:
     reader, _, folder = spec.partition(":")
     if place is None or reader != place.reader:
         return
-    named = {setting.partition("=")[0] for setting in choice.settings[task]}
+    named = {setting.partition("=")[0] for setting in choice.settings.get(task, ())}
     for setting, names in place.files:
         for parent in (choice.root, Path(folder)):
             if setting not in named and all((parent / name).is_file() for name in names):
@@ -432,19 +200,184 @@ def _not_found(task: str) -> str:
     return f"no {place.reader} corpus; looked for {', '.join(place.folders)}"
 
 
-def _amounts(job: Job) -> str:
-    return ", ".join(
-        f"{name} {len(split.cuts):,} ({job.seconds(name) / 3600:.2f} h)"
-        for name, split in job.labelled.splits.items()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuperbPlan(Plan):
+    """Heads of all tasks and encoders, what they take, and tasks without a corpus."""
+
+    jobs: tuple[Job, ...]
+    costs: tuple[Cost, ...]
+    missing: tuple[Missing, ...]
+
+    def expect_corpora(self, data: str | Path) -> None:
+        """Refuse a plan for which no corpus was found, and none failed either.
+
+        Raises:
+            UserError: There is none.
+        """
+        unread = [failure for failure in self.failures if not failure.upstream]
+        if not self.jobs and not unread:
+            raise UserError(
+                f"No corpus of SUPERB was found in {data}; the plan says which folders were "
+                "looked for. --corpus TASK=READER:FOLDER names one elsewhere."
+            )
+
+
+def superb(
+    upstreams: str | Iterable[str],
+    data: str | Path,
+    *,
+    executor: str | Executor = "serial",
+    out: str | Path | None = None,
+    store: str | None = None,
+    announce: Callable[[SuperbPlan], None] | None = None,
+    **options: Any,
+) -> Findings:
+    """Train and score the heads of all of SUPERB's tasks whose corpora are found.
+
+    A task, an encoder or a head that fails is in ``failures``; the others go on.
+
+    Args:
+        upstreams: Addresses such as ``hf:models/wavlm-base``.
+        data: Folder that holds SUPERB's corpora.
+        executor: ``serial`` or ``local:N``, N processes on this machine.
+        out: Folder for checkpoints, answers, the store and figures; the cache, no store and no
+            figures where None.
+        store: SQLAlchemy URL of the store instead of OUT's.
+        announce: Called with the plan, before hours of work.
+        options: As :func:`plan_superb` takes them.
+
+    Raises:
+        UserError: There is nothing to run.
+    """
+    Bench.of(out=out, store=store).prepare()  # neither fails after work was done
+    plan = plan_superb(upstreams, data, out=out, store=store, **options)
+    if announce is not None:
+        announce(plan)
+    plan.expect_corpora(data)
+    outcomes, failures = execute(plan, executor, strict=False)
+    weights = [x for found in outcomes.values() for x in found.artifacts if out is not None]
+    return Findings(
+        outcomes=tuple(outcomes.values()),
+        failures=tuple(failures),
+        files=tuple(draw(artifact, plan.bench.out) for artifact in weights),
+        plan=plan,
     )
 
 
-def _free_bytes() -> tuple[Path, int]:
-    """Return where features go, and how much room is there."""
-    import shutil
+def plan_superb(
+    upstreams: str | Iterable[str],
+    data: str | Path,
+    *,
+    tasks: Sequence[str] = (),
+    corpora: Mapping[str, str] = {},
+    splits: Mapping[str, Sequence[str]] = {},
+    test_splits: Mapping[str, str] = {},
+    settings: Sequence[str] = (),
+    steps: int | None = None,
+    learning_rates: str | Sequence[float] | None = None,
+    finetune: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+    baselines: bool = True,
+    budget: str | int = "8GB",
+    precision: str = "float32",
+    device: str = "auto",
+    skip_bad: bool = False,
+    allow_shared_speakers: bool = False,
+    out: str | Path | None = None,
+    store: str | None = None,
+) -> SuperbPlan:
+    """Return one item for each task, split column and encoder; corpora are read for it.
 
-    from auscult.cache import cache_folder
+    Args:
+        upstreams: See :func:`superb`.
+        data: See :func:`superb`.
+        tasks: Some instead of all that have a corpus.
+        corpora: Addresses by task, instead of what is below ``data``.
+        splits: Split columns by task.
+        test_splits: The split that is scored by task, instead of test.
+        settings: ``TASK.KEY=VALUE``, changes to the protocol of a task.
+        steps: See :func:`auscult.studies.plan_run`, as all that follow.
+        learning_rates: Of which dev chooses.
+        finetune: Train the encoders too.
+        limit: Utterances of each split.
+        seed: Of the heads and of the data order.
+        baselines: Add log-mel and each encoder's random twin.
+        budget: Size up to which features are kept.
+        precision: What encoders compute in.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        skip_bad: Leave bad items out, counted.
+        allow_shared_speakers: Go on although splits share speakers.
+        out: See :func:`superb`.
+        store: SQLAlchemy URL of the store instead of OUT's.
 
-    folder = cache_folder() / "features"
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return folder, shutil.disk_usage(there).free
+    Raises:
+        UserError: There is no encoder or no corpus, an unknown task or setting.
+    """
+    if Processes.of_environment().size > 1:
+        raise UserError(
+            "auscult superb run is one process, so that a failure stops nothing else; under "
+            "torchrun use `auscult run` for one task at a time."
+        )
+    choice = Choice(
+        root=Path(data),
+        tasks=tuple(dict.fromkeys(tasks)),
+        corpora=corpora,
+        columns={task: tuple(names) for task, names in splits.items()},
+        tests=test_splits,
+        settings=settings_by_task(settings),
+        steps=steps,
+        learning_rates=learning_rates,
+        finetune=finetune,
+        limit=limit,
+        seed=seed,
+    )
+    for task in choice.settings:
+        choice.rates(task)  # a mistake in them comes before anything is read
+    bench = Bench.of(
+        out=out,
+        store=store,
+        device=device,
+        precision=precision,
+        budget=budget,
+        skip_bad=skip_bad,
+        allow_shared_speakers=allow_shared_speakers,
+    )
+    several = [upstreams] if isinstance(upstreams, str) else list(upstreams)
+    asked = list(dict.fromkeys(str(parse_address(spec)) for spec in several))
+    return _planned(choice, Desk(bench), asked, with_baselines(asked) if baselines else asked)
+
+
+def _planned(choice: Choice, desk: Desk, asked: list[str], specs: list[str]) -> SuperbPlan:
+    """Read encoders and corpora; what fails is a failure of the plan, said at once."""
+    failures: list[Failure] = []
+    factors = {}
+    for spec in specs:  # before hours of reading
+        try:
+            factors[spec] = real_time_factor(desk.encoder(spec))
+        except Exception as error:  # the other encoders go on; Ctrl-C is no Exception
+            failures.append(Failure.of(error, "all tasks", spec))
+            failures[-1].say()
+    if factors.keys().isdisjoint(asked):  # baselines alone are no run
+        raise UserError(f"There is no encoder to run. {failures[0].upstream}: {failures[0].reason}")
+    found = list(read_jobs(choice, desk))
+    for one in found:
+        if isinstance(one, Failure):
+            one.say()
+            failures.append(one)
+    jobs = tuple(job for job in found if isinstance(job, Job))
+    items: dict[tuple[int, str], Item] = {}
+    costs: dict[tuple[int, str], Cost] = {}
+    for spec, factor in factors.items():
+        for number, job in enumerate(jobs):
+            items[number, spec] = job.heads.item(desk, spec)
+            costs[number, spec] = cost(job, desk.encoder(spec), factor, desk.bench.budget)
+    places = [(number, spec) for number in range(len(jobs)) for spec in factors]
+    return SuperbPlan(
+        items=tuple(items[place] for place in places),
+        desk=desk,
+        failures=tuple(failures),
+        jobs=jobs,
+        costs=tuple(costs[place] for place in sorted(costs, key=lambda p: specs.index(p[1]))),
+        missing=tuple(one for one in found if isinstance(one, Missing)),
+    )

@@ -18,8 +18,8 @@ from auscult.cli.output import (
     SkipBad,
     SplitColumn,
     StoreUrl,
+    command_line,
 )
-from auscult.cli.run import provenance_here
 from auscult.device import choose_device
 from auscult.errors import UserError, unknown
 
@@ -87,7 +87,8 @@ def finetune(
     config = _configure(preset, settings or [])
     folder = _encoder_folder(upstream)
     where = processes.device(choose_device(device))
-    origin = provenance_here(processes, where)
+    bench = Bench(out=out, store=store, device=where, processes=processes)
+    origin = bench.provenance(command_line())
     with processes.joined(where):
         with processes.leader_first():
             found = auscult.corpus(corpus, split=split, skip_bad=skip_bad)
@@ -117,7 +118,6 @@ def finetune(
             processes=processes,
         )
         check_settings(run)
-        bench = Bench(out=out, store=store)
         if processes.leads:
             bench.prepare()
         steps = pretrain(run)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from auscult.cli.output import MOST, Output
+from auscult.cli.output import MOST, MOST_SEED, Output
 
 if TYPE_CHECKING:
     from auscult.studies import Findings, Plan
@@ -14,6 +14,31 @@ Limit = Annotated[
     typer.Option(
         help="Only this many utterances of each split, spread evenly over it.", min=1, max=MOST
     ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        help="Train this long instead; dev is looked at 40 times, as in the protocol, but at "
+        "most every 25 steps.",
+        min=1,
+        max=MOST,
+    ),
+]
+LearningRates = Annotated[
+    str | None,
+    typer.Option(
+        help="Several, each trained in full, of which dev chooses: 1e-2,1e-3,1e-4; or superb, "
+        "the grid from 1e-1 to 1e-7."
+    ),
+]
+Finetune = Annotated[
+    bool, typer.Option("--finetune", help="Train the encoder too, with the head's learning rate.")
+]
+Seed = Annotated[
+    int, typer.Option(help="Seed of the head and of the data order.", min=0, max=MOST_SEED)
+]
+TestSplit = Annotated[
+    str, typer.Option("--test-split", help="Score on this split, such as test-other.")
 ]
 ExecutorName = Annotated[
     str,

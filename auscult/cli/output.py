@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from auscult.errors import UserError
 from auscult.shown import on_one_line, shown
 
 if TYPE_CHECKING:
@@ -134,21 +133,3 @@ def command_line() -> str:
 
     command = shlex.join(["auscult", *sys.argv[1:]])
     return re.sub(r"(://[^:/@\s]*:)[^@\s]+(?=@)", r"\1***", command)
-
-
-def parse_rates(text: str) -> tuple[float, ...]:
-    """Read learning rates with commas between.
-
-    Raises:
-        UserError: Not positive numbers.
-    """
-    try:
-        rates = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        rates = ()
-    if not all(0 < rate < 1e6 for rate in rates) or not rates:
-        raise UserError(
-            f"--learning-rates {text!r}: expected positive numbers with commas between, "
-            "such as 1e-2,1e-3."
-        )
-    return tuple(dict.fromkeys(rates))

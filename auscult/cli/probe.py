@@ -22,7 +22,6 @@ from auscult.cli.output import (
     SplitColumn,
     StoreUrl,
     Upstreams,
-    parse_rates,
 )
 
 if TYPE_CHECKING:
@@ -86,6 +85,7 @@ def probe(
       auscult probe -u hf:models/wavlm-base -c demo --split sid_split -t speaker --probe linear
     """
     import auscult.studies as studies
+    from auscult.config import parse_rates
 
     output = Output(json=json, quiet=quiet)
     given: dict[str, Any] = {

@@ -10,21 +10,18 @@ import pytest
 import soundfile
 
 import auscult
-from auscult.cli import superb_run
-from auscult.cli.superb_plan import (
-    PLACES,
-    Choice,
-    Job,
-    cost,
-    duration,
-    read_jobs,
-    real_time_factor,
-)
+from auscult.cli.superb_plan import duration
 from auscult.corpora import READERS
 from auscult.downstreams import TASKS
 from auscult.record import Record
 from auscult.results import open_store
 from auscult.results.superb_table import OFFICIAL
+from auscult.studies import task as heads
+from auscult.studies.bench import Bench
+from auscult.studies.cost import Job, cost, real_time_factor
+from auscult.studies.desk import Desk
+from auscult.studies.place import PLACES
+from auscult.studies.superb import Choice, read_jobs
 
 Run = Callable[..., tuple[int, str, str]]
 TONES = {"yes": 300.0, "no": 1500.0, "up": 4000.0}
@@ -128,33 +125,34 @@ def test_plan_says_what_is_there_and_trains_nothing(run: Run, root: Path, tmp_pa
 
 
 def test_time_is_what_has_to_be_encoded(root: Path) -> None:
-    choice = Choice(
-        root=root,
-        tasks=("keyword_spotting",),
-        corpora={},
-        columns={},
-        tests={},
-        settings={"keyword_spotting": []},
-        steps=None,
-        limit=None,
-        skip_bad=False,
-        allow_shared_speakers=False,
-    )
-    (job,) = read_jobs(choice)
-    assert isinstance(job, Job)
+    def job_of(**options: Any) -> Job:
+        choice = Choice(
+            root=root,
+            tasks=("keyword_spotting",),
+            corpora={},
+            columns={},
+            tests={},
+            settings={},
+            **options,
+        )
+        (job,) = read_jobs(choice, Desk(Bench(out=root)))
+        assert isinstance(job, Job)
+        return job
+
     encoder = auscult.load("log_mel")
-    assert real_time_factor(encoder, "cpu") > 0
-    kept = cost(job, encoder, 0.5, budget=10**6, num_rates=3)
+    assert real_time_factor(encoder) > 0
+    job = job_of(learning_rates="1,2,3")
+    kept = cost(job, encoder, 0.5, budget=10**6)
     assert kept.kept and kept.seconds == pytest.approx(0.5 * 24 * 0.4)
-    anew = cost(job, encoder, 0.5, budget=kept.num_bytes - 1, num_rates=3)
+    anew = cost(job, encoder, 0.5, budget=kept.num_bytes - 1)
     # three times 200 000 steps of 32 utterances and 40 looks at dev; test once
     assert anew.seconds == pytest.approx(0.5 * 0.4 * (3 * (200_000 * 32 + 40 * 6) + 6))
     # an encoder that is trained is never kept, and heard three times a step
-    hubert = auscult.load("random(hubert_tiny)")
-    both = cost(job, hubert, 0.5, budget=10**9, num_rates=1, finetune=True)
+    hubert, trained = auscult.load("random(hubert_tiny)"), job_of(finetune=True)
+    both = cost(trained, hubert, 0.5, budget=10**9)
     assert both.finetuned and not both.kept
     assert both.seconds == pytest.approx(0.5 * 0.4 * (3 * 200_000 * 32 + 40 * 6 + 6))
-    none = cost(job, encoder, 0.5, budget=10**6, num_rates=1, finetune=True)
+    none = cost(trained, encoder, 0.5, budget=10**6)
     assert none.kept and not none.finetuned  # log_mel has nothing to train
     assert [duration(s) for s in (90, 600, 8000, 10**6)] == [
         "90 s",
@@ -214,14 +212,14 @@ def test_encoders_are_trained_and_another_split_is_scored(
 def test_a_failure_is_told_at_the_end_and_stops_nothing(
     run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = superb_run.train_and_save
+    original = heads.train
 
     def broken(encoder: Any, shared: Any, *others: Any) -> Any:
         if shared.task.spec.name == "keyword_spotting":
             raise ZeroDivisionError("nobody foresaw this")
         return original(encoder, shared, *others)
 
-    monkeypatch.setattr(superb_run, "train_and_save", broken)
+    monkeypatch.setattr(heads, "train", broken)
     next((root / "IEMOCAP" / "Session1" / "sentences").rglob("*.wav")).write_bytes(b"no audio")
     words = tmp_path / "words"
     _write_words(words, root, ("train", "dev", "test"))
@@ -254,7 +252,7 @@ def test_ctrl_c_stops_everything(
     def interrupted(*_others: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(superb_run, "train_and_save", interrupted)
+    monkeypatch.setattr(heads, "train", interrupted)
     status, _, stderr = run(*_command(root, "--out", tmp_path / "out"))
     assert status == 130 and "[1/6]" in stderr and "[2/6]" not in stderr
 

@@ -14,6 +14,7 @@ import auscult
 from auscult import studies
 from auscult.errors import UserError
 from auscult.studies.bench import Bench
+from auscult.studies.desk import Desk
 from auscult.studies.execution import Pool
 from auscult.studies.item import Item
 
@@ -71,7 +72,7 @@ def _items() -> Iterator[Item]:
 def test_a_worker_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("auscult.studies.execution._carry_out_here", _die)
     with pytest.raises(UserError, match="worker was ended from outside.*fewer workers"):
-        list(Pool(1).map(list(_items()), Bench(out=tmp_path)))
+        list(Pool(1).map(list(_items()), Desk(Bench(out=tmp_path))))
 
 
 def _die(item: Item) -> None:

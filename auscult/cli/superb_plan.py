@@ -1,0 +1,92 @@
+"""What `auscult superb run` is going to do, as tables."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auscult.cli.output import Output
+from auscult.progress import logger
+
+if TYPE_CHECKING:
+    from auscult.studies.cost import Cost, Job
+    from auscult.studies.superb import SuperbPlan
+
+
+def show_superb_plan(output: Output, plan: "SuperbPlan") -> None:
+    """Print what is going to be done and what it takes."""
+    rows: list[list[object]] = [
+        [
+            job.name,
+            job.heads.address,
+            _amounts(job),
+            f"{job.config.total_steps:,}" if job.task.trains else 0,
+        ]
+        for job in plan.jobs
+    ]
+    rows += [[one.name, "missing", one.reason] for one in plan.missing]
+    rows += [[one.name, "FAIL", one.reason] for one in plan.failures if not one.upstream]
+    output.table("Plan", ("task", "corpus", "utterances (hours)", "steps"), rows)
+    if plan.missing:
+        output.print("Where a corpus is missing: --corpus TASK=READER:FOLDER names one elsewhere.")
+    if plan.costs:
+        _show_costs(output, plan.costs)
+
+
+def _show_costs(output: Output, costs: "Sequence[Cost]") -> None:
+    output.table(
+        "Features and time; the time is a rough guess from noise, for encoding alone",
+        ("task", "upstream", "features", "they are", "encoding"),
+        [
+            [
+                line.job.name,
+                line.upstream,
+                f"{line.num_bytes / 1e9:.3f} GB",
+                _handling(line),
+                duration(line.seconds),
+            ]
+            for line in costs
+        ],
+    )
+    kept = sum(line.num_bytes for line in costs if line.kept)
+    whole = duration(sum(line.seconds for line in costs))
+    folder, free = _free_bytes()
+    output.print(
+        f"{len(costs)} heads; features of {kept / 1e9:.2f} GB in {folder} ({free / 1e9:.0f} GB "
+        f"free); encoding takes very roughly {whole}, and the training of heads comes on top."
+    )
+    if kept > free:
+        logger.warning(
+            f"The features may take {kept / 1e9:.2f} GB where {free / 1e9:.2f} GB are free; "
+            "choose a smaller --budget, or another folder by AUSCULT_CACHE."
+        )
+
+
+def _handling(line: "Cost") -> str:
+    if line.finetuned:
+        return "encoded for every batch (the encoder is trained)"
+    return "kept" if line.kept else "encoded for every batch (over --budget)"
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in the unit that suits it."""
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _amounts(job: "Job") -> str:
+    return ", ".join(
+        f"{name} {len(split.cuts):,} ({job.seconds(name) / 3600:.2f} h)"
+        for name, split in job.labelled.splits.items()
+    )
+
+
+def _free_bytes() -> tuple[Path, int]:
+    """Return where features go, and how much room is there."""
+    from auscult.cache import cache_folder
+
+    folder = cache_folder() / "features"
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return folder, shutil.disk_usage(there).free

@@ -1,0 +1,96 @@
+"""What the head of a task takes for one encoder, before anything is trained."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from auscult.contracts import SAMPLE_RATE, Waveforms
+from auscult.downstreams import HeadTask
+from auscult.downstreams.split import LabelledCorpus
+from auscult.feature import frame_bytes
+from auscult.upstream import Upstream
+
+from .task import Heads
+
+NOISE_SECONDS = 10  # that the speed of encoding is guessed from
+BOTH_WAYS = 3  # encoding with its gradients, in encodings; a rule of thumb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A task on one split of its corpus."""
+
+    heads: Heads
+    labelled: LabelledCorpus
+
+    @property
+    def task(self) -> HeadTask:
+        """What is trained."""
+        return self.heads.task
+
+    @property
+    def config(self) -> Any:
+        """The task's configuration."""
+        return self.heads.config
+
+    @property
+    def name(self) -> str:
+        """The task, and the split column where one was chosen."""
+        column = self.heads.split
+        return f"{self.task.spec.name}, {column}" if column else self.task.spec.name
+
+    def seconds(self, split: str) -> float:
+        """Return the length of a split's audio."""
+        return float(sum(cut.duration for cut in self.labelled.splits[split].cuts))
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a job takes for one encoder."""
+
+    job: Job
+    upstream: str
+    num_bytes: int  # of all features
+    kept: bool  # they fit the budget and stay the same, else every batch is encoded anew
+    finetuned: bool  # the encoder is trained too
+    seconds: float  # of encoding; a rough guess
+
+
+def real_time_factor(encoder: Upstream) -> float:
+    """Return the seconds that encoding takes for each of noise, once: a rough guess."""
+    generator = torch.Generator().manual_seed(0)
+    samples = 0.1 * torch.randn(NOISE_SECONDS * SAMPLE_RATE, generator=generator)
+    audio = Waveforms.of([samples]).to(encoder.device)
+    with torch.inference_mode():
+        encoder(Waveforms.of([samples[:SAMPLE_RATE]]).to(encoder.device))  # makes what is made once
+        started = time.perf_counter()
+        states = encoder(audio)
+        float(states.layers[-1].sum())  # waits for a GPU
+        return (time.perf_counter() - started) / NOISE_SECONDS
+
+
+def cost(job: Job, encoder: Upstream, factor: float, budget: int) -> Cost:
+    """Return what a job takes for one encoder.
+
+    Args:
+        job: What is trained.
+        encoder: Whose features it is trained on.
+        factor: Seconds of encoding for each of audio.
+        budget: Largest size of features that are kept, in bytes.
+    """
+    splits = job.labelled.splits
+    size = sum(frame_bytes(encoder, split.cuts) for split in splits.values())
+    finetuned = job.heads.finetune and any(p.requires_grad for p in encoder.parameters())
+    kept = size <= budget and not finetuned
+    heard = sum(job.seconds(name) for name in splits)
+    if job.task.trains and not kept:
+        config = job.config
+        utterances = config.total_steps * config.batch_size * config.gradient_accumulate_steps
+        mean = job.seconds("train") / len(splits["train"].cuts)
+        looks = -(-config.total_steps // config.eval_step)
+        passes = BOTH_WAYS if finetuned else 1
+        trained = passes * utterances * mean + looks * job.seconds("dev")
+        heard = max(len(job.heads.learning_rates), 1) * trained + job.seconds("test")
+    return Cost(job, encoder.spec.name, size, kept, finetuned, heard * factor)

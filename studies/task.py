@@ -1,0 +1,318 @@
+"""The head study: a task of SUPERB, its head trained by s3prl's runner on frozen encoders."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from auscult.config import override, parse_rates
+from auscult.dataset import check_speakers
+from auscult.device import choose_device
+from auscult.downstreams import find_task
+from auscult.downstreams.search import SUPERB_RATES
+from auscult.errors import UserError
+from auscult.origin import made_by
+from auscult.process import Processes
+
+from .bench import Bench
+from .call import unless_default
+from .company import with_baselines
+from .desk import Desk
+from .execution import Executor, execute
+from .findings import Findings
+from .head import HeadRun, draw, outcome_of, train
+from .item import Item, Outcome
+from .live import named
+from .plan import Plan
+
+if TYPE_CHECKING:
+    from auscult.dataset import Corpus
+    from auscult.downstreams import HeadTask
+    from auscult.downstreams.split import LabelledCorpus
+    from auscult.upstream import Upstream
+
+KIND = "head"
+
+
+def run(
+    upstreams: "str | Upstream | Iterable[str | Upstream]",
+    corpus: "str | Corpus",
+    task: str,
+    *,
+    executor: str | Executor = "serial",
+    device: str = "auto",
+    out: str | Path | None = None,
+    store: str | None = None,
+    **options: Any,
+) -> Findings:
+    """Train the head of a SUPERB task on one or more encoders and score it on test.
+
+    The head is s3prl's featurizer (a softmax over all layers) and downstream model, trained by
+    its runner; dev chooses the step. The same call goes on after a kill.
+
+    Args:
+        upstreams: Addresses such as ``hf:models/wavlm-base``, or encoders.
+        corpus: Address such as ``tsv:my/speech``, or a corpus.
+        task: Such as ``keyword_spotting``.
+        executor: ``serial`` or ``local:N``, N processes on this machine.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        out: Folder for checkpoints, answers, the store and a figure of the layer weights of each
+            head; the cache, no store and no figures where None.
+        store: SQLAlchemy URL of the store instead of OUT's.
+        options: As :func:`plan_run` takes them.
+
+    Raises:
+        UserError: Nothing could be trained as asked; the sentence says why.
+    """
+    processes = Processes.of_environment()
+    with processes.joined(processes.device(choose_device(device))):
+        if processes.leads:
+            Bench.of(out=out, store=store).prepare()  # neither fails after work was done
+        options |= {"device": device, "out": out, "store": store}
+        plan = plan_run(upstreams, corpus, task, **options)
+        outcomes, failures = execute(plan, executor)
+        drawn = out is not None and processes.leads
+        weights = [x for found in outcomes.values() for x in found.artifacts] if drawn else []
+        return Findings(
+            outcomes=tuple(outcomes.values()),
+            failures=tuple(failures),
+            files=tuple(draw(artifact, plan.bench.out) for artifact in weights),
+            plan=plan,
+        )
+
+
+def plan_run(
+    upstreams: "str | Upstream | Iterable[str | Upstream]",
+    corpus: "str | Corpus",
+    task: str,
+    *,
+    settings: Sequence[str] = (),
+    steps: int | None = None,
+    learning_rates: str | Sequence[float] | None = None,
+    finetune: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+    baselines: bool = True,
+    split: str | None = None,
+    test_split: str = "test",
+    budget: str | int = "8GB",
+    precision: str = "float32",
+    device: str = "auto",
+    skip_bad: bool = False,
+    allow_shared_speakers: bool = False,
+    out: str | Path | None = None,
+    store: str | None = None,
+) -> Plan:
+    """Return one item for each encoder.
+
+    Args:
+        upstreams: See :func:`run`.
+        corpus: See :func:`run`.
+        task: See :func:`run`.
+        settings: ``KEY=VALUE``, changes to the published protocol.
+        steps: Train this long instead; dev is looked at 40 times, as in the protocol, but at most
+            every 25 steps.
+        learning_rates: Several, each trained in full, of which dev chooses, also as text with
+            commas between; ``superb`` is the grid from 1e-1 to 1e-7.
+        finetune: Train the encoder too, with the head's learning rate.
+        limit: Only this many utterances of each split, spread evenly over it.
+        seed: Of the head and of the data order.
+        baselines: Add log-mel and each encoder's random twin.
+        split: Split column, where a corpus has several.
+        test_split: The split that is scored, such as ``test-other``.
+        budget: Keep features up to this size on disk; beyond it encode anew.
+        precision: What encoders compute in: ``float32``, ``bfloat16``; on GPUs ``float16``.
+        device: See :func:`run`.
+        skip_bad: Leave bad items out, counted, instead of stopping.
+        allow_shared_speakers: Go on although splits share speakers.
+        out: See :func:`run`.
+        store: SQLAlchemy URL of the store instead of OUT's.
+
+    Raises:
+        UserError: Something cannot be trained as asked.
+    """
+    found = find_task(task)
+    _check_training(found, steps=steps, learning_rates=learning_rates, finetune=finetune)
+    config = configure(found, steps, settings)
+    rates = read_rates(learning_rates, settings)
+    bench = Bench.of(
+        out=out,
+        store=store,
+        device=device,
+        precision=precision,
+        budget=budget,
+        skip_bad=skip_bad,
+        allow_shared_speakers=allow_shared_speakers,
+    )
+    names, address, bench = named(bench, upstreams, corpus)
+    wanted = with_baselines(names, bench.live) if baselines else list(dict.fromkeys(names))
+    desk = Desk(bench)
+    with bench.processes.leader_first():  # weights and corpora may have to be fetched
+        heads = Heads(
+            task=found,
+            config=config,
+            learning_rates=rates,
+            finetune=finetune,
+            seed=seed,
+            address=address,
+            corpus=desk.corpus(address, split, limit, test_split),
+            split=split,
+            tested=test_split,
+            limit=limit,
+        )
+        items = [heads.item(desk, name) for name in wanted]
+    check_speakers(heads.corpus, allow_shared_speakers or found.about_speakers)
+    heads.labelled(desk)
+    return Plan(items=tuple(items), desk=desk)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """What the heads of all encoders share: a task on one corpus."""
+
+    task: "HeadTask"
+    config: Any  # the task's, a Schedule
+    learning_rates: tuple[float, ...]  # of which dev chooses; empty: the configuration's
+    finetune: bool
+    seed: int
+    address: str  # of the corpus
+    corpus: "Corpus"  # what that leads to, limited
+    split: str | None  # column
+    tested: str  # the split that is scored
+    limit: int | None  # utterances of each split
+
+    def labelled(self, desk: Desk) -> "LabelledCorpus":
+        """Return the task's labels, read once for all encoders.
+
+        Raises:
+            UserError: A missing split or label.
+        """
+        key = (self.task.spec.name, repr(self.config), id(self.corpus))
+        skip = desk.bench.skip_bad
+        return desk.once(
+            key, lambda: self.task.prepare(self.corpus, self.config, skip_unlabelled=skip)
+        )
+
+    def item(self, desk: Desk, upstream: str) -> Item:
+        """Return the training of one encoder's head."""
+        encoder = desk.encoder(upstream)
+        code = made_by(__name__, self.task.module, *encoder.modules())
+        protocol, config = asdict(self.task.config()), asdict(self.config)
+        return Item(
+            kind=KIND,
+            upstream={"address": upstream, "sha256": encoder.spec.sha256},
+            corpus={
+                "address": self.address,
+                "split_column": self.corpus.split_column,
+                "limit": self.limit,
+                "sha256": dict(self.corpus.sha256),
+            },
+            what={
+                "task": self.task.spec.name,
+                "version": self.task.spec.version,
+                "config": config,
+                "learning_rates": list(self.learning_rates),
+                "finetune": self.finetune,
+                "seed": self.seed,
+                "split": self.split,
+                "tested": self.tested,
+            },
+            how={"precision": desk.bench.precision, "device": desk.device_type, "code": code},
+            call=desk.bench.call(
+                "run",
+                [f"{key}={value}" for key, value in config.items() if value != protocol[key]],
+                upstream=upstream,
+                corpus=self.address,
+                task=self.task.spec.name,
+                baselines=False,
+                **unless_default(
+                    learning_rates=(",".join(f"{rate:g}" for rate in self.learning_rates), ""),
+                    finetune=(self.finetune, False),
+                    limit=(self.limit, None),
+                    seed=(self.seed, 0),
+                    split=(self.split, None),
+                    test_split=(self.tested, "test"),
+                ),
+            ),
+            kept=False,
+        )
+
+    @classmethod
+    def of(cls, item: Item, desk: Desk) -> "Heads":
+        """Return what the item of a head says."""
+        what, task = item.what, find_task(item.what["task"])
+        return cls(
+            task=task,
+            config=type(task.config())(**what["config"]),
+            learning_rates=tuple(what["learning_rates"]),
+            finetune=what["finetune"],
+            seed=what["seed"],
+            address=item.corpus["address"],
+            corpus=desk.corpus_of(item),
+            split=what["split"],
+            tested=what["tested"],
+            limit=item.corpus["limit"],
+        )
+
+
+def measure(item: Item, desk: Desk) -> Outcome:
+    """Train the head of an item, or find it trained, and ask it about test."""
+    heads, encoder = Heads.of(item, desk), desk.encoder_of(item)
+    run = HeadRun(
+        task=heads.task,
+        config=heads.config,
+        learning_rates=heads.learning_rates,
+        finetune=heads.finetune,
+        limit=heads.limit,
+        seed=heads.seed,
+        bench=desk.bench,
+        provenance=desk.bench.provenance(item.command),
+    )
+    head = train(encoder, run, heads.corpus, heads.labelled(desk))
+    return Outcome(key=item.key, records=()) if head is None else outcome_of(head, item.key)
+
+
+def configure(task: "HeadTask", steps: int | None, settings: Sequence[str]) -> Any:
+    """Return the published protocol with a user's changes.
+
+    Args:
+        task: Whose protocol.
+        steps: Instead of the protocol's.
+        settings: ``KEY=VALUE``.
+
+    Raises:
+        UserError: An unknown key, or a value of another type.
+    """
+    shorter = []
+    if steps is not None:
+        protocol = task.config()
+        evaluations = protocol.total_steps // protocol.eval_step
+        saves = protocol.total_steps // protocol.save_step
+        shorter = [
+            f"total_steps={steps}",
+            f"eval_step={max(steps // evaluations, 25)}",
+            f"save_step={max(steps // saves, 25)}",
+            f"log_step={min(max(steps // evaluations, 25), protocol.log_step)}",
+        ]
+    return override(task.config(), [*shorter, *settings])
+
+
+def read_rates(rates: str | Sequence[float] | None, settings: Sequence[str]) -> tuple[float, ...]:
+    """Return the learning rates of which dev chooses; empty where none were given.
+
+    Raises:
+        UserError: Not positive numbers, or ``learning_rate=`` was given too.
+    """
+    if rates is None:
+        return ()
+    if any(setting.startswith("learning_rate=") for setting in settings):
+        raise UserError("--learning-rates and learning_rate= were both given; choose one.")
+    if rates == "superb":
+        return SUPERB_RATES
+    return parse_rates(rates if isinstance(rates, str) else ",".join(map(str, rates)))
+
+
+def _check_training(task: "HeadTask", **options: object) -> None:
+    asked = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if asked and not task.trains:
+        raise UserError(f"{task.spec.name} trains nothing, so {asked[0]} does not apply to it.")
