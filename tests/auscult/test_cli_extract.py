@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from auscult.cli import extract
 from auscult.corpora import read_files, read_folder
 from auscult.errors import UserError
+from auscult.studies.extracted import paths_of
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -103,8 +103,8 @@ def test_a_name_that_is_no_text_is_a_bad_file(tmp_path: Path) -> None:
 )
 def test_ids_that_are_no_files_are_refused(names: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        extract._paths_of(names, tmp_path)
-    assert len(extract._paths_of(["a/x", "a/X", "x" * 243], tmp_path)) == 3
+        paths_of(names, tmp_path)
+    assert len(paths_of(["a/x", "a/X", "x" * 243], tmp_path)) == 3
 
 
 def test_letters_count_as_the_file_system_counts_them(
@@ -115,9 +115,9 @@ def test_letters_count_as_the_file_system_counts_them(
     (tmp_path / "OUT").symlink_to(out)  # as a file system that merges them shows it
     for one, other in (("a/x", "A/X"), ("\u00e9", "e\u0301")):
         with pytest.raises(UserError, match="would be one file"):
-            extract._paths_of([one, other], out)
+            paths_of([one, other], out)
     os.unlink(tmp_path / "OUT")
-    assert len(extract._paths_of(["a/x", "A/X"], out)) == 2
+    assert len(paths_of(["a/x", "A/X"], out)) == 2
 
 
 def test_absolute_paths_in_a_manifest_stay_in_the_folder(tmp_path: Path, run: Command) -> None:
