@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
-    from auscult.studies import attention, plan_attention, plan_probe, plan_run, probe, run
+    from auscult.studies import (
+        attention,
+        extract,
+        plan_attention,
+        plan_extract,
+        plan_probe,
+        plan_run,
+        probe,
+        run,
+    )
     from auscult.upstream import Upstream
     from auscult.wrapped import wrap
 
@@ -19,8 +28,10 @@ __version__ = "0.1.0"
 __all__ = [
     "attention",
     "corpus",
+    "extract",
     "load",
     "plan_attention",
+    "plan_extract",
     "plan_probe",
     "plan_run",
     "probe",
@@ -28,10 +39,18 @@ __all__ = [
     "run",
     "wrap",
 ]
+_STUDIES = (
+    "attention",
+    "extract",
+    "plan_attention",
+    "plan_extract",
+    "plan_probe",
+    "plan_run",
+    "probe",
+    "run",
+)
 _LAZY = {  # names of this face -> where they are; nothing heavy before one is asked for
-    **dict.fromkeys(
-        ("attention", "plan_attention", "plan_probe", "plan_run", "probe", "run"), "auscult.studies"
-    ),
+    **dict.fromkeys(_STUDIES, "auscult.studies"),
     "wrap": "auscult.wrapped",
 }
 

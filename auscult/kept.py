@@ -82,7 +82,7 @@ def _without_maker(name: str) -> tuple[str, str]:
 def write_tensors(
     tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors to a sealed safetensors file, whole or not at all.
+    """Write tensors to a sealed safetensors file, whole or not at all; equal ones are equal bytes.
 
     Args:
         tensors: By name.
@@ -99,6 +99,7 @@ def write_tensors(
             metadata={**(about or {}), SEAL: _OPEN},
         )
         with temporary.open("r+b") as file:
+            _sort_about(file)
             place = _place_of_seal(file)
             if place is None:
                 raise ValueError(f"{temporary} has no place for its hash.")
@@ -306,6 +307,18 @@ def _end_whole(file: BinaryIO, path: Path) -> bool:
     for chunk in _chunks(file, size):
         digest.update(chunk)
     return file.read() == _MARK + digest.hexdigest().encode()
+
+
+def _sort_about(file: BinaryIO) -> None:
+    """Put the text in a safetensors file's header in order, which the library does not."""
+    size = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(size))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    in_order = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    if len(in_order) > size:
+        raise ValueError(f"A safetensors header grew from {size} to {len(in_order)} bytes.")
+    file.seek(8)
+    file.write(in_order.ljust(size))
 
 
 def _place_of_seal(file: BinaryIO) -> int | None:

@@ -8,6 +8,7 @@ from .bench import Bench
 from .company import with_baselines
 from .desk import Desk
 from .execution import Executor, Pool, Serial, execute
+from .extraction import Extracted, extract, plan_extract
 from .findings import Findings
 from .item import Failure, Item, Outcome
 from .plan import Plan
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Bench",
     "Executor",
+    "Extracted",
     "Failure",
     "Findings",
     "Item",
@@ -31,7 +33,9 @@ __all__ = [
     "Serial",
     "attention",
     "execute",
+    "extract",
     "plan_attention",
+    "plan_extract",
     "plan_probe",
     "plan_run",
     "plan_superb",

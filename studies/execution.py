@@ -30,6 +30,7 @@ WORK = {  # kind of item -> module:function
     "probe": "layer:measure",
     "attention": "divergence:measure",
     "head": "task:measure",
+    "extract": "extraction:write",
 }
 
 
@@ -178,7 +179,7 @@ def execute(
             if item.kept:
                 ledger.write(item, ended)
             plan.bench.save(ended.records, ended.artifacts)
-    if strict and failures and not any(outcome.records for outcome in outcomes.values()):
+    if strict and failures and not any(x.records or x.files for x in outcomes.values()):
         raise failures[0].error or UserError(failures[0].reason)
     return {item: outcomes[item] for item in plan.items if item in outcomes}, failures
 

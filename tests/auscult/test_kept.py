@@ -46,6 +46,17 @@ def test_what_is_kept_is_read_back(tmp_path: Path) -> None:
         assert read(tmp_path / f"no {name}") is None
 
 
+def test_equal_tensors_are_equal_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    about = {f"key {i}": f"é \x00\x1f\x7f\n\t\b\\/\u2028\U0001f600 {i}" for i in range(9)}
+    found = set()
+    for _ in range(4):
+        kept.write_tensors(TENSORS, path, dict(reversed(about.items())))
+        found.add(path.read_bytes())
+        assert (kept.read_tensors(path) or ({}, {}))[1] == about
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_any_flipped_bit_or_cut_is_noticed(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
