@@ -1,14 +1,16 @@
 """What kept work was made by: a fingerprint of the code that its numbers come from.
 
 The version of a checkout never changes, so that work which was kept by one state of the code would
-be read by the next. The fingerprint covers the modules that are named and all of this package that
-they import, directly or through others; it stays the same while anything else changes.
+be read by the next. The fingerprint covers the modules that are named and all that they import,
+directly or through others, of this package and of people's own code, which no version stands for;
+it stays the same while anything else changes.
 """
 
 import ast
 import hashlib
 import importlib.util
 import sys
+import sysconfig
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,7 +22,8 @@ PACKAGE = "auscult"
 # How things are said, kept and written changes no number, and the package's face only passes on.
 _SPEAKERS = ("errors", "progress", "shown", "watch")
 _WRITERS = ("board", "cache", "kept", "loss_curve", "origin", "record", "snapshot", "whole_file")
-_SILENT = {PACKAGE, *(f"{PACKAGE}.{name}" for name in (*_SPEAKERS, *_WRITERS))}
+_SILENT = {PACKAGE, *(f"{PACKAGE}.{name}" for name in (*_SPEAKERS, *_WRITERS, "registry"))}
+_INSTALLED = ("site-packages", "dist-packages")  # folders of libraries, which have versions
 
 
 def made_by(*parts: object) -> str:
@@ -75,7 +78,7 @@ def _constant(value: object) -> str:
 
 @cache
 def _reached(names: frozenset[str]) -> frozenset[str]:
-    """Return ``names`` and every module of the package that they import, but for silent ones."""
+    """Return ``names`` and every module that is followed from them, but for silent ones."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:
@@ -89,9 +92,9 @@ def _reached(names: frozenset[str]) -> frozenset[str]:
 
 @cache
 def _imported(name: str) -> frozenset[str]:
-    """Return the modules of the package that ``name`` imports at any depth of its code."""
+    """Return what is followed of the modules that ``name`` imports at any depth of its code."""
     file = _file_of(name)
-    if file is None or not _is_ours(name):
+    if file is None or not _is_followed(name):
         return frozenset()
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
@@ -103,9 +106,9 @@ def _imported(name: str) -> frozenset[str]:
             module = importlib.util.resolve_name(start, package) if node.level else start
             inside = {f"{module}.{alias.name}" for alias in node.names}
             # a name that a package offers is followed through the package itself
-            modules = {n for n in inside if _is_ours(n) and _file_of(n) is not None}
+            modules = {n for n in inside if _is_followed(n) and _file_of(n) is not None}
             found |= modules or {module}
-    return frozenset(filter(_is_ours, found))
+    return frozenset(filter(_is_followed, found))
 
 
 def _running(tree: ast.AST) -> Iterator[ast.AST]:
@@ -120,8 +123,32 @@ def _running(tree: ast.AST) -> Iterator[ast.AST]:
             waiting += ast.iter_child_nodes(node)
 
 
-def _is_ours(name: str) -> bool:
-    return name == PACKAGE or name.startswith(f"{PACKAGE}.")
+def _is_followed(name: str) -> bool:
+    return name == PACKAGE or name.startswith(f"{PACKAGE}.") or is_of_people(name)
+
+
+def is_of_people(name: str) -> bool:
+    """Say whether a module is neither ours nor of Python nor of a library, but somebody's own."""
+    top = name.partition(".")[0]
+    return top != PACKAGE and _is_outside(top)
+
+
+@cache
+def _is_outside(top: str) -> bool:
+    place = None if top in sys.stdlib_module_names else _file_of(top) or _folder_of(top)
+    if place is None:
+        return False
+    python = Path(sysconfig.get_paths()["stdlib"])
+    return not {*_INSTALLED} & {*place.parts} and not place.is_relative_to(python)
+
+
+def _folder_of(top: str) -> Path | None:
+    """Return the folder of a package without a file of its own; None where it is none."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    return next((Path(x) for x in (spec and spec.submodule_search_locations) or ()), None)
 
 
 @cache

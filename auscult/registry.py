@@ -1,7 +1,7 @@
-"""Tables that other people can add to: encoders, corpora, tasks, probes, measures.
+"""Tables that other people can add to: encoders, corpora, tasks, probing tasks, probes.
 
-Three doors, the same for all: an object handed over in Python; ``python:MODULE:NAME`` or
-``python:FILE.py:NAME`` wherever a name may stand; an entry point of an installed package, which is
+Three doors, the same for all: an object handed over in Python; ``python:FILE.py:NAME`` or
+``python:MODULE:NAME`` wherever a name may stand; an entry point of an installed package, which is
 imported only when it is asked for. A row of ours is never replaced.
 
 What a name leads to is code that runs, so ``python:`` comes from the user's hand alone:
@@ -11,17 +11,25 @@ What a name leads to is code that runs, so ``python:`` comes from the user's han
 import hashlib
 import importlib
 import importlib.util
+import inspect
+import re
 import sys
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from auscult.errors import UserError, unknown
+from auscult.errors import UserError, quoted, unknown
+from auscult.origin import code_of, is_of_people
 
-PYTHON = "python:"
+PYTHON = "python"
+FORM = f"{PYTHON}:FILE.py:NAME or {PYTHON}:MODULE:NAME"
+_NAMED = re.compile(rf"{PYTHON}:(?P<place>.+?\.py|[\w.]+):(?P<name>[\w.]+)(?::(?P<rest>.*))?", re.S)
+_PREFIX = "auscult_plugin_"  # of the modules that files are imported as
 T = TypeVar("T")
 
 
@@ -30,112 +38,182 @@ class Found(Generic[T]):
     """What a name stands for, and whose it is."""
 
     value: T
-    origin: str = ""  # "" for ours, else "package==1.0" or "my.py, sha256 0123456789ab"
+    name: str  # without what follows it
+    rest: str = ""  # what follows it: a checkpoint, a folder
+    origin: str = ""  # empty for ours, else "package==1.0" or "my.py, sha256 0123456789ab"
+    code: str = ""  # fingerprint of the code behind it; empty for ours
+    module: str = ""  # that it was imported from; empty for ours
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A row as it is listed, without importing what it leads to."""
+    """A row that an installed package brings, as it is listed: nothing is imported for that."""
 
     name: str
     origin: str
+    target: str  # module:name
+    problem: str = ""  # why it cannot be used
 
 
 class Table(Generic[T]):
     """Rows by name: ours, and those that installed packages bring."""
 
-    def __init__(self, kind: str, rows: Mapping[str, T], expected: type | None = None) -> None:
+    def __init__(self, kind: str, rows: Mapping[str, T], group: str) -> None:
         """Make a table.
 
         Args:
-            kind: What a row is, for messages: ``upstream``; ``auscult.upstreams`` is the group of
-                entry points.
+            kind: What a row is, for messages: ``upstream``.
             rows: Ours.
-            expected: What a row of others must be an instance of; not checked where None.
+            group: Of entry points, in which rows of others stand: ``auscult.upstreams``.
         """
-        self.kind, self._rows, self._expected = kind, rows, expected
+        self.kind, self.rows, self.group = kind, rows, group
 
-    @property
-    def group(self) -> str:
-        """Return the group of entry points that rows of others stand in."""
-        return f"auscult.{self.kind.replace(' ', '_')}s"
+    def find(self, text: str, also: Collection[str] = ()) -> Found[T]:
+        """Return what a name stands for; what follows the name after a colon is kept.
 
-    def find(self, name: str) -> Found[T]:
-        """Return what a name stands for.
+        Args:
+            text: From the user's hand.
+            also: Other names that stand in this place, for the message where nothing is found.
 
         Raises:
             UserError: Nothing of that name, or it cannot be imported.
         """
-        if name in self._rows:
-            return Found(self._rows[name])
-        if name.startswith(PYTHON):
-            return self._checked(name, *import_object(name, self.kind))
-        for point in self._points():
-            if point.name == name:
-                return self._checked(name, _load(point, self.kind), _origin_of(point))
-        raise unknown(self.kind, name, [*self._rows, *(point.name for point in self._points())])
+        name, _, rest = text.partition(":")
+        if name in self.rows:
+            return Found(self.rows[name], name, rest)
+        if name == PYTHON:
+            return import_object(text, self.kind)
+        points = self._points()
+        several = [point for point in points if point.name == name]
+        if not several:
+            others = [point.name for point in points]
+            raise unknown(self.kind, name, [*self.rows, *others, *also])
+        if len(several) > 1:
+            whose = " and ".join(map(_origin_of, several))
+            raise UserError(
+                f"{whose} both bring {_a(self.kind)} {name!r}; say which with "
+                f"{PYTHON}:{several[0].value}."
+            )
+        return _load(several[0], rest, self.kind)
+
+    def is_foreign(self, name: str) -> bool:
+        """Say whether a name is of code that is not ours; nothing is imported."""
+        if name in self.rows:
+            return False
+        return name == PYTHON or any(point.name == name for point in self._points())
 
     def listed(self) -> Iterator[Listed]:
-        """Yield all rows, ours first; nothing is imported."""
-        yield from (Listed(name, "") for name in self._rows)
-        yield from (Listed(point.name, _origin_of(point)) for point in self._points())
+        """Yield the rows of installed packages; what cannot be used says why."""
+        points = self._points()
+        names = [point.name for point in points]
+        for point in points:
+            problem = ""
+            if point.name in {*self.rows, PYTHON}:
+                problem = f"has the name of one of ours, which stays: {PYTHON}:{point.value}"
+            elif names.count(point.name) > 1:
+                problem = f"two packages have this name; say which: {PYTHON}:{point.value}"
+            elif not _is_there(point):
+                problem = "there is no such module; mend or uninstall that package"
+            yield Listed(point.name, _origin_of(point), point.value, problem)
 
     def _points(self) -> list[EntryPoint]:
-        """Return others' rows; one with a name of ours stands for nothing."""
-        found = sorted(entry_points(group=self.group), key=lambda point: point.name)
-        return [point for point in found if point.name not in self._rows]
-
-    def _checked(self, name: str, value: Any, origin: str) -> Found[T]:
-        if self._expected is not None and not isinstance(value, self._expected):
-            raise UserError(
-                f"{name} ({origin}) is a {type(value).__name__}; expected a "
-                f"{self._expected.__name__} for this {self.kind}."
-            )
-        return Found(value, origin)
+        found = entry_points(group=self.group)
+        return sorted(found, key=lambda point: (point.name, _origin_of(point)))
 
 
-def import_object(name: str, kind: str) -> tuple[Any, str]:
-    """Return what ``python:MODULE:NAME`` or ``python:FILE.py:NAME`` names, and whose it is.
+def import_object(text: str, kind: str) -> Found[Any]:
+    """Return what ``python:FILE.py:NAME`` or ``python:MODULE:NAME`` names.
 
     Args:
-        name: From the user's hand.
+        text: From the user's hand; more may follow the name after a colon.
         kind: What it is to be, for messages.
 
     Raises:
         UserError: Not of that form, nothing there, or it does not import.
     """
-    place, _, attribute = name.removeprefix(PYTHON).rpartition(":")
-    if not place or not attribute:
-        raise UserError(
-            f"{name!r} names no {kind}: expected python:MODULE:NAME or python:FILE.py:NAME."
-        )
-    try:
+    parts = _NAMED.fullmatch(text)
+    if parts is None:
+        raise UserError(f"{quoted(text)} names no {kind}: expected {FORM}.")
+    place, attribute, rest = parts["place"], parts["name"], parts["rest"] or ""
+    name = f"{PYTHON}:{place}:{attribute}"
+    with blamed(name, "cannot be imported"):
         if place.endswith(".py"):
-            path = Path(place).expanduser().resolve()
-            content = path.read_bytes()
+            path, content = _read(place)
             sha256 = hashlib.sha256(content).hexdigest()
             module, origin = _import_file(path, sha256), f"{path.name}, sha256 {sha256[:12]}"
         else:
             module = importlib.import_module(place)
             origin = _version_of(place)
-    except OSError as error:
-        raise UserError(f"{place} cannot be read: {error.strerror or error}.") from error
+        value = _attribute(module, attribute, place)
+    code = code_of(module.__name__)
+    return Found(value, name, rest, origin or f"{place}, sha256 {code[:12]}", code, module.__name__)
+
+
+def build(found: Found[Any], *places: object, **options: object) -> Any:
+    """Call what a name stands for, with those of the options that it takes.
+
+    Args:
+        found: A class or a function.
+        places: Arguments by place.
+        options: Arguments by name; one that is None need not be taken.
+
+    Raises:
+        UserError: It cannot be called so, or raises; the sentence names file and line.
+    """
+    if (
+        not callable(found.value)
+        or not inspect.isroutine(found.value)
+        and not inspect.isclass(found.value)
+    ):
+        raise UserError(
+            f"{found.name} is {_a(type(found.value).__name__)} that is made already; expected a "
+            "class or a function that makes it, so that it is the same in every process."
+        )
+    with blamed(found.name, "cannot be built"):
+        try:
+            signature = inspect.signature(found.value)
+        except ValueError:  # of compiled code
+            return found.value(*places)
+        takes = _keywords(signature)
+        given = {k: v for k, v in options.items() if takes is None or k in takes}
+        for name, value in options.items():
+            if value is not None and name not in given:
+                raise UserError(f"{found.name} takes no {name}, and {value!r} was given.")
+        try:
+            signature.bind(*places, **given)
+        except TypeError as error:
+            what = ", ".join([*map(repr, places), *(f"{k}={v!r}" for k, v in given.items())])
+            raise UserError(
+                f"{found.name} is called as {found.name.rpartition(':')[2]}({what}), and takes "
+                f"{signature} ({error}); give the others a default, or name a function that calls "
+                "it."
+            ) from error
+        return found.value(*places, **given)
+
+
+@contextmanager
+def blamed(name: str, what: str) -> Iterator[None]:
+    """Turn what other people's code raises into a sentence with the line that raised it."""
+    try:
+        yield
     except UserError:
         raise
-    except Exception as error:  # whatever the user's own code raises while it is imported
-        raise UserError(
-            f"{name} cannot be imported: {type(error).__name__}: {error}; mend {place}."
-        ) from error
-    value: Any = module
-    for part in attribute.split("."):
-        if not hasattr(value, part):
-            offered = ", ".join(n for n in vars(module) if not n.startswith("_")) or "nothing"
-            raise UserError(f"{place} has no {attribute}; it has {offered}.")
-        value = getattr(value, part)
-    return value, origin
+    except SystemExit as error:
+        raise UserError(f"{name} {what}: it ends Python; take that out.") from error
+    except Exception as error:  # a stranger's code may raise anything
+        theirs = [
+            f"{Path(frame.f_code.co_filename).name}, line {line}"
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if _is_theirs(str(frame.f_globals.get("__name__")))
+        ]
+        where = f" ({theirs[-1]})" if theirs else ""
+        if isinstance(error, SyntaxError) and error.filename:
+            where = f" ({Path(error.filename).name}, line {error.lineno})"
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(f"{name} {what}: {type(error).__name__}: {reason}{where}.") from error
 
 
-def refuse_code(address: str, where: str) -> str:
+def refuse_code(address: str, where: object) -> str:
     """Return an address that was read from a file, unless it would run code.
 
     Args:
@@ -145,39 +223,91 @@ def refuse_code(address: str, where: str) -> str:
     Raises:
         UserError: It names Python code.
     """
-    if PYTHON in address.replace(" ", "").lower():
+    if f"{PYTHON}:" in "".join(address.split()).lower():
         raise UserError(
-            f"{where} names Python code ({address[:80]!r}), and what files say is never run; if "
+            f"{where} names Python code ({quoted(address)}), and what files say is never run; if "
             "you trust it, give the address yourself."
         )
     return address
 
 
+def _read(place: str) -> tuple[Path, bytes]:
+    try:
+        path = Path(place).expanduser().resolve()
+        return path, path.read_bytes()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{place} cannot be read: {reason}.") from error
+
+
 @cache
 def _import_file(path: Path, sha256: str) -> Any:
-    """Import a file once for as long as its content is the same."""
-    name = f"auscult_plugin_{sha256[:16]}"
+    """Import a file once for as long as its content is the same.
+
+    As for a script, modules beside it are found; last, so that they hide no installed one.
+    """
+    name = f"{_PREFIX}{sha256[:16]}"
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is no Python file.")
+    assert spec is not None and spec.loader is not None  # of a name that ends in .py
     module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     sys.modules[name] = module  # dataclasses and pickle look their module up
     try:
         spec.loader.exec_module(module)
+        _check_neighbours(path, module)
     except BaseException:
         del sys.modules[name]
         raise
     return module
 
 
-def _load(point: EntryPoint, kind: str) -> Any:
+def _check_neighbours(path: Path, module: Any) -> None:
+    """Refuse a module beside another file in the place of one beside this file.
+
+    Raises:
+        UserError: Python has imported another module of that name.
+    """
+    used = {getattr(value, "__module__", None) for value in vars(module).values()}
+    used |= {value.__name__ for value in vars(module).values() if inspect.ismodule(value)}
+    for name in {str(one).partition(".")[0] for one in used if one}:
+        beside = [path.parent / f"{name}.py", path.parent / name / "__init__.py"]
+        there = getattr(sys.modules.get(name), "__file__", None)
+        for file in beside:
+            if file.is_file() and there and Path(there).resolve() != file and file != path:
+                raise UserError(
+                    f"{path.name} imports {name}, which is {there} and not {file}; give one of "
+                    "them another name."
+                )
+
+
+def _attribute(module: Any, attribute: str, place: str) -> Any:
+    value = module
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            own = [
+                name
+                for name, x in vars(module).items()
+                if not name.startswith("_") and getattr(x, "__module__", None) == module.__name__
+            ]
+            raise UserError(f"{place} has no {attribute}; it has {', '.join(own) or 'nothing'}.")
+        value = getattr(value, part)
+    return value
+
+
+def _load(point: EntryPoint, rest: str, kind: str) -> Found[Any]:
+    with blamed(f"The {kind} {point.name} of {_origin_of(point)}", "cannot be imported"):
+        module = importlib.import_module(point.module)
+        value = _attribute(module, point.attr, point.module) if point.attr else module
+    code = code_of(module.__name__)
+    return Found(value, point.name, rest, _origin_of(point), code, module.__name__)
+
+
+def _is_there(point: EntryPoint) -> bool:
     try:
-        return point.load()
-    except Exception as error:  # a stranger's package may raise anything
-        raise UserError(
-            f"The {kind} {point.name} of {_origin_of(point)} cannot be imported: "
-            f"{type(error).__name__}: {error}; mend or uninstall that package."
-        ) from error
+        return importlib.util.find_spec(point.module.partition(".")[0]) is not None
+    except (ImportError, ValueError, AttributeError):  # no module's name
+        return False
 
 
 def _origin_of(point: EntryPoint) -> str:
@@ -185,9 +315,23 @@ def _origin_of(point: EntryPoint) -> str:
 
 
 def _version_of(module: str) -> str:
-    """Return ``package==version`` of a module; its name alone where no package has it."""
-    from importlib.metadata import packages_distributions, version
+    """Return ``package==version`` of a module; empty where no package has it."""
+    names = packages_distributions().get(module.partition(".")[0])
+    return f"{names[0]}=={version(names[0])}" if names else ""
 
-    package = module.partition(".")[0]
-    names = packages_distributions().get(package)
-    return f"{names[0]}=={version(names[0])}" if names else package
+
+def _keywords(signature: inspect.Signature) -> set[str] | None:
+    """Return the names that can be given by name; None where any can."""
+    kinds = {name: parameter.kind for name, parameter in signature.parameters.items()}
+    if inspect.Parameter.VAR_KEYWORD in kinds.values():
+        return None
+    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {name for name, kind in kinds.items() if kind in named}
+
+
+def _is_theirs(module: str) -> bool:
+    return module.startswith(_PREFIX) or is_of_people(module)
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
