@@ -60,7 +60,8 @@ def parse_address(spec: str) -> Address:
         family, _, subnet = family.partition("@")
     elif "@" in rest and not _exists(rest):  # a path may itself hold an @
         head, _, tail = rest.rpartition("@")
-        of_path = "/" in tail and not tail.endswith(".json")  # a subnet may stand in a file
+        # a subnet may stand in a file; code stands in one whose name may have an @
+        of_path = "/" in tail and not tail.endswith(".json") or ".py:" in tail
         rest, subnet = (rest, "") if of_path else (head, tail)
     if not family or "(" in family or ")" in family:
         raise UserError(
@@ -99,7 +100,7 @@ def _exists(checkpoint: str) -> bool:
 def _options(rest: str, spec: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Take ``?name=value,...`` off a checkpoint; a path or a web address may itself hold a ?."""
     head, mark, tail = rest.rpartition("?")
-    if not mark or "://" in rest or "/" in tail or _exists(rest):
+    if not mark or "://" in rest or "/" in tail or ".py:" in tail or _exists(rest):
         return rest, ()
     parts = [part.partition("=") for part in tail.split(",")]
     pairs = [(name, value) for name, _, value in parts]

@@ -121,6 +121,7 @@ class UpstreamSpec:
     source: str = ""  # folder, file, hub id or shape that the weights came from
     sha256: str = ""  # fingerprint of weights and configuration
     license: str = ""
+    origin: str = ""  # whose code it is: "package==1.0"; empty for ours
 
     def __post_init__(self) -> None:
         if self.heads and len(self.heads) != self.num_layers:
@@ -151,6 +152,7 @@ class TaskSpec:
     version: int  # bumped whenever a score changes meaning
     output: Output
     metrics: tuple[str, ...]  # the first is the one that dev selects by
+    origin: str = ""  # whose code it is: "package==1.0"; empty for ours
 
 
 def _expect(name: str, tensor: Tensor, shape: Sequence[int | None]) -> None:

@@ -44,6 +44,7 @@ class Corpus:
     skipped: tuple[str, ...] = field(default=())  # one sentence for each item left out
     trials: Mapping[str, tuple[Trial, ...]] = field(default_factory=dict)  # by split, where given
     tested: str = "test"  # the name of the split that stands as test
+    origin: str = ""  # whose code read it: "package==1.0"; empty for ours
 
     def split(self, name: str) -> Any:
         """Return one split's CutSet.

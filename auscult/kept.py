@@ -14,6 +14,7 @@ that stands bytes after its end (numpy's and torch's archives do) has the hash t
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -50,7 +51,8 @@ def place(
         suffix: Of the name, with its dot.
         prefix: Of the name, for people.
     """
-    return folder / f"{prefix}{fingerprint(identity)[:32]}-{made_by[:16]}{suffix}"
+    readable = re.sub(r"[^\w.+-]+", "_", prefix)[-80:]
+    return folder / f"{readable}{fingerprint(identity)[:32]}-{made_by[:16]}{suffix}"
 
 
 def say_made_otherwise(missing: Iterable[Path], whose: str, things: str) -> None:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -182,6 +183,19 @@ def provenance(command: str, device: str) -> Provenance:
         code_version=code_version(),
         libraries=library_versions(),
         device=device,
+    )
+
+
+def with_origins(provenance: Provenance, *origins: str) -> Provenance:
+    """Return a provenance that names whose code was used beside ours, among the libraries.
+
+    Args:
+        provenance: Of a run.
+        origins: ``package==1.0`` or ``my.py, sha256 0123456789ab``; empty for ours.
+    """
+    theirs = dict(re.split("==|, ", origin, maxsplit=1) for origin in origins if origin)
+    return (
+        replace(provenance, libraries={**provenance.libraries, **theirs}) if theirs else provenance
     )
 
 

@@ -15,7 +15,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +30,7 @@ PYTHON = "python"
 FORM = f"{PYTHON}:FILE.py:NAME or {PYTHON}:MODULE:NAME"
 _NAMED = re.compile(rf"{PYTHON}:(?P<place>.+?\.py|[\w.]+):(?P<name>[\w.]+)(?::(?P<rest>.*))?", re.S)
 _PREFIX = "auscult_plugin_"  # of the modules that files are imported as
+_LOADED: set[str] = set()  # modules and packages that came through one of the doors
 T = TypeVar("T")
 
 
@@ -96,6 +97,10 @@ class Table(Generic[T]):
             )
         return _load(several[0], rest, self.kind)
 
+    def knows(self, name: str) -> bool:
+        """Say whether there is something of that name; nothing is imported."""
+        return name in self.rows or self.is_foreign(name)
+
     def is_foreign(self, name: str) -> bool:
         """Say whether a name is of code that is not ours; nothing is imported."""
         if name in self.rows:
@@ -142,7 +147,8 @@ def import_object(text: str, kind: str) -> Found[Any]:
             sha256 = hashlib.sha256(content).hexdigest()
             module, origin = _import_file(path, sha256), f"{path.name}, sha256 {sha256[:12]}"
         else:
-            module = importlib.import_module(place)
+            _look_in(Path.cwd())  # as Python does but for installed commands
+            module = _import_module(place)
             origin = _version_of(place)
         value = _attribute(module, attribute, place)
     code = code_of(module.__name__)
@@ -155,7 +161,7 @@ def build(found: Found[Any], *places: object, **options: object) -> Any:
     Args:
         found: A class or a function.
         places: Arguments by place.
-        options: Arguments by name; one that is None need not be taken.
+        options: Arguments by name; one that is None is not given.
 
     Raises:
         UserError: It cannot be called so, or raises; the sentence names file and line.
@@ -169,26 +175,59 @@ def build(found: Found[Any], *places: object, **options: object) -> Any:
             f"{found.name} is {_a(type(found.value).__name__)} that is made already; expected a "
             "class or a function that makes it, so that it is the same in every process."
         )
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        if not takes(found.value, name):
+            raise UserError(f"{found.name} takes no {name}, and {value!r} was given.")
     with blamed(found.name, "cannot be built"):
-        try:
-            signature = inspect.signature(found.value)
-        except ValueError:  # of compiled code
-            return found.value(*places)
-        takes = _keywords(signature)
-        given = {k: v for k, v in options.items() if takes is None or k in takes}
-        for name, value in options.items():
-            if value is not None and name not in given:
-                raise UserError(f"{found.name} takes no {name}, and {value!r} was given.")
-        try:
-            signature.bind(*places, **given)
-        except TypeError as error:
-            what = ", ".join([*map(repr, places), *(f"{k}={v!r}" for k, v in given.items())])
-            raise UserError(
-                f"{found.name} is called as {found.name.rpartition(':')[2]}({what}), and takes "
-                f"{signature} ({error}); give the others a default, or name a function that calls "
-                "it."
-            ) from error
+        _check_call(found, places, given)
         return found.value(*places, **given)
+
+
+def instance(found: Found[Any], kind: type[T]) -> T:
+    """Return what a name stands for, or makes, which is of one kind.
+
+    Raises:
+        UserError: It is of another.
+    """
+    value = found.value
+    if not isinstance(value, kind) and callable(value):
+        value = build(found, *([found.rest] if found.rest else []))
+    elif found.rest:
+        raise UserError(f"{found.name} takes nothing after it; drop :{found.rest}.")
+    if not isinstance(value, kind):
+        raise UserError(
+            f"{found.name} ({found.origin}) is {_a(type(value).__name__)}; expected "
+            f"{_a(kind.__name__)}, or a function that makes one."
+        )
+    return value
+
+
+def takes(function: object, name: str) -> bool:
+    """Say whether a class or a function takes an argument of that name."""
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = inspect.signature(function).parameters  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # of compiled code
+        return False
+    anything = any(x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters.values())
+    return anything or name in parameters and parameters[name].kind in kinds
+
+
+def _check_call(found: Found[Any], places: Sequence[object], given: Mapping[str, object]) -> None:
+    """Raise where a function takes other arguments than those that it gets."""
+    try:
+        signature = inspect.signature(found.value)
+    except ValueError:  # of compiled code
+        return
+    try:
+        signature.bind(*places, **given)
+    except TypeError as error:
+        what = ", ".join([*map(repr, places), *(f"{k}={v!r}" for k, v in given.items())])
+        raise UserError(
+            f"{found.name} is called as {found.name.rpartition(':')[2]}({what}), and takes "
+            f"{signature} ({error}); give the others a default, or name a function that calls it."
+        ) from error
 
 
 @contextmanager
@@ -201,16 +240,32 @@ def blamed(name: str, what: str) -> Iterator[None]:
     except SystemExit as error:
         raise UserError(f"{name} {what}: it ends Python; take that out.") from error
     except Exception as error:  # a stranger's code may raise anything
-        theirs = [
-            f"{Path(frame.f_code.co_filename).name}, line {line}"
-            for frame, line in traceback.walk_tb(error.__traceback__)
-            if _is_theirs(str(frame.f_globals.get("__name__")))
-        ]
-        where = f" ({theirs[-1]})" if theirs else ""
-        if isinstance(error, SyntaxError) and error.filename:
-            where = f" ({Path(error.filename).name}, line {error.lineno})"
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(f"{name} {what}: {type(error).__name__}: {reason}{where}.") from error
+        raise UserError(f"{name} {what}: {_said(error, _theirs(error))}.") from error
+
+
+def blame(error: BaseException) -> str:
+    """Return what other people's code raised and where; empty where none had a part in it."""
+    lines = _theirs(error)
+    return _said(error, lines) if any(top in _LOADED for top, _ in lines) else ""
+
+
+def _theirs(error: BaseException) -> list[tuple[str, str]]:
+    """Return module and place of each line of people's own code that led to an error."""
+    found = []
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__"))
+        top = module.partition(".")[0]
+        if top in _LOADED or top != "__main__" and is_of_people(module):
+            found.append((top, f"{Path(frame.f_code.co_filename).name}, line {line}"))
+    return found
+
+
+def _said(error: BaseException, lines: Sequence[tuple[str, str]]) -> str:
+    where = f" ({lines[-1][1]})" if lines else ""
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f" ({Path(error.filename).name}, line {error.lineno})"
+    reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    return f"{type(error).__name__}: {reason}{where}"
 
 
 def refuse_code(address: str, where: object) -> str:
@@ -240,6 +295,16 @@ def _read(place: str) -> tuple[Path, bytes]:
         raise UserError(f"{place} cannot be read: {reason}.") from error
 
 
+def _look_in(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _import_module(name: str) -> Any:
+    _LOADED.add(name.partition(".")[0])
+    return importlib.import_module(name)
+
+
 @cache
 def _import_file(path: Path, sha256: str) -> Any:
     """Import a file once for as long as its content is the same.
@@ -250,8 +315,8 @@ def _import_file(path: Path, sha256: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # of a name that ends in .py
     module = importlib.util.module_from_spec(spec)
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
+    _look_in(path.parent)
+    _LOADED.add(name)
     sys.modules[name] = module  # dataclasses and pickle look their module up
     try:
         spec.loader.exec_module(module)
@@ -297,7 +362,7 @@ def _attribute(module: Any, attribute: str, place: str) -> Any:
 
 def _load(point: EntryPoint, rest: str, kind: str) -> Found[Any]:
     with blamed(f"The {kind} {point.name} of {_origin_of(point)}", "cannot be imported"):
-        module = importlib.import_module(point.module)
+        module = _import_module(point.module)
         value = _attribute(module, point.attr, point.module) if point.attr else module
     code = code_of(module.__name__)
     return Found(value, point.name, rest, _origin_of(point), code, module.__name__)
@@ -311,26 +376,15 @@ def _is_there(point: EntryPoint) -> bool:
 
 
 def _origin_of(point: EntryPoint) -> str:
-    return f"{point.dist.name}=={point.dist.version}" if point.dist else point.value
+    return (
+        f"{point.dist.name}=={point.dist.version}" if point.dist else f"{point.value}, no package"
+    )
 
 
 def _version_of(module: str) -> str:
     """Return ``package==version`` of a module; empty where no package has it."""
     names = packages_distributions().get(module.partition(".")[0])
     return f"{names[0]}=={version(names[0])}" if names else ""
-
-
-def _keywords(signature: inspect.Signature) -> set[str] | None:
-    """Return the names that can be given by name; None where any can."""
-    kinds = {name: parameter.kind for name, parameter in signature.parameters.items()}
-    if inspect.Parameter.VAR_KEYWORD in kinds.values():
-        return None
-    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return {name for name, kind in kinds.items() if kind in named}
-
-
-def _is_theirs(module: str) -> bool:
-    return module.startswith(_PREFIX) or is_of_people(module)
 
 
 def _a(noun: str) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from auscult.errors import UserError
 from auscult.interval import cluster_weights, quantiles
-from auscult.record import Provenance, Record
+from auscult.record import Provenance, Record, with_origins
 
 if TYPE_CHECKING:
     from auscult.contracts import TaskSpec, UpstreamSpec
@@ -252,7 +252,7 @@ def record_of(
         num_skipped=num_skipped,
         seed=seed,
         config=dict(config),
-        provenance=provenance,
+        provenance=with_origins(provenance, encoder.origin, corpus.origin, task.origin),
     )
 
 

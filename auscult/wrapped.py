@@ -92,7 +92,7 @@ class Wrapped(Upstream):
             sha256=fingerprint_weights(_named(module), said),
         )
         self._least = geometry.receptive_field
-        self.exact = self._is_exact()
+        self.exact = self.is_exact()
 
     def num_frames(self, lengths: Tensor) -> Tensor:
         """Return the valid frames (batch,) of utterances of ``lengths`` (batch,) samples."""
@@ -209,7 +209,7 @@ class Wrapped(Upstream):
         return (found[path] for path in self._attention if path in found)
 
     @torch.no_grad()
-    def _is_exact(self) -> bool:
+    def is_exact(self) -> bool:
         """Say whether a row is the same alone and beside a longer one."""
         short, long = (max(x, self._least + self.spec.geometry.stride) for x in _TRIED)
         generator = torch.Generator().manual_seed(0)

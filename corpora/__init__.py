@@ -1,5 +1,17 @@
 """Labelled speech as lhotse cuts: one reader for each layout found on disk, and a demo."""
 
-from .reader import READERS, Reader, check_corpus, load_corpus, read_files, read_folder
+from .item import Item, Listing, Span
+from .reader import READERS, TABLE, Reader, check_corpus, load_corpus, read_files, read_folder
 
-__all__ = ["READERS", "Reader", "check_corpus", "load_corpus", "read_files", "read_folder"]
+__all__ = [
+    "READERS",
+    "TABLE",
+    "Item",
+    "Listing",
+    "Reader",
+    "Span",
+    "check_corpus",
+    "load_corpus",
+    "read_files",
+    "read_folder",
+]

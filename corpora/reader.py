@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from auscult.errors import UserError, unknown
 from auscult.progress import logger
+from auscult.registry import Table
 from auscult.tree import find
 
 from .item import Listing
@@ -157,13 +158,15 @@ _ROWS = (
     ),
 )
 READERS: dict[str, Reader] = {row.name: row for row in _ROWS}
+TABLE: Table[Reader] = Table("corpus reader", READERS, "auscult.corpora")
 
 
 def load_corpus(spec: str, *, split: str | None = None, skip_bad: bool = False) -> "Corpus":
     """Read, check and split the labelled speech that ``spec`` addresses; say what is left out.
 
     Args:
-        spec: ``reader[:folder]``, such as ``tsv:/data/mine`` or ``demo``; see ``READERS``.
+        spec: ``reader[:folder]``, such as ``tsv:/data/mine`` or ``demo``; see ``READERS``. With
+            ``python:FILE.py:NAME[:PLACE]`` somebody's own, from the user's hand alone.
         split: Name of the split column, where there are several.
         skip_bad: Leave bad items out, each named in ``Corpus.skipped``, instead of stopping.
 
@@ -177,6 +180,10 @@ def load_corpus(spec: str, *, split: str | None = None, skip_bad: bool = False) 
 def check_corpus(spec: str, *, split: str | None = None, skip_bad: bool = False) -> "Corpus":
     """Do what :func:`load_corpus` does, and say nothing of bad items but in ``Corpus.skipped``."""
     name, _, place = spec.strip().partition(":")
+    if TABLE.is_foreign(name):
+        from .plugin import read as read_foreign
+
+        return read_foreign(TABLE.find(spec.strip()), spec, split=split, skip_bad=skip_bad)
     if name not in READERS:
         raise _unknown_reader(spec, name)
     reader = READERS[name]
@@ -228,7 +235,8 @@ def _said(corpus: "Corpus") -> "Corpus":
 
 def _unknown_reader(spec: str, name: str) -> UserError:
     if not name or not os.path.isdir(_folder(spec)):
-        return unknown("corpus reader", name, READERS)
+        others = (row.name for row in TABLE.listed())
+        return unknown("corpus reader", name, [*READERS, *others])
     fits = _fitting(_folder(spec)) or "tsv"
     return UserError(
         f"Corpus {spec!r} is a folder without a reader in front; write READER:FOLDER, such as "

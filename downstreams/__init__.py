@@ -1,13 +1,15 @@
 """SUPERB tasks and their heads, trained by s3prl's runner."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from auscult.contracts import TaskSpec
 from auscult.errors import unknown
+from auscult.registry import Table, instance
 
 from .task import HeadTask
 
-__all__ = ["TASKS", "HeadTask", "find_task"]
+__all__ = ["TABLE", "TASKS", "HeadTask", "find_task"]
 
 _ROWS = (
     HeadTask(
@@ -207,12 +209,23 @@ _ROWS = (
 TASKS: Mapping[str, HeadTask] = {row.spec.name: row for row in _ROWS}
 
 
+TABLE: Table[HeadTask] = Table("task", TASKS, "auscult.tasks")
+
+
 def find_task(name: str) -> HeadTask:
-    """Return the task called ``name``.
+    """Return the task called ``name``, which may be somebody's own: ``python:FILE.py:NAME``.
+
+    Args:
+        name: From the user's hand.
 
     Raises:
         UserError: There is none.
     """
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
-    return TASKS[name]
+    if name in TASKS:
+        return TASKS[name]
+    if not TABLE.is_foreign(name.partition(":")[0]):
+        raise unknown("task", name, [*TASKS, *(row.name for row in TABLE.listed())])
+    found = TABLE.find(name)
+    task = instance(found, HeadTask)
+    task.check(found.name)
+    return replace(task, spec=replace(task.spec, name=name, origin=found.origin))

@@ -7,12 +7,14 @@ from typing import Any
 
 from auscult.contracts import TaskSpec
 from auscult.dataset import Corpus
+from auscult.errors import UserError
 from auscult.precision import Precision
+from auscult.registry import blamed
 from auscult.score import Score
 from auscult.upstream import Upstream
 
 from .split import LabelledCorpus
-from .training import HeadResult, Records
+from .training import HeadResult, Records, Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,31 @@ class HeadTask:
     framewise: bool = False  # its labels depend on the encoder's frames
     min_frames: int = 1  # that its head needs of an utterance
     trains: bool = True  # else the best hidden state is used as it is
+
+    def check(self, name: str) -> None:
+        """Look whether all parts are there, which are imported for that.
+
+        Args:
+            name: What a person calls the task.
+
+        Raises:
+            UserError: The module cannot be imported, or a part is missing or of another kind.
+        """
+        with blamed(name, f"cannot import its module {self.module}"):
+            module = importlib.import_module(self.module)
+        wanted = [self.configuration, "prepare", "score"]
+        wanted += [self.expert if self.trains else "evaluate"]
+        wanted += ["at_frames"] if self.framewise else []
+        for part in wanted:
+            if not callable(getattr(module, part, None)):
+                raise UserError(f"{name}: {self.module} has no {part!r}, which a HeadTask needs.")
+        with blamed(name, "has no published protocol"):
+            config = self.config()
+        if not isinstance(config, Schedule):
+            raise UserError(
+                f"{name}: {self.configuration} is no auscult.downstreams.training.Schedule; "
+                "make it a dataclass below it, with defaults."
+            )
 
     def config(self) -> Any:
         """Return the published protocol."""

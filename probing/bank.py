@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from auscult.record import Provenance
+from auscult.seed import seeded
 
 from .example import Examples, chunks, labels_of, shuffled
-from .probe import ProbeKey, build_probe
+from .probe import PROBES, ProbeKey, build_probe, seed_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,18 +58,25 @@ class _Student:
     """One probe in training."""
 
     key: ProbeKey
-    network: nn.Sequential
+    network: nn.Module
     optimizer: torch.optim.Optimizer
     best: float = -1.0
     best_epoch: int = 0
     best_state: Mapping[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
 
     def learn(self, features: Tensor, labels: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        cross_entropy(self.network(features), labels).backward()
+        if self.key.probe in PROBES:
+            cross_entropy(self.network(features), labels).backward()
+        else:  # it may draw, as dropout does, whatever the others in the bank draw
+            with seeded(seed_of(self.key) + self.steps):
+                cross_entropy(self.network.train()(features), labels).backward()
         self.optimizer.step()
+        self.steps += 1
 
     def answers(self, features: Tensor) -> Tensor:
+        self.network.eval()
         with torch.inference_mode():
             logits: Tensor = self.network(features)
             return logits.argmax(-1)

@@ -14,7 +14,6 @@ from auscult.dataset import (
     alignment_symbols,
     frame_labels,
     supervision_of,
-    utterance_label,
 )
 from auscult.errors import UserError
 from auscult.frame import FrameGeometry
@@ -124,7 +123,7 @@ def _classes(task: ProbeTask, cut: Any) -> set[str]:
     """Return the labels of an utterance; none where it has no label."""
     if task.aligned:
         return alignment_symbols(cut, task.label)
-    label = utterance_label(cut, task.label)
+    label = task.label_of(cut)
     return set() if label is None else {label}
 
 
@@ -133,7 +132,7 @@ def _labels(
 ) -> list[str | None]:
     if task.aligned:
         return frame_labels(cut, task.label, geometry.centres(num_frames))
-    label = utterance_label(cut, task.label)
+    label = task.label_of(cut)
     return [label] * (num_frames if task.frames else 1)
 
 

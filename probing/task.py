@@ -1,12 +1,13 @@
 """What a probe is asked to read: a label of the whole utterance or one of every frame."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from auscult.contracts import TaskSpec
-from auscult.dataset import supervision_of
+from auscult.dataset import supervision_of, utterance_label
 from auscult.errors import UserError, unknown
+from auscult.registry import Table, blamed, instance
 
 METRICS = ("accuracy", "macro_accuracy")
 
@@ -18,11 +19,20 @@ class ProbeTask:
     spec: TaskSpec
     label: str  # what auscult.dataset.utterance_label or frame_labels reads
     aligned: bool = False  # a frame task whose label comes from an alignment
+    read: Callable[[Any], str | None] | None = None  # gives the label of a cut instead
 
     @property
     def frames(self) -> bool:
         """Whether every frame has a label of its own."""
         return self.spec.output == "frame"
+
+    def label_of(self, cut: Any) -> str | None:
+        """Return the label of a whole utterance; None where it has none."""
+        if self.read is None:
+            return utterance_label(cut, self.label)
+        with blamed(self.spec.name, f"cannot read a label off utterance {cut.id}"):
+            found = self.read(cut)
+        return None if found is None else str(found)
 
     @property
     def about_speakers(self) -> bool:
@@ -49,6 +59,7 @@ TASKS = {
     "keyword": _utterance("keyword", "keyword"),
     "emotion": _utterance("emotion", "emotion"),
 }
+TABLE: Table[ProbeTask] = Table("probing task", TASKS, "auscult.probing_tasks")
 PATTERNS = {
     "intent": "every intent slot of the corpus, a task each",
     "slot:NAME": "one intent slot",
@@ -61,7 +72,8 @@ def resolve_tasks(name: str, cuts: Sequence[Any]) -> list[ProbeTask]:
     """Return the tasks that ``name`` stands for in a corpus.
 
     Args:
-        name: A key of ``TASKS`` or one of ``PATTERNS``.
+        name: A key of ``TASKS``, one of ``PATTERNS``, or somebody's own from the user's hand:
+            ``python:FILE.py:NAME``.
         cuts: Cuts of the corpus, in which intent slots are looked up.
 
     Raises:
@@ -83,7 +95,14 @@ def resolve_tasks(name: str, cuts: Sequence[Any]) -> list[ProbeTask]:
         return [_utterance(name, rest)]
     if kind == "alignment" and rest:
         return [_frame(name, rest)]
-    raise unknown("probing task", name, [*TASKS, *PATTERNS])
+    if not TABLE.is_foreign(kind):
+        others = (row.name for row in TABLE.listed())
+        raise unknown("probing task", name, [*TASKS, *PATTERNS, *others])
+    found = TABLE.find(name)
+    task = instance(found, ProbeTask)
+    if task.read is not None and task.aligned:
+        raise UserError(f"{name}: a function gives one label an utterance; drop aligned=True.")
+    return [replace(task, spec=replace(task.spec, name=name, origin=found.origin))]
 
 
 def _slots(cut: Any) -> Sequence[str]:

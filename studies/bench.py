@@ -1,5 +1,6 @@
 """Where and how work is done; none of it changes a number beyond its last bits."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,8 +140,7 @@ class Bench:
 
 def _has_no_address(name: str) -> bool:
     """Say whether an object goes under a name that leads to it in no other process."""
-    from auscult.corpora import READERS
-    from auscult.upstreams import FAMILIES
+    from auscult import corpora, upstreams
 
-    family = name.removeprefix("random(").rstrip(")").partition(":")[0].partition("?")[0]
-    return family not in FAMILIES and family not in READERS
+    word = re.split("[:?,]", name.removeprefix("random(").rstrip(")"))[0]
+    return not (upstreams.TABLE.knows(word) or corpora.TABLE.knows(word))

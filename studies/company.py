@@ -20,7 +20,7 @@ def with_baselines(specs: Sequence[str], live: Collection[str] = ()) -> list[str
     for address in addresses:
         if address.family == "s3prl":
             logger.info(f"{address} has no random twin: s3prl builds it from its checkpoint alone.")
-        elif not address.random and (address.checkpoint or _ships(address.family)):
+        elif not address.random and _has_weights(address):
             wanted.append(str(replace(address, random=True)))
     return list(dict.fromkeys([*wanted, "log_mel"]))
 
@@ -45,7 +45,10 @@ def _address(text: str) -> Address:
         return Address(text)
 
 
-def _ships(family: str) -> bool:
-    from auscult.upstreams import FAMILIES
+def _has_weights(address: Address) -> bool:
+    """Say whether there are weights to draw anew; somebody's own encoder is built for that."""
+    from auscult.upstreams import FAMILIES, TABLE, load_upstream
 
-    return family in FAMILIES and FAMILIES[family].ships
+    if TABLE.is_foreign(address.family):
+        return load_upstream(str(address)).spec.num_parameters > 0
+    return bool(address.checkpoint) or address.family in FAMILIES and FAMILIES[address.family].ships

@@ -37,6 +37,8 @@ def compare(outcomes: Mapping[Item, Outcome], device: str) -> "list[Artifact]":
             if other := by_place.get((over, item.what["task"])):
                 made = provenance(item.command_with(over), device)
                 pair = outcomes[item], outcomes[other]
+                used = [x.records[0].provenance.libraries for x in pair]
+                made = replace(made, libraries={**made.libraries, **used[1], **used[0]})
                 found += [replace(x, provenance=made) for x in differences(*pair)]
     return found
 

@@ -15,7 +15,7 @@ from auscult.contracts import TaskSpec
 from auscult.dataset import utterance_label
 from auscult.errors import unknown
 from auscult.origin import made_by
-from auscult.record import Artifact, Record, provenance
+from auscult.record import Artifact, Record, provenance, with_origins
 from auscult.score import Tally, record_of, score_of
 from auscult.whole_file import whole_file
 
@@ -100,6 +100,7 @@ def measure(item: Item, desk: Desk) -> Outcome:
     split, base = item.what["split_name"], item.what["base"]
     cuts = list(corpus.split(split))
     made = provenance(item.command, desk.bench.device)
+    made = with_origins(made, encoder.spec.origin, corpus.origin)
     maps = measure_maps(
         encoder,
         [(cut.id, partial(audio.read_samples, cut)) for cut in cuts],

@@ -9,6 +9,7 @@ from auscult.errors import UserError
 from auscult.memory import lacks_memory
 from auscult.progress import logger
 from auscult.record import Artifact, Record, fingerprint
+from auscult.registry import blame
 
 from .call import Call
 
@@ -96,7 +97,7 @@ class Failure:
     @classmethod
     def of(cls, error: Exception, name: str, upstream: str = "", command: str = "") -> "Failure":
         """Return what is told at the end of an error; one that nobody foresaw is kept."""
-        foreseen = isinstance(error, UserError | OSError)
+        foreseen = isinstance(error, UserError | OSError) or bool(blame(error))
         return cls(name, upstream, _reason(error), command, None if foreseen else error)
 
     def __str__(self) -> str:
@@ -116,4 +117,4 @@ def _reason(error: Exception) -> str:
     if lacks_memory(error):
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return f"memory does not suffice; try a smaller encoder or shorter audio: {said}"
-    return f"{type(error).__name__}: {error}"
+    return blame(error) or f"{type(error).__name__}: {error}"

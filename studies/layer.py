@@ -12,7 +12,9 @@ from auscult.feature import FeatureStore, encode_stores, open_stores
 from auscult.origin import made_by
 from auscult.precision import precision_of
 from auscult.probing import (
+    PROBE_TABLE,
     PROBES,
+    TASK_TABLE,
     FrameExamples,
     PooledExamples,
     ProbeTask,
@@ -24,7 +26,8 @@ from auscult.probing import (
     sweep_layers,
 )
 from auscult.progress import logger
-from auscult.record import provenance
+from auscult.record import fingerprint, provenance, with_origins
+from auscult.registry import FORM
 from auscult.score import Tally, record_of, score_of
 
 from .bench import Bench
@@ -112,6 +115,7 @@ def plan_probe(
         for task in wanted:
             what = {**_said(task), **options, "layers": read_layers(layers, spec)}
             what["pooling"] = "" if task.frames else pooling
+            what |= _theirs(task, probes)
             said = _given(task, {**options, "layers": layers, "pooling": pooling, "limit": limit})
             call = desk.bench.call("probe", upstream=address, corpus=corpus, **said)
             items.append(Item(kind=KIND, what=what, call=call, needs=(encode.key,), **about))
@@ -143,7 +147,8 @@ def measure(item: Item, desk: Desk) -> Outcome:
     }
     _warn_constant(task, examples["train"], encoder.spec, item.what["layers"])
     plan = training_plan(item.what)
-    made = provenance(item.command, desk.bench.device)
+    theirs = [encoder.spec.origin, corpus.origin, *_origins(item.what)]
+    made = with_origins(provenance(item.command, desk.bench.device), *theirs)
     config = _config(task, encoder, item, plan, len(classes), desk.bench, corpus)
     scores = sweep_layers(
         examples,
@@ -210,8 +215,7 @@ def training_plan(what: Mapping[str, Any]) -> TrainingPlan:
 
 def _check(probes: Sequence[str], pooling: str) -> None:
     for probe in probes:
-        if probe not in PROBES:
-            raise unknown("probe", probe, PROBES)
+        PROBE_TABLE.find(probe)
     if pooling not in POOLINGS:
         raise unknown("pooling", pooling, POOLINGS)
 
@@ -222,12 +226,26 @@ def _tasks(bench: Bench, corpus: "Corpus", wanted: Sequence[str | ProbeTask]) ->
     flat = [cut for found in cuts.values() for cut in found]
     tasks: list[ProbeTask] = []
     for one in dict.fromkeys(wanted):
-        tasks += [one] if isinstance(one, ProbeTask) else resolve_tasks(one, flat)
+        tasks += [_movable(one)] if isinstance(one, ProbeTask) else resolve_tasks(one, flat)
     for task in tasks:
         check_labels(task, cuts, skip_unlabelled=bench.skip_bad)
     if not all(task.about_speakers for task in tasks):
         check_speakers(corpus, bench.allow_shared_speakers)
     return tasks
+
+
+def _movable(task: ProbeTask) -> ProbeTask:
+    """Return an object that is a task, unless another process could not know what it reads.
+
+    Raises:
+        UserError: It reads labels with a function.
+    """
+    if task.read is not None:
+        raise UserError(
+            f"{task.spec.name} reads labels with a function, which no key of kept work can hold; "
+            f"put it into a file and name it, {FORM}."
+        )
+    return task
 
 
 def _said(task: ProbeTask) -> dict[str, Any]:
@@ -240,12 +258,16 @@ def _said(task: ProbeTask) -> dict[str, Any]:
         "metrics": list(spec.metrics),
         "label": task.label,
         "aligned": task.aligned,
+        "origin": spec.origin,
     }
 
 
 def _task(what: Mapping[str, Any]) -> ProbeTask:
-    """Return the task of an item."""
+    """Return the task of an item; somebody's own is looked up, as it may be more than values."""
     from auscult.contracts import TaskSpec
+
+    if what["origin"]:
+        return resolve_tasks(what["task"], ())[0]
 
     spec = TaskSpec(
         name=what["task"],
@@ -254,6 +276,17 @@ def _task(what: Mapping[str, Any]) -> ProbeTask:
         metrics=tuple(what["metrics"]),
     )
     return ProbeTask(spec, what["label"], what["aligned"])
+
+
+def _theirs(task: ProbeTask, probes: Sequence[str]) -> dict[str, Any]:
+    """Return, where task or probes are not ours, whose they are and the fingerprint of the code."""
+    found = [PROBE_TABLE.find(probe) for probe in probes if probe not in PROBES]
+    found += [TASK_TABLE.find(task.spec.name)] if task.spec.origin else []
+    return {"theirs": {x.name: [x.origin, x.code] for x in found}} if found else {}
+
+
+def _origins(what: Mapping[str, Any]) -> list[str]:
+    return [origin for origin, _ in what.get("theirs", {}).values()]
 
 
 def _given(task: ProbeTask, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -335,7 +368,8 @@ def _identity(
     where = [corpus.split_column, precision_of(encoder, bench.precision)]
     limit = [] if item.corpus["limit"] is None else [f"limit={item.corpus['limit']}"]
     found = [*where, task.spec.name, encoder.spec.sha256, *splits, item.what["pooling"], *limit]
-    return found
+    about = [task.label, task.aligned, item.what.get("theirs", {})]
+    return [*found, fingerprint(about)]
 
 
 def _tallies(

@@ -39,12 +39,15 @@ def named(
 
 
 def _name(encoder: "Upstream", addresses: set[str], live: dict[str, Any]) -> str:
-    from auscult.upstreams import FAMILIES
+    from auscult.upstreams import TABLE
 
     name = encoder.spec.name
     if name in addresses or live.get(name, encoder) is not encoder:
         raise UserError(f"Two encoders go under the name {name!r}; wrap(..., name=) tells apart.")
-    if encoder.spec.family == "module" and name in FAMILIES:
-        raise UserError(f"{name!r} is an encoder of ours; give yours another: wrap(..., name=).")
+    if encoder.spec.family == "module" and not encoder.spec.origin and TABLE.knows(name):
+        raise UserError(
+            f"{name!r} is an encoder of ours or of a package; give yours another name: "
+            "wrap(..., name=)."
+        )
     live[name] = encoder
     return name

@@ -3,16 +3,27 @@
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from auscult.address import Address, parse_address, place
 from auscult.errors import UserError, unknown
+from auscult.registry import Table
 from auscult.upstream import Upstream
 
 from .shape import SHAPES, Shape
 
-__all__ = ["FAMILIES", "OPTIONS", "SHAPES", "Family", "Shape", "load_upstream", "outline_upstream"]
+__all__ = [
+    "FAMILIES",
+    "OPTIONS",
+    "SHAPES",
+    "TABLE",
+    "Family",
+    "Shape",
+    "load_upstream",
+    "outline_upstream",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,13 +188,15 @@ _ROWS = (
     ),
 )
 FAMILIES: Mapping[str, Family] = {family.name: family for family in _ROWS}
+TABLE: Table[Family | Shape] = Table("upstream", {**SHAPES, **FAMILIES}, "auscult.upstreams")
 
 
 def load_upstream(spec: str, *, seed: int = 0) -> Upstream:
     """Build the encoder that ``spec`` addresses, in evaluation mode on the CPU.
 
     Args:
-        spec: ``family[:checkpoint][?options][@subnet]``, or ``random(...)`` around it or a shape.
+        spec: ``family[:checkpoint][?options][@subnet]``, or ``random(...)`` around it or a shape;
+            ``python:FILE.py:NAME`` is somebody's own, and comes from the user's hand alone.
         seed: Seed of the weights inside ``random(...)`` where ``spec`` itself names none.
 
     Raises:
@@ -226,7 +239,7 @@ def outline_upstream(spec: str) -> Upstream:
     address = parse_address(spec)
     if _is_shape(address):
         address = replace(address, random=True)
-    if not address.random:
+    if not address.random or TABLE.is_foreign(address.family):
         return load_upstream(spec)
     loader = _loader(address)  # not under meta: what it imports may make tensors of its own
     with torch.device("meta"):
@@ -262,7 +275,7 @@ def _loader(address: Address) -> Callable[[Address, int], Upstream]:
     elif name in FAMILIES:
         row = FAMILIES[name]
     else:
-        raise unknown("upstream", name, [*FAMILIES, *SHAPES])
+        return _foreign(address)
     lacks_checkpoint = isinstance(row, Family) and not address.checkpoint  # its loader says so
     if address.subnet and not row.subnets and not lacks_checkpoint:
         raise UserError(f"{address}: {name} has no subnets; drop @{address.subnet}.")
@@ -275,3 +288,18 @@ def _loader(address: Address) -> Callable[[Address, int], Upstream]:
     module, _, function = row.target.partition(":")
     loader: Callable[[Address, int], Upstream] = getattr(importlib.import_module(module), function)
     return loader
+
+
+def _foreign(address: Address) -> Callable[[Address, int], Upstream]:
+    """Return the loader of an encoder that is not ours.
+
+    Raises:
+        UserError: There is none of that name, or it cannot be imported.
+    """
+    from .plugin import load
+
+    if address.options and TABLE.is_foreign(address.family):
+        option, _ = address.options[0]
+        raise UserError(f"{address}: {address.family} takes no options; drop ?{option}=...")
+    found = TABLE.find(":".join(filter(None, (address.family, address.checkpoint))))
+    return partial(load, found)

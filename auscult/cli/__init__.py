@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from auscult.errors import UserError
 from auscult.interrupt import Interrupts
+from auscult.registry import blame
 from auscult.shown import on_one_line, shown
 
 INTERRUPTED = 130
@@ -64,6 +65,8 @@ def _exit_on(error: Exception) -> NoReturn:
         _exit_on_system_error(error)
     _exit_on_usage_error(error)
     _exit_on_lack_of_memory(error)
+    if reason := blame(error):  # somebody's own code, which came in by a plug-in's door
+        sys.exit(_mistake(f"your own code raised {reason}."))
     raise error
 
 

@@ -93,6 +93,7 @@ def _identity(spec: "UpstreamSpec") -> list[tuple[str, str]]:
     rows = [
         ("family", spec.family),
         ("source", spec.source),
+        ("code", spec.origin),
         ("fingerprint (weights and structure)", spec.sha256 or "none: only the shape was built"),
         ("subnet", spec.subnet),
         ("blocks", f"{spec.num_layers}{_modules(spec)}"),
