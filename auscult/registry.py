@@ -204,14 +204,13 @@ def instance(found: Found[Any], kind: type[T]) -> T:
 
 
 def takes(function: object, name: str) -> bool:
-    """Say whether a class or a function takes an argument of that name."""
+    """Say whether a class or a function names such an argument; ``**kwargs`` names none."""
     kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
         parameters = inspect.signature(function).parameters  # type: ignore[arg-type]
     except (TypeError, ValueError):  # of compiled code
         return False
-    anything = any(x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters.values())
-    return anything or name in parameters and parameters[name].kind in kinds
+    return name in parameters and parameters[name].kind in kinds
 
 
 def _check_call(found: Found[Any], places: Sequence[object], given: Mapping[str, object]) -> None:
