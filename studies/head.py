@@ -277,6 +277,7 @@ def _folder(
     identity.append([split.ids for split in labelled.splits.values()])
     if spec.output == "sequence":  # a file that they were made with may have changed
         identity.append([split.labels for split in labelled.splits.values()])
+    identity += [spec.origin] if spec.origin else []
     maker = made_by("auscult.downstreams.training", run.task.module, *encoder.modules())
     return kept.place(run.bench.out / "heads", identity, maker, prefix=f"{spec.name}-")
 

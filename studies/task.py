@@ -13,6 +13,7 @@ from auscult.downstreams.search import SUPERB_RATES
 from auscult.errors import UserError
 from auscult.origin import made_by
 from auscult.process import Processes
+from auscult.record import with_origins
 
 from .bench import Bench
 from .call import unless_default
@@ -210,6 +211,7 @@ class Heads:
             what={
                 "task": self.task.spec.name,
                 "version": self.task.spec.version,
+                "origin": self.task.spec.origin,
                 "config": config,
                 "learning_rates": list(self.learning_rates),
                 "finetune": self.finetune,
@@ -258,6 +260,7 @@ class Heads:
 def measure(item: Item, desk: Desk) -> Outcome:
     """Train the head of an item, or find it trained, and ask it about test."""
     heads, encoder = Heads.of(item, desk), desk.encoder_of(item)
+    theirs = (encoder.spec.origin, heads.corpus.origin, heads.task.spec.origin)
     run = HeadRun(
         task=heads.task,
         config=heads.config,
@@ -266,7 +269,7 @@ def measure(item: Item, desk: Desk) -> Outcome:
         limit=heads.limit,
         seed=heads.seed,
         bench=desk.bench,
-        provenance=desk.bench.provenance(item.command),
+        provenance=with_origins(desk.bench.provenance(item.command), *theirs),
     )
     head = train(encoder, run, heads.corpus, heads.labelled(desk))
     return Outcome(key=item.key, records=()) if head is None else outcome_of(head, item.key)
