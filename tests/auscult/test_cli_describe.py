@@ -161,7 +161,7 @@ def test_measured_for_readers(
 ) -> None:
     timings = (Timing(16_000, 1.0, 0.5, 0.4, 0.7), Timing(326_000, 20.375, 4.5, 4.4, 4.6))
     found = Measurement("cpu", "Abacus 9", 2, 5, timings, weight_bytes=4_000_000, peak_bytes=peak)
-    monkeypatch.setattr("auscult.cli.describe._measure_apart", lambda name, device: found)
+    monkeypatch.setattr("auscult.studies.description._measure_apart", lambda name, device: found)
     _, out, _ = run("describe", "hubert_tiny", "--measure")
     for text in ("Abacus 9, 2 threads", "0.500 (0.400 to 0.700)", "0.5000", "21.38 s", "0.2339"):
         assert text in out, text
