@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from auscult.dataset import Corpus
     from auscult.studies import (
         attention,
+        describe,
         extract,
         plan_attention,
         plan_extract,
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "attention",
     "corpus",
+    "describe",
     "extract",
     "load",
     "plan_attention",
@@ -41,6 +43,7 @@ __all__ = [
 ]
 _STUDIES = (
     "attention",
+    "describe",
     "extract",
     "plan_attention",
     "plan_extract",

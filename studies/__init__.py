@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .bench import Bench
 from .company import with_baselines
+from .description import Description, describe
 from .desk import Desk
 from .execution import Executor, Pool, Serial, execute
 from .extraction import Extracted, extract, plan_extract
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bench",
+    "Description",
     "Executor",
     "Extracted",
     "Failure",
@@ -32,6 +34,7 @@ __all__ = [
     "Pool",
     "Serial",
     "attention",
+    "describe",
     "execute",
     "extract",
     "plan_attention",

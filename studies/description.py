@@ -1,7 +1,10 @@
 """What an encoder is, what it costs, and what it takes on this machine."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from auscult.device import choose_device
 from auscult.errors import UserError
 from auscult.progress import logger
 
@@ -10,6 +13,106 @@ if TYPE_CHECKING:
     from auscult.cost import Macs, SuperbMacs
     from auscult.measurement import Measurement
     from auscult.upstream import Upstream
+
+
+class Table(NamedTuple):
+    """Rows for people."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What is said of an encoder."""
+
+    upstream: "UpstreamSpec"
+    macs: "SuperbMacs | None"  # of the 32 utterances of SUPERB's challenge
+    macs_not_counted: str  # why there are none
+    measured: "Measurement | None"
+
+    def parts(self) -> Iterator[Table | str]:
+        """Yield the tables and sentences that people read, in order."""
+        yield Table(self.upstream.name, ("property", "value"), _identity(self.upstream))
+        if self.macs is None:
+            yield f"MACs are not counted: {self.macs_not_counted}"
+        else:
+            columns = ("utterances", "seconds", "as SUPERB counts", "products alone")
+            yield Table(
+                "Multiply-accumulates (MACs) of the 32 utterances of SUPERB's challenge",
+                (*columns, "GMACs per second"),
+                _cost(self.macs),
+            )
+        if self.measured is not None:
+            seconds = f"seconds: median of {self.measured.runs} (least to most)"
+            yield Table(
+                f"One utterance at a time on {_where(self.measured)}",
+                ("audio", "real-time factor", seconds),
+                _times(self.measured),
+            )
+            yield _memory(self.measured)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        measured = self.measured
+        return {
+            "upstream": asdict(self.upstream),
+            "macs": None if self.macs is None else _macs_found(self.macs),
+            "macs_not_counted": self.macs_not_counted,
+            "measured": None
+            if measured is None
+            else asdict(measured) | {"real_time_factor": measured.real_time_factor},
+        }
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        import html
+
+        import pandas as pd
+
+        found = []
+        for part in self.parts():
+            title = part.title if isinstance(part, Table) else part
+            found.append(f"<p>{html.escape(title)}</p>")
+            if isinstance(part, Table):
+                frame = pd.DataFrame(list(part.rows), columns=list(part.columns))
+                found.append(frame.to_html(index=False, border=0))
+        return "\n".join(found)
+
+
+def describe(
+    upstream: "str | Upstream", *, measure: bool = False, device: str = "cpu"
+) -> Description:
+    """Say what an encoder is and what it costs.
+
+    Multiply-accumulates are computed from the dimensions alone, as SUPERB counts them: no audio is
+    encoded, and for the address of a shape no weights are drawn.
+
+    Args:
+        upstream: Address such as ``hf:models/wavlm-base``, a shape such as ``hubert_base``, or an
+            encoder.
+        measure: Encode noise and measure time and memory: in a process of its own, but for an
+            encoder that is given as an object, whose memory says less.
+        device: Where to measure: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        UserError: There is no such encoder, or it cannot be measured there.
+    """
+    from auscult.measurement import measure as measure_here
+    from auscult.upstreams import outline_upstream
+
+    if device != "cpu" and not measure:
+        raise UserError("--device says where to measure; add --measure, or leave it out.")
+    where = choose_device(device)
+    encoder = outline_upstream(upstream) if isinstance(upstream, str) else upstream
+    macs, reason = _count(encoder)
+    measured = None
+    if measure and isinstance(upstream, str):
+        measured = _measure_apart(encoder.spec.name, where)
+    elif measure:
+        measured = measure_here(encoder.to(where))
+    return Description(upstream=encoder.spec, macs=macs, macs_not_counted=reason, measured=measured)
 
 
 def _count(encoder: "Upstream") -> "tuple[SuperbMacs | None, str]":
