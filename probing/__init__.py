@@ -2,16 +2,19 @@
 
 from .bank import ProbeScore, TrainingPlan, train_bank
 from .example import Examples, FrameExamples, PooledExamples
-from .probe import PROBES, ProbeKey
+from .probe import HIDDEN, PROBES, ProbeKey
 from .probe import TABLE as PROBE_TABLE
 from .sweep import sweep_layers
 from .target import Targets, build_targets, check_labels, majority_class
+from .task import PATTERNS, TASKS, ProbeTask, resolve_tasks
 from .task import TABLE as TASK_TABLE
-from .task import ProbeTask, resolve_tasks
 
 __all__ = [
+    "HIDDEN",
+    "PATTERNS",
     "PROBES",
     "PROBE_TABLE",
+    "TASKS",
     "TASK_TABLE",
     "Examples",
     "FrameExamples",

@@ -211,7 +211,7 @@ def load_upstream(spec: str, *, seed: int = 0) -> Upstream:
         return loader(address, seed).eval()
     except UserError as error:
         made = _pretrained_as(address.checkpoint) if address.checkpoint else ""
-        if made in ("", address.family):
+        if made not in FAMILIES or made == address.family:
             raise
         raise UserError(f"{error} It was made by `auscult pretrain {made}`: load it so.") from error
 

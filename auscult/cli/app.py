@@ -16,6 +16,7 @@ from auscult.cli import (
     finetune,
     pretrain,
     probe,
+    probes,
     report,
     results,
     run,
@@ -72,6 +73,7 @@ _verb("attention", attention.attention)
 _verb("pretrain", pretrain.pretrain)
 _verb("finetune", finetune.finetune)
 _verb("tasks", tasks.tasks)
+_verb("probes", probes.probes)
 _verb("run", run.run)
 _verb("report", report.report)
 

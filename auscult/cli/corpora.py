@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from auscult.cli.option import show_installed
 from auscult.cli.output import Json, Output, Quiet, SkipBad, SplitColumn
 from auscult.progress import logger
 
@@ -54,7 +55,7 @@ def corpora(
 def _list_readers(out: Output) -> None:
     from dataclasses import asdict
 
-    from auscult.corpora import READERS
+    from auscult.corpora import READERS, TABLE
 
     rows = [
         (
@@ -67,7 +68,8 @@ def _list_readers(out: Output) -> None:
         for reader in READERS.values()
     ]
     out.table("Corpus readers", ("corpus", "what", "labels", "splits", "the folder holds"), rows)
-    out.finish(readers=[asdict(reader) for reader in READERS.values()])
+    installed = show_installed(out, TABLE)
+    out.finish(readers=[asdict(reader) for reader in READERS.values()], installed=installed)
 
 
 def _show(out: Output, corpus: "Corpus", skip_bad: bool) -> None:

@@ -7,6 +7,7 @@ import typer
 from auscult.cli.output import MOST, MOST_SEED, Output
 
 if TYPE_CHECKING:
+    from auscult.registry import Table
     from auscult.studies import Findings, Plan
 
 Limit = Annotated[
@@ -66,3 +67,19 @@ def finish(output: Output, found: "Findings", **extra: Any) -> None:
     output.finish(found.records, failures=[str(failure) for failure in found.failures], **extra)
     if found.failures:
         raise typer.Exit(1)
+
+
+def show_installed(output: Output, table: "Table[Any]") -> list[dict[str, str]]:
+    """Print what installed packages bring for a table, where any do, and return it."""
+    from dataclasses import asdict
+
+    from auscult.registry import FORM
+
+    found = list(table.listed())
+    if found:
+        output.table(
+            f"From installed packages ({table.group}); a file of your own goes as {FORM}",
+            (table.kind, "package", "what is imported when it is asked for", "why not"),
+            [(row.name, row.origin, row.target, row.problem) for row in found],
+        )
+    return [asdict(row) for row in found]

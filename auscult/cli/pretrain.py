@@ -136,6 +136,7 @@ def _assignments(path: Path | None) -> list[str]:
     """Read KEY = VALUE lines; values become text again, which the configuration checks."""
     import tomllib
 
+    from auscult.registry import refuse_code
     from auscult.text import read_text
 
     if path is None:
@@ -147,7 +148,7 @@ def _assignments(path: Path | None) -> list[str]:
     for key, value in found.items():
         if isinstance(value, dict | list):
             raise UserError(f"{path}: {key} is a table or a list; expected one value.")
-    return [f"{key}={value}" for key, value in found.items()]
+    return [f"{key}={refuse_code(str(value), path)}" for key, value in found.items()]
 
 
 def _read(spec: str, splits: str, skip_bad: bool) -> tuple[list[Any], list[str]]:

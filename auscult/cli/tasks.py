@@ -1,5 +1,6 @@
 """`auscult tasks`: what encoders can be benchmarked on."""
 
+from auscult.cli.option import show_installed
 from auscult.cli.output import Json, Output, Quiet
 
 
@@ -12,7 +13,7 @@ def tasks(json: Json = False, quiet: Quiet = False) -> None:
     """
     from dataclasses import asdict
 
-    from auscult.downstreams import TASKS
+    from auscult.downstreams import TABLE, TASKS
 
     output = Output(json=json, quiet=quiet)
     output.table(
@@ -29,7 +30,9 @@ def tasks(json: Json = False, quiet: Quiet = False) -> None:
             for task in TASKS.values()
         ],
     )
+    installed = show_installed(output, TABLE)
     output.finish(
+        installed=installed,
         tasks=[
             {
                 **asdict(task.spec),
@@ -40,5 +43,5 @@ def tasks(json: Json = False, quiet: Quiet = False) -> None:
                 "protocol": asdict(task.config()),
             }
             for task in TASKS.values()
-        ]
+        ],
     )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from auscult.cli.option import show_installed
 from auscult.cli.output import Device, Json, Output, Quiet
 from auscult.device import choose_device
 
@@ -13,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def upstreams(json: Json = False, quiet: Quiet = False) -> None:
-    """List the families of encoders and the shapes that have names.
+    """List the families of encoders, the shapes that have names, and installed packages'.
 
     Examples:
       auscult upstreams
       auscult upstreams --json
     """
-    from auscult.upstreams import FAMILIES, OPTIONS, SHAPES
+    from auscult.upstreams import FAMILIES, OPTIONS, SHAPES, TABLE
 
     output = Output(json=json, quiet=quiet)
     output.table(
@@ -52,7 +53,8 @@ def upstreams(json: Json = False, quiet: Quiet = False) -> None:
         for f in FAMILIES.values()
     ]
     shapes = [asdict(shape) | {"spec": f"random({shape.name})"} for shape in SHAPES.values()]
-    output.finish(families=families, options=dict(OPTIONS), shapes=shapes)
+    installed = show_installed(output, TABLE)
+    output.finish(families=families, options=dict(OPTIONS), shapes=shapes, installed=installed)
 
 
 def check(
@@ -70,6 +72,7 @@ def check(
 
     Examples:
       auscult check hf:/models/my-hubert
+      auscult check python:my.py:Encoder
       auscult check "random(hubert_tiny)" --json
     """
     import auscult

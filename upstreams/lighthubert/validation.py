@@ -13,7 +13,8 @@ from auscult.audio import read_batch
 from auscult.errors import UserError
 from auscult.extraction import plan_batches
 from auscult.progress import progress
-from auscult.training_run import read_training
+from auscult.registry import refuse_code
+from auscult.training_run import SETTINGS, read_training
 
 from .. import load_upstream
 from ..hook import single_precision
@@ -45,9 +46,11 @@ def read_settings(sharing: Sharing, teacher: str = "", top_layers: int | None = 
     if sharing.address.checkpoint:
         file = find_file(Path(sharing.address.checkpoint).expanduser())
         found = None if file is None else read_training(file.parent)
-        if found is not None:
+        if file is not None and found is not None:
             known = {field.name for field in fields(Config)} & found.keys()
             config = Config(**{name: found[name] for name in known})
+            if not teacher:
+                refuse_code(str(config.teacher), file.parent / SETTINGS)
     config = replace(config, teacher=teacher or config.teacher)
     if not config.teacher:
         raise UserError(
