@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         plan_extract,
         plan_probe,
         plan_run,
+        pretrain,
         probe,
         run,
     )
@@ -36,6 +37,7 @@ __all__ = [
     "plan_extract",
     "plan_probe",
     "plan_run",
+    "pretrain",
     "probe",
     "register_s3prl",
     "run",
@@ -49,6 +51,7 @@ _STUDIES = (
     "plan_extract",
     "plan_probe",
     "plan_run",
+    "pretrain",
     "probe",
     "run",
 )

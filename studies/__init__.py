@@ -13,6 +13,7 @@ from .extraction import Extracted, extract, plan_extract
 from .findings import Findings
 from .item import Failure, Item, Outcome
 from .plan import Plan
+from .pretraining import Pretrained, pretrain
 from .superb import plan_superb, superb
 from .task import plan_run, run
 
@@ -32,6 +33,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Pool",
+    "Pretrained",
     "Serial",
     "attention",
     "describe",
@@ -42,6 +44,7 @@ __all__ = [
     "plan_probe",
     "plan_run",
     "plan_superb",
+    "pretrain",
     "probe",
     "run",
     "superb",

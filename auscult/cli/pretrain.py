@@ -1,10 +1,11 @@
 """`auscult pretrain`: make the encoders that are measured, from nothing or from a teacher."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from auscult.cli.option import Limit
 from auscult.cli.output import (
     MOST_SEED,
     Device,
@@ -13,8 +14,6 @@ from auscult.cli.output import (
     Quiet,
     SkipBad,
 )
-from auscult.device import choose_device
-from auscult.whole_file import expect_folder
 
 Family = Annotated[
     str,
@@ -51,6 +50,7 @@ def pretrain(
     config: Config = None,
     preset: Preset = "published",
     splits: Splits = "train",
+    limit: Limit = None,
     seed: Annotated[
         int, typer.Option(help="Seed of weights, masks and order.", min=0, max=MOST_SEED)
     ] = 0,
@@ -74,59 +74,32 @@ def pretrain(
       auscult pretrain lighthubert -c ~/audio --preset tiny teacher=hubert:M --out models/stage1
       torchrun --nproc_per_node 2 -m auscult pretrain hubert -c tsv:data/mine --out models/hubert
     """
-    from auscult.memory import within_memory
-    from auscult.pretraining import pretrain as train
+    from auscult import studies
     from auscult.process import Processes
-    from auscult.record import fingerprint
-    from auscult.speech_pool import SpeechPool
-    from auscult.studies import pretraining
-    from auscult.training_run import Run
-    from auscult.upstreams.pretraining import find_pretraining
 
-    expect_folder(out)
-    processes = Processes.of_environment()
-    output = Output(json=json, quiet=quiet or not processes.leads)
-    row = find_pretraining(family)
-    training = row.configure(preset, [*pretraining._assignments(config), *(settings or [])])
-    where = processes.device(choose_device(device))
-    with processes.joined(where):
-        with processes.leader_first():
-            read = [pretraining._read(spec, splits, skip_bad) for spec in corpus]
-            cuts = [cut for found, _ in read for cut in found]
-            with within_memory("These sizes need more memory than there is; lower them."):
-                objective = row.build(training, seed)
-        pool = SpeechPool.of(
-            cuts,
-            crop_seconds=training.crop_seconds,
-            batch_seconds=training.batch_seconds,
-            seed=seed,
-        )
-        shown = pretraining._describe(training, objective, cuts)
-        if dry_run:
-            return _show(output, family, shown)
-        pretraining._announce(training, shown, preset, where)
-        about = {"family": family, "corpora": " ".join(corpus), "splits": splits}
-        steps = train(
-            Run(
-                objective=objective,
-                config=training,
-                pool=pool,
-                seed=seed,
-                folder=out,
-                about=about,
-                reads={"audio": fingerprint([hashes for _, hashes in read])},
-                device=where,
-                processes=processes,
-            )
-        )
-    if processes.leads:
-        address = row.loads_as.format(out)
+    leads = Processes.of_environment().leads
+    output = Output(json=json, quiet=quiet or not leads)
+    found = studies.pretrain(
+        family,
+        corpus,
+        out=out,
+        settings=settings or [],
+        config=config,
+        preset=preset,
+        splits=splits,
+        limit=limit,
+        seed=seed,
+        skip_bad=skip_bad,
+        dry_run=dry_run,
+        device=device,
+    )
+    shown = found.configuration
+    if leads and dry_run:
+        output.table(f"pretraining {family}", ["key", "value"], [[k, v] for k, v in shown.items()])
+        output.finish(**shown)
+    elif leads:
         output.print(
-            f"All {training.total_steps} steps are made, {steps} of them now; load it as {address}"
+            f"All {shown['total_steps']} steps are made, {found.steps} of them now; load it as "
+            f"{found.upstream}"
         )
-        output.finish(upstream=address, steps=steps, **shown)
-
-
-def _show(output: Output, family: str, shown: dict[str, Any]) -> None:
-    output.table(f"pretraining {family}", ["key", "value"], [[k, v] for k, v in shown.items()])
-    output.finish(**shown)
+        output.finish(**found.to_dict())
