@@ -1,6 +1,6 @@
 """The contract of an encoder, executed: what `auscult check` runs and the test suite asserts.
 
-Each check takes an encoder and raises AssertionError with a sentence where the contract is broken.
+Each check takes an encoder and raises `Broken` with a sentence where the contract is broken.
 It returns None where the contract holds, or a sentence where there is nothing to hold it to.
 """
 
@@ -16,10 +16,15 @@ from torch import Tensor, nn
 
 from auscult.contracts import AttentionMap, HiddenStates, Waveforms
 from auscult.errors import UserError
+from auscult.registry import blame
 from auscult.upstream import Upstream
 
 TOLERANCE = 1e-5  # float32, on values of unit size
 Check = Callable[[Upstream], str | None]
+
+
+class Broken(AssertionError):
+    """The contract is broken; the sentence says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,8 @@ class Finding:
 
 
 def upstream_checks() -> Iterator[Check]:
-    """Yield every check, cheapest first."""
+    """Yield every check, cheapest first; where the first fails there is nothing to try."""
+    yield check_encoding
     yield check_spec
     yield check_frame_arithmetic
     yield check_short_audio
@@ -47,16 +53,26 @@ def upstream_checks() -> Iterator[Check]:
 
 
 def run_checks(upstream: Upstream) -> Iterator[Finding]:
-    """Run every check and yield what it found; an error inside the encoder is a failed check."""
+    """Run every check and yield what it found; an error inside the encoder is a failed check.
+
+    Where it cannot encode at all, that alone is said.
+    """
     for check in upstream_checks():
-        name = check.__name__.removeprefix("check_")
-        promise = (check.__doc__ or "").strip().splitlines()[0]
-        try:
-            yield Finding(name, promise, True, check(upstream) or "")
-        except AssertionError as error:
-            yield Finding(name, promise, False, str(error))
-        except Exception as error:  # a stranger's encoder may raise anything
-            yield Finding(name, promise, False, f"{type(error).__name__}: {error}")
+        finding = _found(check, upstream)
+        yield finding
+        if check is check_encoding and not finding.passed:
+            return
+
+
+def _found(check: Check, upstream: Upstream) -> Finding:
+    name = check.__name__.removeprefix("check_")
+    promise = (check.__doc__ or "").strip().splitlines()[0]
+    try:
+        return Finding(name, promise, True, check(upstream) or "")
+    except Broken as error:
+        return Finding(name, promise, False, str(error))
+    except Exception as error:  # a stranger's encoder may raise anything
+        return Finding(name, promise, False, blame(error) or f"{type(error).__name__}: {error}")
 
 
 def noise(upstream: Upstream, lengths: list[int], seed: int = 0) -> Waveforms:
@@ -76,8 +92,31 @@ def ragged_lengths(upstream: Upstream) -> list[int]:
     return [6400, edge, 5123, edge - 1, 6400, edge + 1]
 
 
+def check_encoding(upstream: Upstream) -> str | None:
+    """Utterances become hidden states (batch, frame, dim) in float32, all of one shape, finite."""
+    audio = noise(upstream, ragged_lengths(upstream))
+    frames, states = upstream.num_frames(audio.lengths), _encode(upstream, audio)
+    _expect(
+        frames.shape == audio.lengths.shape and not frames.is_floating_point(),
+        f"num_frames gives {frames.dtype} of shape {tuple(frames.shape)} for {len(audio.lengths)} "
+        "lengths; expected one whole number each, as // gives.",
+    )
+    _expect(
+        isinstance(states, HiddenStates),
+        f"forward returns a {type(states).__name__}; expected auscult.contracts.HiddenStates.",
+    )
+    for index, layer in enumerate(states.layers):
+        wanted = f"hidden state {index} is {layer.dtype}; expected torch.float32."
+        _expect(layer.dtype == torch.float32, wanted)
+        for row, valid in _rows(layer, states.lengths):
+            _expect(
+                valid.isfinite().all(), f"hidden state {index} of utterance {row} is not finite."
+            )
+    return None
+
+
 def check_spec(upstream: Upstream) -> str | None:
-    """Layers, width and parameters are those that the spec names, and all states are finite."""
+    """Layers, width and parameters are those that the spec names."""
     audio, spec = noise(upstream, ragged_lengths(upstream)), upstream.spec
     states = _encode(upstream, audio)
     _expect(
@@ -90,9 +129,6 @@ def check_spec(upstream: Upstream) -> str | None:
             layer.shape[-1] == spec.dim,
             f"hidden state {index} is {layer.shape[-1]} wide, the spec says {spec.dim}.",
         )
-        for row, valid in _rows(layer, states.lengths):
-            finite = bool(torch.isfinite(valid).all())
-            _expect(finite, f"hidden state {index} of utterance {row} is not finite.")
     counted = sum(parameter.numel() for parameter in upstream.parameters())
     _expect(
         counted == spec.num_parameters,
@@ -143,10 +179,10 @@ def check_short_audio(upstream: Upstream) -> str | None:
     except UserError:
         return None
     except Exception as error:
-        raise AssertionError(
+        raise Broken(
             f"{least - 1} samples raise {type(error).__name__} ({error}), not UserError."
         ) from error
-    raise AssertionError(f"{least - 1} samples are encoded, though num_frames says 0.")
+    raise Broken(f"{least - 1} samples are encoded, though num_frames says 0.")
 
 
 def check_determinism(upstream: Upstream) -> str | None:
@@ -209,7 +245,13 @@ def check_attention(upstream: Upstream) -> str | None:
     if not spec.heads:
         return _refuses_attention(upstream, audio)
     maps: list[AttentionMap] = []
-    states = _visit(upstream, audio, maps.append)
+    try:
+        states = _visit(upstream, audio, maps.append)
+    except UserError as error:
+        raise Broken(
+            f"the spec names heads, and visit_attention refuses ({error}); define visit_attention, "
+            "or name no heads."
+        ) from error
     blocks = [found.block for found in maps]
     _expect(
         blocks == list(range(1, spec.num_layers + 1)),
@@ -231,6 +273,8 @@ def check_attention_scope(upstream: Upstream) -> str | None:
     """Visiting attention leaves no trace, even where the visitor raises."""
     if not upstream.spec.heads:
         return "no attention"
+    if type(upstream).visit_attention is Upstream.visit_attention:
+        raise Broken("the spec names heads, and visit_attention is not defined.")
     audio = noise(upstream, ragged_lengths(upstream))
 
     class _VisitorError(Exception):
@@ -246,7 +290,7 @@ def check_attention_scope(upstream: Upstream) -> str | None:
         except _VisitorError:
             pass
         else:
-            raise AssertionError("visit_attention swallows what its visitor raises.")
+            raise Broken("visit_attention swallows what its visitor raises.")
     with _watched(upstream, "visit_attention"):
         _visit(upstream, audio, lambda found: None)
     after = _encode(upstream, audio)
@@ -294,7 +338,7 @@ def _refuses_attention(upstream: Upstream, audio: Waveforms) -> str:
         _visit(upstream, audio, lambda found: None)
     except UserError:
         return "no attention"
-    raise AssertionError("the spec names no heads, but visit_attention does not refuse.")
+    raise Broken("the spec names no heads, but visit_attention does not refuse.")
 
 
 def _check_map(found: AttentionMap, heads: int, lengths: Tensor) -> None:
@@ -401,6 +445,6 @@ def _expect_close(found: Tensor, wanted: Tensor, what: str) -> None:
     )
 
 
-def _expect(holds: bool, otherwise: str) -> None:
+def _expect(holds: bool | Tensor, otherwise: str) -> None:
     if not holds:
-        raise AssertionError(otherwise)
+        raise Broken(otherwise)

@@ -76,7 +76,9 @@ class Wrapped(Upstream):
         self._blocks = _paths(module, blocks, label)
         self._attention = _attention_paths(module, self._blocks, attention, label)
         with torch.no_grad():
-            states = self._states(self._silence(_LONGEST * sample_rate // SAMPLE_RATE), label)
+            silence = self._silence(_LONGEST * sample_rate // SAMPLE_RATE)
+            states = self._states(silence, label)
+        _check_shapes(states, silence, label)
         geometry = _measured_geometry(partial(self._count, label), stride, sample_rate, label)
         weights = sum(parameter.numel() for parameter in module.parameters())
         said = [type(module).__qualname__, str(sample_rate), *self._blocks]
@@ -92,7 +94,7 @@ class Wrapped(Upstream):
             sha256=fingerprint_weights(_named(module), said),
         )
         self._least = geometry.receptive_field
-        self.exact = self.is_exact()
+        self.try_batches()
 
     def num_frames(self, lengths: Tensor) -> Tensor:
         """Return the valid frames (batch,) of utterances of ``lengths`` (batch,) samples."""
@@ -101,9 +103,11 @@ class Wrapped(Upstream):
         return (steps + 1).clamp(min=0)
 
     def groups(self, lengths: Tensor) -> list[list[int]]:
-        """Return the rows of each length, or all rows where padding changes nothing."""
+        """Return all rows where none changes another, else those of each length, or each alone."""
         if self.exact:
             return super().groups(lengths)
+        if not self.together:
+            return [[row] for row in range(len(lengths))]
         found: dict[int, list[int]] = {}
         for row, length in enumerate(lengths.tolist()):
             found.setdefault(length, []).append(row)
@@ -164,9 +168,10 @@ class Wrapped(Upstream):
         found = states if self._blocks else [_tensor(output)]
         if len(found) != max(len(self._blocks) + 1, 1) or any(x.ndim != 3 for x in found):
             shapes = ", ".join(str(tuple(state.shape)) for state in found) or "none"
+            of = f"of {len(self._blocks)} blocks, each of which runs once" * bool(self._blocks)
             raise UserError(
-                f"{label}: expected states (batch, frame, dim) of {len(self._blocks)} blocks, "
-                f"each of which runs once; got {shapes}. Name the blocks with blocks=."
+                f"{label}: expected states (batch, frame, dim) {of or 'as output'}, got {shapes} "
+                f"for waveforms {tuple(waves.shape)}; blocks= names what states are taken from."
             )
         return found
 
@@ -188,7 +193,8 @@ class Wrapped(Upstream):
         if len(maps) != len(self._attention):
             raise UserError(
                 f"{label}: {len(maps)} of {len(self._attention)} attention modules gave weights "
-                "(batch, head, frame, frame); let them return their weights."
+                "(batch, head, frame, frame); let them return their weights, as "
+                "nn.MultiheadAttention does with need_weights=True, average_attn_weights=False."
             )
         return tuple(weights.shape[1] for weights in maps)
 
@@ -209,19 +215,45 @@ class Wrapped(Upstream):
         return (found[path] for path in self._attention if path in found)
 
     @torch.no_grad()
-    def is_exact(self) -> bool:
-        """Say whether a row is the same alone and beside a longer one."""
+    def try_batches(self) -> None:
+        """Try what the rows of a batch do to each other: of other lengths, of the same length."""
         short, long = (max(x, self._least + self.spec.geometry.stride) for x in _TRIED)
         generator = torch.Generator().manual_seed(0)
         where = self._silence(0).device
-        rows = [(torch.randn(x, generator=generator) / 10).to(where) for x in (short, long)]
-        batch = pad_sequence(rows, batch_first=True)
-        frames = int(self.num_frames(torch.tensor([short]))[0])
+        rows = [
+            (torch.randn(x, generator=generator) * level).to(where)
+            for x, level in ((short, 0.1), (long, 0.1), (short, 0.5))
+        ]
+        self.exact = self._keeps(rows[:2])
+        self.together = self.exact or self._keeps([rows[0], rows[2]])
+
+    def _keeps(self, rows: Sequence[Tensor]) -> bool:
+        """Say whether the first row is the same alone and in a batch of all; an error says no."""
+        frames = int(self.num_frames(torch.tensor([len(rows[0])]))[0])
         alone = self._states(self._resampled(rows[0][None]), self.spec.name)
-        beside = self._states(self._resampled(batch), self.spec.name)
+        batch = self._resampled(pad_sequence(list(rows), batch_first=True))
+        try:
+            beside = self._states(batch, self.spec.name)
+        except Exception:  # somebody's module may take one row only
+            return False
         return all(
             bool((a[0, :frames] - b[0, :frames]).abs().max() <= EXACT * a.abs().max().clamp(min=1))
             for a, b in zip(alone, beside, strict=True)
+        )
+
+
+def _check_shapes(states: Sequence[Tensor], waves: Tensor, label: str) -> None:
+    """Raise unless states of one row are (1, frame, dim), all alike."""
+    shapes = list(dict.fromkeys(tuple(state.shape) for state in states))
+    if shapes[0][0] != len(waves):
+        raise UserError(
+            f"{label}: waveforms {tuple(waves.shape)} give states {shapes[0]}; expected (batch, "
+            "frame, dim), the batch first."
+        )
+    if len(shapes) > 1:
+        raise UserError(
+            f"{label}: states have the shapes {', '.join(map(str, shapes))}; expected as many "
+            "frames and dimensions in each; leave out blocks that change them."
         )
 
 
@@ -315,6 +347,16 @@ def _measured_geometry(
     if count(longest) < 2:
         raise UserError(f"{label} gives fewer than two frames for 2 s of audio.")
     least = _first(lambda samples: count(samples) >= 1, longest)
+    if count(longest) == count(longest // 2):
+        raise UserError(
+            f"{label} gives {count(longest)} frames for 2 s of audio and for 1 s; expected states "
+            "(batch, frame, dim), with more frames for more audio."
+        )
+    if count(least) > 1:
+        raise UserError(
+            f"{label} gives {count(least)} frames for the shortest audio that it takes, {least} "
+            "samples; let it take shorter audio, down to one frame."
+        )
     step = stride or _first(lambda samples: count(samples) >= 2, longest) - least
     for samples in (least + 7 * step - 1, least + 7 * step, least + 20 * step + step // 2):
         wanted = (samples - least) // step + 1

@@ -51,7 +51,7 @@ def load(found: Found[Any], address: Address, seed: int) -> Upstream:
         with blamed(found.name, "cannot encode"):
             upstream = made if isinstance(made, Upstream) else wrap(made, name=label)
             if isinstance(upstream, Wrapped) and address.random:
-                upstream.exact = upstream.is_exact()
+                upstream.try_batches()
     upstream.spec = _spec(upstream.eval(), found, address)
     return upstream
 

@@ -93,6 +93,30 @@ class NotFinite(Sound):
         return HiddenStates(tuple(x / 0 for x in states.layers), states.lengths)
 
 
+class Halves(Sound):
+    def forward(self, audio: Waveforms) -> HiddenStates:
+        states = super().forward(audio)
+        return HiddenStates(tuple(x.half() for x in states.layers), states.lengths)
+
+
+class NoStates(Sound):
+    def forward(self, audio: Waveforms) -> HiddenStates:
+        return super().forward(audio).layers[0]  # type: ignore[return-value]
+
+
+class Fractions(Sound):
+    def num_frames(self, lengths: Tensor) -> Tensor:
+        return (lengths - 400) / 320 + 1
+
+    def forward(self, audio: Waveforms) -> HiddenStates:
+        lengths = conv_lengths(audio.lengths, (400,), (320,))
+        return HiddenStates((torch.zeros(len(lengths), 20, DIM),) * 3, lengths)
+
+
+class NoVisit(Sound):
+    visit_attention = Upstream.visit_attention  # type: ignore[assignment]
+
+
 class OneFrameMore(Sound):
     def num_frames(self, lengths: Tensor) -> Tensor:
         frames = super().num_frames(lengths)
@@ -264,7 +288,12 @@ BROKEN: list[tuple[type[Sound], str, str]] = [
     (WrongWidth, "spec", "is 8 wide, the spec says 9"),
     (WrongCount, "spec", "parameters, the spec says 1"),
     (MissingLayer, "spec", "expected 3 hidden states for 2 blocks, got 2"),
-    (NotFinite, "spec", "is not finite"),
+    (NotFinite, "encoding", "is not finite"),
+    (Halves, "encoding", "is torch.float16; expected torch.float32"),
+    (NoStates, "encoding", "returns a Tensor; expected auscult.contracts.HiddenStates"),
+    (Fractions, "encoding", "num_frames gives torch.float32 of shape (6,) for 6 lengths"),
+    (NoVisit, "attention", "define visit_attention, or name no heads"),
+    (NoVisit, "attention_scope", "visit_attention is not defined"),
     (OneFrameMore, "frame_arithmetic", "num_frames says"),
     (WrongGeometry, "frame_arithmetic", "lie behind the last frame"),
     (ShiftedGeometry, "frame_arithmetic", "puts frame centres at"),
@@ -319,9 +348,16 @@ def test_an_error_inside_the_encoder_is_a_failed_check() -> None:
         def forward(self, audio: Waveforms) -> HiddenStates:
             raise RuntimeError("out of order")
 
-    findings = list(run_checks(Raises()))
-    assert not any(finding.passed for finding in findings if finding.check == "spec")
-    assert any("RuntimeError: out of order" in finding.why for finding in findings)
+    (finding,) = run_checks(Raises())  # and nothing else, which would say the same
+    assert not finding.passed and finding.why == "RuntimeError: out of order"
+
+    class Asserts(Sound):
+        def forward(self, audio: Waveforms) -> HiddenStates:
+            assert audio.sample_rate == 8000
+            return super().forward(audio)
+
+    (finding,) = run_checks(Asserts())
+    assert not finding.passed and finding.why.startswith("AssertionError")
 
 
 def test_what_does_not_apply_is_said() -> None:

@@ -94,7 +94,7 @@ def test_other_weights_are_another_fingerprint() -> None:
     ("options", "sentence"),
     [
         ({"blocks": "encoder.blocks"}, "has no module 'encoder.blocks'; its own are conv, encoder"),
-        ({"blocks": "conv"}, "fewer than two frames"),
+        ({"blocks": "conv"}, "expected as many frames and dimensions in each"),
         ({"blocks": "encoder.layers", "attention": "linear"}, "0 of 2 attention modules"),
         ({"blocks": "encoder.layers", "stride": 160}, "frames are not regular"),
     ],
@@ -107,3 +107,44 @@ def test_what_is_wrong_is_said(options: dict[str, Any], sentence: str) -> None:
 def test_no_frames() -> None:
     with pytest.raises(UserError, match="expected states"):
         wrap(nn.Linear(32_000, 4))
+
+
+class Odd(nn.Module):
+    """One fault of many, in what a module makes of waveforms."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.conv, self.fault = nn.Conv1d(1, 8, 400, 320), fault
+
+    def forward(self, waves: Tensor) -> Tensor:
+        if self.fault == "one" and len(waves) > 1:
+            raise RuntimeError("one row only")
+        pad = {"fixed": 40_000 - waves.shape[1], "long": 40_000}.get(self.fault, 0)
+        x = self.conv(nn.functional.pad(waves, (0, pad))[:, None]).transpose(1, 2)
+        if self.fault == "neighbours":
+            return x - x.mean((0, 1))
+        return {"turned": x.mT, "time first": x.transpose(0, 1), "pooled": x.mean(1)}.get(
+            self.fault, x
+        )
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("turned", "8 frames for 2 s of audio and for 1 s; expected states .batch, frame, dim"),
+        ("time first", r"waveforms \(1, 32000\) give states \(99, 1, 8\); expected .*batch first"),
+        ("pooled", r"expected states \(batch, frame, dim\) as output, got \(1, 8\)"),
+        ("fixed", "for 2 s of audio and for 1 s"),
+        ("long", "for the shortest audio that it takes, 1 samples"),
+    ],
+)
+def test_states_of_other_shapes_are_said(fault: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        wrap(Odd(fault))
+
+
+@pytest.mark.parametrize("fault", ["neighbours", "one"])
+def test_rows_that_change_each_other_are_encoded_one_by_one(fault: str) -> None:
+    upstream = wrap(Odd(fault))
+    assert not upstream.together and upstream.groups(torch.tensor([900, 900])) == [[0], [1]]
+    assert failures(upstream) == []
