@@ -169,10 +169,13 @@ def execute(
     ledger = Ledger(plan.bench.out)
     outcomes = {} if processes.connected else _remembered(plan, ledger)
     failures = list(plan.failures)
-    for item, ended in executor_of(executor).map(_to_do(plan, outcomes), plan.desk):
+    wanted = _to_do(plan, outcomes)
+    alone = strict and len(wanted) == 1
+    for item, ended in executor_of(executor).map(wanted, plan.desk):
         if isinstance(ended, Failure):
             failures.append(ended)
-            ended.say()
+            if not alone:
+                ended.say()
             continue
         outcomes[item] = ended
         if processes.leads:
@@ -180,7 +183,9 @@ def execute(
                 ledger.write(item, ended)
             plan.bench.save(ended.records, ended.artifacts)
     if strict and failures and not any(x.records or x.files for x in outcomes.values()):
-        raise failures[0].error or UserError(failures[0].reason)
+        if alone or len({failure.reason for failure in failures}) == 1:
+            raise failures[0].error or UserError(failures[0].reason)
+        raise UserError("Nothing came to its end; what stopped each is said above.")
     return {item: outcomes[item] for item in plan.items if item in outcomes}, failures
 
 
