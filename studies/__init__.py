@@ -8,12 +8,14 @@ from .bench import Bench
 from .company import with_baselines
 from .description import Description, describe
 from .desk import Desk
-from .execution import Executor, Pool, Serial, execute
+from .execution import execute
+from .executor import Executor, Pool, Serial
 from .extraction import Extracted, extract, plan_extract
 from .findings import Findings
 from .item import Failure, Item, Outcome
 from .plan import Plan
 from .pretraining import Pretrained, pretrain
+from .search import search_subnets as search
 from .superb import plan_superb, superb
 from .task import plan_run, run
 
@@ -47,6 +49,7 @@ __all__ = [
     "pretrain",
     "probe",
     "run",
+    "search",
     "superb",
 ]
 
@@ -81,7 +84,8 @@ def probe(
     from .comparison import compare
 
     Bench.of(out=out, store=store).prepare()  # neither fails after work was done
-    plan = plan_probe(upstreams, corpus, tasks, out=out, store=store, **options)
+    options |= {"out": out, "store": store, "executor": executor}
+    plan = plan_probe(upstreams, corpus, tasks, **options)
     outcomes, failures = execute(plan, executor)
     differences = compare(outcomes, plan.bench.device)
     plan.bench.save((), differences)
@@ -110,6 +114,8 @@ def plan_probe(
     budget: str | int = "8GB",
     precision: str = "float32",
     device: str = "auto",
+    executor: "str | Executor" = "serial",
+    threads: int | None = None,
     skip_bad: bool = False,
     allow_shared_speakers: bool = False,
     out: str | Path | None = None,
@@ -133,6 +139,8 @@ def plan_probe(
         budget: Keep features up to this size on disk; beyond it encode anew.
         precision: What encoders compute in: ``float32``, ``bfloat16``; on GPUs ``float16``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        executor: See :func:`probe`; its share of the threads is what an item has.
+        threads: Of each item instead of that; the last bits of numbers depend on it.
         skip_bad: Leave bad items out, counted, instead of stopping.
         allow_shared_speakers: Go on although splits share speakers.
         out: Folder for kept work and the store; the cache, and no store, where None.
@@ -148,6 +156,8 @@ def plan_probe(
         out=out,
         store=store,
         device=device,
+        executor=executor,
+        threads=threads,
         precision=precision,
         budget=budget,
         skip_bad=skip_bad,
@@ -199,7 +209,8 @@ def attention(
     from .divergence import draw
 
     Bench.of(out=out, store=store).prepare()
-    plan = plan_attention(upstreams, corpus, out=out, store=store, **options)
+    options |= {"out": out, "store": store, "executor": executor}
+    plan = plan_attention(upstreams, corpus, **options)
     outcomes, failures = execute(plan, executor)
     artifacts = [artifact for found in outcomes.values() for artifact in found.artifacts]
     written = artifacts if out is not None else []
@@ -220,6 +231,8 @@ def plan_attention(
     base: str = "2",
     split: str | None = None,
     device: str = "auto",
+    executor: "str | Executor" = "serial",
+    threads: int | None = None,
     skip_bad: bool = False,
     out: str | Path | None = None,
     store: str | None = None,
@@ -234,6 +247,8 @@ def plan_attention(
         base: ``2`` for bits, from 0 to 1, ``e`` for nats.
         split: Split column, where a corpus has several.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        executor: See :func:`probe`; its share of the threads is what an item has.
+        threads: Of each item instead of that; the last bits of numbers depend on it.
         skip_bad: Leave bad items out, counted, instead of stopping.
         out: See :func:`attention`.
         store: SQLAlchemy URL of the store instead of OUT's.
@@ -244,7 +259,14 @@ def plan_attention(
     from . import divergence
     from .live import named
 
-    bench = Bench.of(out=out, store=store, device=device, skip_bad=skip_bad)
+    bench = Bench.of(
+        out=out,
+        store=store,
+        device=device,
+        executor=executor,
+        threads=threads,
+        skip_bad=skip_bad,
+    )
     names, address, bench = named(bench, upstreams, corpus)
     return divergence.plan_attention(
         Desk(bench), names, address, split_name=split_name, limit=limit, base=base, split=split

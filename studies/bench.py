@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from auscult.record import Artifact, Provenance, Record
     from auscult.upstream import Upstream
 
+    from .executor import Executor
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
@@ -29,6 +31,7 @@ class Bench:
     store: str | None = None  # SQLAlchemy URL or file of the store; OUT's where None
     stored: bool = True  # whether numbers go to a store at all
     device: str = "cpu"
+    threads: int = 0  # of torch for each item; as many as there are where 0
     precision: Precision = "float32"
     budget: int = 8_000_000_000  # bytes of features that are kept
     skip_bad: bool = False
@@ -43,6 +46,8 @@ class Bench:
         out: str | Path | None = None,
         store: str | None = None,
         device: str = "auto",
+        executor: "str | Executor" = "serial",
+        threads: int | None = None,
         precision: str = "float32",
         budget: str | int = "8GB",
         skip_bad: bool = False,
@@ -55,6 +60,8 @@ class Bench:
                 unless a ``store`` is named.
             store: SQLAlchemy URL or file of the store instead of OUT's.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            executor: Who carries items out, whose share of the threads an item has.
+            threads: Of each item instead of that.
             precision: What encoders compute in.
             budget: Features up to this size are kept; a number of bytes or such as ``8GB``.
             skip_bad: Leave bad items out, counted.
@@ -63,6 +70,8 @@ class Bench:
         Raises:
             UserError: One of them cannot be.
         """
+        from .executor import executor_of
+
         processes = Processes.of_environment()
         where = processes.device(choose_device(device))
         bench = cls(
@@ -70,6 +79,7 @@ class Bench:
             store=store,
             stored=out is not None or store is not None,
             device=where,
+            threads=threads or executor_of(executor).threads,
             processes=processes,
             precision=check_precision(precision, where),
             budget=budget if isinstance(budget, int) else parse_bytes(budget),
@@ -78,6 +88,13 @@ class Bench:
         )
         expect_folder(bench.out)
         return bench
+
+    @property
+    def how(self) -> dict[str, str]:
+        """What last bits may depend on: precision, type of device, threads where that is a CPU."""
+        kind = self.device.partition(":")[0]
+        threads = {"threads": str(self.threads)} if kind == "cpu" else {}
+        return {"precision": self.precision, "device": kind, **threads}
 
     @property
     def given(self) -> Mapping[str, Any]:

@@ -32,6 +32,7 @@ DISTILLATION = TaskSpec(name="distillation", version=1, output="utterance", metr
 class Criterion(Protocol):
     """A measure of subnets."""
 
+    speech: "Speech"
     label: str  # of the axis of a figure
     lower_is_better: bool
 
@@ -64,7 +65,7 @@ class Speech:
     cuts: Mapping[str, list[Any]]  # by split
     skipped: Mapping[str, int]
     limit: int | None
-    device: str
+    how: Mapping[str, str]  # what last bits may depend on
 
     @property
     def all_cuts(self) -> list[Any]:
@@ -75,7 +76,7 @@ class Speech:
     def identity(self) -> list[object]:
         """What stands for them."""
         named = {split: [cut.id for cut in cuts] for split, cuts in self.cuts.items()}
-        return [dict(self.corpus.sha256), self.corpus.split_column, named, self.device]
+        return [dict(self.corpus.sha256), self.corpus.split_column, named, dict(self.how)]
 
     def speakers(self, split: str) -> list[str | None]:
         """Return the speaker of each utterance."""
@@ -106,7 +107,7 @@ class ProbeCriterion:
         from auscult.probing import TrainingPlan, build_targets
         from auscult.upstreams.lighthubert.network import num_frames
 
-        self._sharing, self._speech, self._task, self._layer = sharing, speech, task, layer
+        self._sharing, self.speech, self._task, self._layer = sharing, speech, task, layer
         self._plan = TrainingPlan(probes=("linear",)).adapted(frames=task.frames)
         self._num_frames = {
             split: num_frames(
@@ -123,7 +124,7 @@ class ProbeCriterion:
         """See :class:`Criterion`."""
         sharing = self._sharing.fingerprint()
         about = [self._task.spec.name, self._layer, asdict(self._plan)]
-        return [sharing, *about, *self._speech.identity]
+        return [sharing, *about, *self.speech.identity]
 
     @property
     def code(self) -> str:
@@ -139,10 +140,10 @@ class ProbeCriterion:
         encoder = self._sharing.encoder(subnet)
         examples = {name: self._examples(encoder, name, layer) for name in splits}
         found = train_bank(
-            examples, len(self._classes), [layer], self._plan, device=self._speech.device
+            examples, len(self._classes), [layer], self._plan, device=str(encoder.device)
         )
         (score,) = found[split]
-        cuts, speakers = self._speech.cuts[split], self._targets[split].speakers
+        cuts, speakers = self.speech.cuts[split], self._targets[split].speakers
         tally = Tally(
             right=score.correct,
             total=score.total,
@@ -158,15 +159,15 @@ class ProbeCriterion:
         return record_of(
             score,
             encoder=encoder,
-            corpus=self._speech.corpus,
+            corpus=self.speech.corpus,
             split=split,
             task=self._task.spec,
             layer=layers if self._layer is None else self._layer,
             probe="linear",
             seed=self._plan.seeds[0],
-            config={**_plain(self._plan), "limit": self._speech.limit},
+            config={**_plain(self._plan), "limit": self.speech.limit},
             provenance=made,
-            num_skipped=self._speech.skipped[split] + self._targets[split].num_unlabelled,
+            num_skipped=self.speech.skipped[split] + self._targets[split].num_unlabelled,
         )
 
     def _examples(self, encoder: Any, split: str, layer: int) -> "Examples":
@@ -177,7 +178,7 @@ class ProbeCriterion:
         from auscult.pooled import Pooled
         from auscult.probing import FrameExamples, PooledExamples
 
-        cuts = self._speech.cuts[split]
+        cuts = self.speech.cuts[split]
         rows: list[Tensor] = [torch.empty(0)] * len(cuts)
         shape = (len(cuts), layer + 1, encoder.spec.dim)
         mean, std = torch.zeros(shape), torch.zeros(shape)  # of one layer only
@@ -219,7 +220,7 @@ class DistillationCriterion:
         """Load the teacher; its targets are computed where a split is first scored."""
         from auscult.upstreams.lighthubert.validation import HeldOutLoss, read_settings
 
-        self._sharing, self._speech = sharing, speech
+        self._sharing, self.speech = sharing, speech
         self._config = read_settings(sharing, teacher, top_layers)
         self._losses = {"dev": HeldOutLoss(sharing, self._config, speech.cuts["dev"])}
 
@@ -228,7 +229,7 @@ class DistillationCriterion:
         """See :class:`Criterion`."""
         teacher = self._losses["dev"].teacher.spec.sha256
         about = [self._sharing.fingerprint(), teacher, asdict(self._config)]
-        return [*about, *self._speech.identity]
+        return [*about, *self.speech.identity]
 
     @property
     def code(self) -> str:
@@ -239,11 +240,11 @@ class DistillationCriterion:
         """See :class:`Criterion`."""
         from auscult.upstreams.lighthubert.validation import HeldOutLoss
 
-        cuts = self._speech.cuts[split]
+        cuts = self.speech.cuts[split]
         if split not in self._losses:
             self._losses[split] = HeldOutLoss(self._sharing, self._config, cuts)
         losses, counts = (found.double().numpy() for found in self._losses[split](subnet))
-        items, speakers = [str(cut.id) for cut in cuts], self._speech.speakers(split)
+        items, speakers = [str(cut.id) for cut in cuts], self.speech.speakers(split)
         score = score_of("loss", Tally.of_ratio(losses, counts, items, speakers))
         return replace(score, num_items=len(cuts))
 
@@ -256,15 +257,15 @@ class DistillationCriterion:
         return record_of(
             score,
             encoder=encoder,
-            corpus=self._speech.corpus,
+            corpus=self.speech.corpus,
             split=split,
             task=DISTILLATION,
             layer=layers,
             probe="pretraining head",
             seed=0,
-            config={**config, "limit": self._speech.limit},
+            config={**config, "limit": self.speech.limit},
             provenance=made,
-            num_skipped=self._speech.skipped[split],
+            num_skipped=self.speech.skipped[split],
         )
 
 
@@ -303,23 +304,28 @@ class ScoreLog:
     def __len__(self) -> int:
         return len(self._found)
 
-    def score(self, criterion: Criterion, subnet: "Subnet", split: str) -> Score:
-        """Return a score that is there, or measure it and write it down.
+    def has(self, subnet: "Subnet", split: str) -> bool:
+        """Say whether a score is there."""
+        return (split, str(subnet)) in self._found
+
+    def read(self, subnet: "Subnet", split: str) -> Score:
+        """Return a score that is there."""
+        return self._found[split, str(subnet)]
+
+    def write(self, subnet: "Subnet", split: str, score: Score) -> None:
+        """Write a score down.
 
         Raises:
             UserError: The disk is full, or the folder cannot be written.
         """
         from auscult.kept import sealed_line
 
-        key = split, str(subnet)
-        if key not in self._found:
-            self._found[key] = score = criterion.score(subnet, split)
-            row = {**self._about, "split": split, "subnet": str(subnet), **asdict(score)}
-            with writing(self._path), self._path.open("a") as file:
-                file.write(sealed_line(row))
-                file.flush()
-                os.fsync(file.fileno())
-        return self._found[key]
+        row = {**self._about, "split": split, "subnet": str(subnet), **asdict(score)}
+        with writing(self._path), self._path.open("a") as file:
+            file.write(sealed_line(row))
+            file.flush()
+            os.fsync(file.fileno())
+        self._found[split, str(subnet)] = score
 
     def withdraw(self) -> None:
         """Remove the scores of this identity, which may be of other audio than it says."""

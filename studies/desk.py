@@ -24,11 +24,6 @@ class Desk:
         self._encoder: tuple[str, Upstream] | None = None
         self._made: dict[object, Any] = {}
 
-    @property
-    def device_type(self) -> str:
-        """The kind of device, never its index."""
-        return self.bench.device.partition(":")[0]
-
     def encoder(self, address: str) -> "Upstream":
         """Return the encoder that goes under ``address``, on the device."""
         if self._encoder is None or self._encoder[0] != address:

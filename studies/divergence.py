@@ -86,7 +86,7 @@ def plan_attention(
             upstream={"address": address, "sha256": spec.sha256},
             corpus=about,
             what={"split_name": split_name, "base": base, "split": split},
-            how={"precision": "float32", "device": desk.device_type, "code": maker},
+            how={**desk.bench.how, "code": maker},
             call=desk.bench.call("attention", upstream=address, corpus=corpus, **options),
         )
         for address, (spec, maker) in specs.items()
@@ -196,7 +196,7 @@ def _sum_file(encoder: "Upstream", item: Item, desk: Desk, ids: Sequence[str]) -
     """Return where sums are kept, a place for all that they depend on."""
     split, base = item.what["split_name"], item.what["base"]
     identity = [TASK.name, TASK.version, encoder.spec.name, encoder.spec.sha256, base]
-    identity += [item.corpus["sha256"][split], list(ids), encoder.device.type]
+    identity += [item.corpus["sha256"][split], list(ids), desk.bench.how]
     maker = made_by("auscult.analysis.divergence", "auscult.audio", *encoder.modules())
     file = kept.place(desk.bench.out / ".attention", identity, maker, ".npz")
     kept.say_made_otherwise([file], encoder.spec.name, "sums of divergences")

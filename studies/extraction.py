@@ -20,7 +20,8 @@ from auscult.progress import logger, track
 from .bench import Bench
 from .call import Call, unless_default
 from .desk import Desk
-from .execution import Executor, execute
+from .execution import execute
+from .executor import Executor
 from .extracted import DTYPES, State, Target, paths_of
 from .findings import Findings
 from .item import Item, Outcome
@@ -102,7 +103,7 @@ def extract(
     Raises:
         UserError: Nothing could be extracted as asked; the sentence says why.
     """
-    plan = plan_extract(upstream, corpus, out=out, **options)
+    plan = plan_extract(upstream, corpus, out=out, executor=executor, **options)
     todo = replace(plan, items=tuple(i for i in plan.items if i.key not in plan.there))
     outcomes, failures = execute(todo, executor, strict=not plan.there)
     lacking = {file for item in todo.items if item not in outcomes for file in item.what["files"]}
@@ -129,6 +130,8 @@ def plan_extract(
     limit: int | None = None,
     skip_bad: bool = False,
     device: str = "auto",
+    executor: str | Executor = "serial",
+    threads: int | None = None,
 ) -> ExtractionPlan:
     """Return what :func:`extract` would do, with what is there already.
 
@@ -142,6 +145,8 @@ def plan_extract(
         limit: Only this many utterances of each split, spread evenly over it.
         skip_bad: Leave bad items out, counted, instead of stopping.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        executor: See :func:`extract`; its share of the threads is what an item has.
+        threads: Of each item instead of that.
 
     Raises:
         UserError: Something cannot be extracted as asked, or other files stand in the places.
@@ -149,7 +154,9 @@ def plan_extract(
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     files = _files(corpus)
-    bench = Bench.of(device=device, precision=precision, skip_bad=skip_bad)
+    bench = Bench.of(
+        device=device, executor=executor, threads=threads, precision=precision, skip_bad=skip_bad
+    )
     bench = replace(bench, out=Path(out), stored=False)
     bench.prepare()
     (name,), address, bench = named(bench, upstream, "" if files else cast("str | Corpus", corpus))
@@ -188,7 +195,7 @@ def _plan(desk: Desk, name: str, data: "Corpus", call: Call, dtype: str) -> Extr
             upstream={"address": name, "sha256": encoder.spec.sha256},
             corpus={"address": data.spec},
             what={**made, **_said(part, cuts, targets)},
-            how={"precision": bench.precision, "device": encoder.device.type, "code": maker},
+            how={**bench.how, "code": maker},
             call=call,
             kept=False,
         )

@@ -273,7 +273,8 @@ def _folder(
         if not field.metadata.get("trained", True):  # such as how answers are decoded
             del settings[field.name]
     identity = [spec.name, spec.version, encoder.spec.sha256, settings, run.seed]
-    identity += [run.bench.device.partition(":")[0], dict(corpus.sha256), corpus.split_column]
+    how = {name: x for name, x in run.bench.how.items() if name != "precision"}  # is in settings
+    identity += [how, dict(corpus.sha256), corpus.split_column]
     identity.append([split.ids for split in labelled.splits.values()])
     if spec.output == "sequence":  # a file that they were made with may have changed
         identity.append([split.labels for split in labelled.splits.values()])

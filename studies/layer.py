@@ -107,7 +107,7 @@ def plan_probe(
         about: dict[str, Any] = {
             "upstream": {"address": address, "sha256": spec.sha256},
             "corpus": about_corpus,
-            "how": {"precision": desk.bench.precision, "device": desk.device_type, "code": maker},
+            "how": {**desk.bench.how, "code": maker},
         }
         frames = any(task.frames for task in wanted)
         encode = Item(kind=ENCODE, what={"frames": frames, "split": split}, kept=False, **about)
@@ -366,6 +366,7 @@ def _identity(
     """Return what scores depend on beside their plan."""
     splits = [corpus.sha256[name] for name in SPLITS]
     where = [corpus.split_column, precision_of(encoder, bench.precision)]
+    where += [f"threads={bench.how['threads']}"] if "threads" in bench.how else []
     limit = [] if item.corpus["limit"] is None else [f"limit={item.corpus['limit']}"]
     found = [*where, task.spec.name, encoder.spec.sha256, *splits, item.what["pooling"], *limit]
     about = [task.label, task.aligned, item.what.get("theirs", {})]

@@ -1,74 +1,265 @@
-"""`auscult subnet search`: which subnets of a supernet are worth what they cost."""
+"""The search study: which subnets of a supernet are worth what they cost."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from auscult.cli.output import (
-    MOST,
-    MOST_SEED,
-    AllowSharedSpeakers,
-    CorpusSpec,
-    Device,
-    Json,
-    Output,
-    Quiet,
-    SkipBad,
-    SplitColumn,
-    StoreUrl,
-    command_line,
-)
-from auscult.device import choose_device
+from auscult.dataset import SPLITS, check_speakers, spread
 from auscult.errors import UserError, unknown
+from auscult.extraction import long_enough
+from auscult.kept import write_object
+from auscult.probing import ProbeTask, check_labels, resolve_tasks
+from auscult.progress import logger, progress
+from auscult.record import fingerprint
+from auscult.score import Score
+from auscult.upstreams.lighthubert.cost import count_parameters, count_superb_macs
+from auscult.upstreams.lighthubert.latency import (
+    Latency,
+    measure_latency,
+    place_of,
+    read_latency,
+)
+from auscult.upstreams.lighthubert.search import (
+    COSTS,
+    Candidate,
+    LayerCost,
+    Strategy,
+    best,
+    check_limits,
+    front,
+    parse_limits,
+    search,
+    tabulate,
+)
+from auscult.upstreams.lighthubert.sharing import Sharing, share
+from auscult.upstreams.lighthubert.space import Subnet
+from auscult.upstreams.lighthubert.subnet import parse_subnet
+from auscult.watch import same_audio
+
+from .bench import Bench
+from .call import unless_default
+from .criterion import Criterion, DistillationCriterion, ProbeCriterion, ScoreLog, Speech
+from .desk import Desk
+from .executor import Executor, Map, executor_of
+from .findings import Findings
+from .item import Failure, Item, Outcome
+from .live import named
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
-    from auscult.probing import ProbeTask
-    from auscult.record import Provenance, Record
-    from auscult.score import Score
-    from auscult.studies.criterion import Criterion, ScoreLog, Speech
-    from auscult.upstreams.lighthubert.latency import Latency
-    from auscult.upstreams.lighthubert.search import Candidate, LayerCost
-    from auscult.upstreams.lighthubert.sharing import Sharing
-    from auscult.upstreams.lighthubert.space import Subnet
 
-Strategy = Literal["evolution", "random"]
+KIND = "subnet"
 _CHECKED_DRAWS = 1  # subnets drawn to check the table of latencies with, beside the named ones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found(Findings):
+    """What a search found: beside its records, which are of the front on test."""
+
+    result: Mapping[str, Any]  # as front.json has it
+    latency: Latency
+
+
+def search_subnets(
+    supernet: str,
+    corpus: "str | Corpus",
+    objective: str,
+    *,
+    budget: str = "",
+    cost: str = "",
+    strategy: Strategy = "evolution",
+    evaluations: int = 100,
+    seed: int = 0,
+    layer: int | None = None,
+    limit: int | None = None,
+    teacher: str = "",
+    top_layers: int | None = None,
+    split: str | None = None,
+    device: str = "auto",
+    executor: str | Executor = "serial",
+    threads: int | None = None,
+    skip_bad: bool = False,
+    allow_shared_speakers: bool = False,
+    out: str | Path | None = None,
+    store: str | None = None,
+) -> Found:
+    """Search the subnets of a supernet for those that are worth their cost.
+
+    Subnets are scored on dev with the supernet's own weights, none is trained. Those of the front,
+    which no other one beats at its cost, are then scored on test. The same call goes on after a
+    kill, and the outcome is the same.
+
+    Args:
+        supernet: ``lighthubert:FILE`` or FOLDER, ``tiny_lighthubert``, ``random(...)``.
+        corpus: Address such as ``tsv:my/speech``, or a corpus.
+        objective: ``probe:TASK``, such as ``probe:phone39``; or ``distill``.
+        budget: Upper limits, such as ``params<=40M,macs<=800G,rtf<=0.05``.
+        cost: Of the front: ``params``, ``macs`` or ``rtf``; the budget's first where empty.
+        strategy: ``evolution`` or ``random``.
+        evaluations: How many subnets to look at.
+        seed: Of the search.
+        layer: Hidden state that is probed; the last of each where None.
+        limit: Utterances of each split, at equal steps.
+        teacher: For ``distill``, where the supernet does not name it.
+        top_layers: For ``distill``: teacher blocks to average.
+        split: Split column, where a corpus has several.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        executor: ``serial`` or ``local:N``, N processes on this machine.
+        threads: Of each item, instead of the executor's share.
+        skip_bad: Leave bad items out, counted, instead of stopping.
+        allow_shared_speakers: Go on although splits share speakers.
+        out: Folder for the front, scores and the store; the cache, and no store, where None.
+        store: SQLAlchemy URL of the store instead of OUT's.
+
+    Raises:
+        UserError: Something cannot be searched as asked.
+    """
+    bench = Bench.of(
+        out=out,
+        store=store,
+        device=device,
+        executor=executor,
+        threads=threads,
+        skip_bad=skip_bad,
+        allow_shared_speakers=allow_shared_speakers,
+    )
+    limits = parse_limits(budget)
+    axis = cost or next(iter(limits), "params")
+    if axis not in COSTS:
+        raise unknown("cost", axis, COSTS)
+    _, address, bench = named(bench, [], corpus)
+    desk = Desk(bench)
+    wanted = Wanted(
+        supernet=supernet,
+        corpus=address,
+        split=split,
+        limit=limit,
+        objective=objective,
+        layer=layer,
+        teacher=teacher,
+        top_layers=top_layers,
+    )
+    sharing, criterion = wanted.criterion(desk)
+    costs = _counted(sharing)
+    check_limits(sharing.space, costs, {k: limit for k, limit in limits.items() if k in costs})
+    bench.prepare()
+    latency = _latency(sharing, bench.out / "latency.json", bench.device)
+    costs |= {"rtf": latency.cost}
+    check_limits(sharing.space, costs, limits)
+    log = ScoreLog(bench.out / "scores.jsonl", fingerprint(criterion.identity), criterion.code)
+    about = {"upstream": supernet, "objective": objective, "strategy": strategy, "seed": seed}
+    command = str(
+        bench.call(
+            "subnet search",
+            supernet=supernet,
+            corpus=address,
+            objective=objective,
+            **unless_default(
+                budget=(budget, ""),
+                cost=(cost, ""),
+                strategy=(strategy, "evolution"),
+                evaluations=(evaluations, 100),
+                seed=(seed, 0),
+                layer=(layer, None),
+                limit=(limit, None),
+                teacher=(teacher, ""),
+                top_layers=(top_layers, None),
+                split=(split, None),
+            ),
+        )
+    )
+    with executor_of(executor).open(desk) as carry_out:
+        going = _Search(
+            wanted, desk, sharing, criterion, costs, limits, axis, log, command, carry_out
+        )
+        with same_audio(criterion.speech.all_cuts, log.withdraw):
+            going.go(strategy, evaluations, seed)
+            outcomes = going.test()
+    result = about | _result(going, latency) | {"provenance": asdict(bench.provenance(command))}
+    bench.save([record for outcome in outcomes for record in outcome.records], ())
+    return Found(
+        outcomes=tuple(outcomes),
+        files=_write(going, result, bench.out),
+        result=result,
+        latency=latency,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What subnets are asked for: all that a score depends on beside the subnet."""
+
+    supernet: str
+    corpus: str
+    split: str | None
+    limit: int | None
+    objective: str
+    layer: int | None
+    teacher: str
+    top_layers: int | None
+
+    def criterion(self, desk: Desk) -> tuple[Sharing, Criterion]:
+        """Return the supernet and the measure of its subnets, read once.
+
+        Raises:
+            UserError: Something of that cannot be measured.
+        """
+        return desk.once(self, lambda: self._read(desk))
+
+    def _read(self, desk: Desk) -> tuple[Sharing, Criterion]:
+        sharing = share(self.supernet, device=desk.bench.device)
+        speech = _speech(
+            sharing, desk.corpus(self.corpus, self.split, None), self.limit, desk.bench
+        )
+        if self.objective == "distill":
+            return sharing, DistillationCriterion(sharing, speech, self.teacher, self.top_layers)
+        task = _task(self.objective, speech, desk.bench)
+        return sharing, ProbeCriterion(sharing, speech, task, _layer(self.layer, sharing))
+
+
+def measure(item: Item, desk: Desk) -> Outcome:
+    """Score one subnet on one split."""
+    what = dict(item.what)
+    text, part = what.pop("subnet"), what.pop("part")
+    sharing, criterion = Wanted(**what).criterion(desk)
+    subnet = parse_subnet(text, sharing.space, sharing.supernet.mode)
+    return Outcome(key=item.key, records=(), notes={"score": asdict(criterion.score(subnet, part))})
 
 
 @dataclass(slots=True)
 class _Search:
     """One search and what it found."""
 
-    sharing: "Sharing"
-    criterion: "Criterion"
-    costs: "Mapping[str, LayerCost]"
+    wanted: Wanted
+    desk: Desk
+    sharing: Sharing
+    criterion: Criterion
+    costs: Mapping[str, LayerCost]
     limits: Mapping[str, float]
     cost: str
-    log: "ScoreLog"
-    candidates: "list[Candidate]" = field(default_factory=list)  # all within the limits
+    log: ScoreLog
+    command: str  # what a person types for the whole search
+    carry_out: Map
+    candidates: list[Candidate] = field(default_factory=list)  # all within the limits
 
     def go(self, strategy: Strategy, evaluations: int, seed: int) -> None:
         """Look at subnets; scores that are there already are not measured again."""
-        from auscult.progress import logger, progress
-        from auscult.upstreams.lighthubert.search import search
-
         if len(self.log):
             logger.info(f"{len(self.log)} scores are there already.")
         sign = -1 if self.criterion.lower_is_better else 1
         highest = float("-inf")
         with progress("Searching", evaluations, "subnets") as advance:
 
-            def evaluate(subnet: "Subnet") -> float:
+            def evaluate(subnets: Sequence[Subnet]) -> list[float]:
                 nonlocal highest
-                value = sign * self.score(subnet).value
-                highest = max(highest, value)
-                advance(1, f"best {sign * highest:.4f}")
-                return value
+                for _ in self.measured(subnets, "dev"):
+                    advance(1)
+                values = [sign * self.score(subnet).value for subnet in subnets]
+                highest = max([highest, *values])
+                advance(0, f"best {sign * highest:.4f}")
+                return values
 
             self.candidates = search(
                 self.sharing.space,
@@ -81,146 +272,69 @@ class _Search:
                 first=list(self.named.values()),
             )
 
+    def measured(self, subnets: Sequence[Subnet], split: str) -> Iterator[Subnet]:
+        """Measure what is not in the log; yield each subnet when it is there."""
+        open_ones = {self.item(x, split): x for x in subnets if not self.log.has(x, split)}
+        yield from (subnet for subnet in subnets if subnet not in open_ones.values())
+        for item, ended in self.carry_out(list(open_ones)):
+            if isinstance(ended, Failure):
+                raise ended.error or UserError(ended.reason)
+            self.log.write(open_ones[item], split, Score(**ended.notes["score"]))
+            yield open_ones[item]
+
+    def item(self, subnet: Subnet, split: str) -> Item:
+        """Return the measurement of one subnet."""
+        speech = self.criterion.speech
+        return Item(
+            kind=KIND,
+            upstream={"address": self.sharing.address_of(subnet)},
+            corpus={"address": self.wanted.corpus, "sha256": dict(speech.corpus.sha256)},
+            what={**asdict(self.wanted), "subnet": str(subnet), "part": split},
+            how={**self.desk.bench.how, "code": self.criterion.code},
+            kept=False,
+        )
+
     @property
-    def named(self) -> "dict[str, Subnet]":
+    def named(self) -> dict[str, Subnet]:
         """The subnets that a search is compared with."""
         space = self.sharing.space
         found = {"smallest": space.smallest, "default": self.sharing.default}
         return found | {"largest": space.largest}
 
     @property
-    def front(self) -> "list[Candidate]":
+    def front(self) -> list[Candidate]:
         """Those that no other one beats, cheapest first."""
-        from auscult.upstreams.lighthubert.search import front
-
         return front(self.candidates, self.cost)
 
     @property
-    def best(self) -> "Candidate":
+    def best(self) -> Candidate:
         """The best within the limits."""
-        from auscult.upstreams.lighthubert.search import best
-
         return best(self.candidates, self.cost)
 
-    def score(self, subnet: "Subnet", split: str = "dev") -> "Score":
-        """Return a score from the log, or measure it."""
-        return self.log.score(self.criterion, subnet, split)
+    def score(self, subnet: Subnet, split: str = "dev") -> Score:
+        """Return a score from the log."""
+        return self.log.read(subnet, split)
+
+    def test(self) -> list[Outcome]:
+        """Score the front on test, and those by name on dev that are beyond the budget."""
+        subnets = [candidate.subnet for candidate in self.front]
+        tested = list(dict.fromkeys([*subnets, self.best.subnet]))
+        with progress("Scoring the front on test", len(tested), "subnets") as advance:
+            for _ in self.measured(tested, "test"):
+                advance(1)
+        for _ in self.measured(list(self.named.values()), "dev"):
+            pass
+        made = self.desk.bench.provenance(self.command)
+        outcomes = []
+        for subnet in subnets:
+            encoder, score = self.sharing.cut(subnet).spec, self.score(subnet, "test")
+            record = self.criterion.record(score, encoder, subnet.depth, "test", made)
+            outcomes.append(Outcome(key=record.key, records=(record,)))
+        return outcomes
 
 
-def search(
-    upstream: Annotated[
-        str,
-        typer.Argument(
-            metavar="SUPERNET",
-            help="lighthubert:FILE or FOLDER, tiny_lighthubert, or random(lighthubert_small).",
-            show_default=False,
-        ),
-    ],
-    corpus: CorpusSpec,
-    objective: Annotated[
-        str, typer.Option(help="probe:TASK, such as probe:phone39; or distill.", show_default=False)
-    ],
-    budget: Annotated[
-        str, typer.Option(help="Upper limits, such as params<=40M,macs<=800G,rtf<=0.05.")
-    ] = "",
-    cost: Annotated[
-        str, typer.Option(help="Cost of the front: params, macs or rtf. The budget's first.")
-    ] = "",
-    strategy: Annotated[Strategy, typer.Option(help="How subnets are made.")] = "evolution",
-    evaluations: Annotated[
-        int,
-        typer.Option("-n", "--evaluations", help="How many subnets to look at.", min=1, max=10**6),
-    ] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of the search.", min=0, max=MOST_SEED)] = 0,
-    layer: Annotated[
-        int | None, typer.Option(help="Hidden state that is probed; the last of each.", min=0)
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Utterances of each split, at equal steps.", min=1, max=MOST)
-    ] = None,
-    teacher: Annotated[
-        str, typer.Option(help="For distill: the teacher, where the supernet does not name it.")
-    ] = "",
-    top_layers: Annotated[
-        int | None,
-        typer.Option(help="For distill: teacher blocks to average.", min=1, max=MOST),
-    ] = None,
-    split: SplitColumn = None,
-    allow_shared_speakers: AllowSharedSpeakers = False,
-    skip_bad: SkipBad = False,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the front.")] = Path("subnets"),
-    device: Device = "auto",
-    store: StoreUrl = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Search the subnets of a supernet for those that are worth their cost.
-
-    Subnets are scored on dev with the supernet's own weights, none is trained. Those of the front,
-    which no other one beats at its cost, are then scored on test. Every subnet looked at keeps the
-    budget; real-time factors are sums from a table measured on this machine. Run the same command
-    again to go on after a kill: the outcome is the same. OUT receives front.json, front.png,
-    best.json (a subnet file), results.sqlite, scores.jsonl and latency.json.
-
-    Examples:
-      auscult subnet search "random(lighthubert_small)" -c demo --objective probe:phone39 \
---budget "params<=20M" -n 20 --limit 10 --out found
-      auscult subnet search lighthubert:M -c tsv:data/timit --objective distill --out found
-      auscult subnet export lighthubert:M@found/best.json --out best
-    """
-    import auscult
-    from auscult.record import fingerprint, provenance
-    from auscult.studies.bench import Bench
-    from auscult.studies.criterion import DistillationCriterion, ProbeCriterion, ScoreLog
-    from auscult.upstreams.lighthubert.search import (
-        COSTS,
-        check_limits,
-        parse_limits,
-    )
-    from auscult.upstreams.lighthubert.sharing import share
-    from auscult.watch import same_audio
-
-    output = Output(json=json, quiet=quiet)
-    where = choose_device(device)
-    limits = parse_limits(budget)
-    axis = cost or next(iter(limits), "params")
-    if axis not in COSTS:
-        raise unknown("cost", axis, COSTS)
-    sharing = share(upstream, device=where)
-    costs = _counted(sharing)
-    check_limits(sharing.space, costs, {k: limit for k, limit in limits.items() if k in costs})
-    data = auscult.corpus(corpus, split=split, skip_bad=skip_bad)
-    speech = _speech(sharing, data, limit, skip_bad, where)
-    criterion: Criterion
-    if objective == "distill":
-        criterion = DistillationCriterion(sharing, speech, teacher, top_layers)
-    else:
-        task = _task(objective, speech, allow_shared_speakers, skip_bad)
-        criterion = ProbeCriterion(sharing, speech, task, _layer(layer, sharing))
-    bench = Bench(out=out, store=store)
-    bench.prepare()
-    latency = _latency(output, sharing, out / "latency.json", where)
-    costs |= {"rtf": latency.cost}
-    check_limits(sharing.space, costs, limits)
-    run = provenance(command_line(), where)
-    log = ScoreLog(out / "scores.jsonl", fingerprint(criterion.identity), criterion.code)
-    found = _Search(sharing, criterion, costs, limits, axis, log)
-    with same_audio(speech.all_cuts, log.withdraw):
-        found.go(strategy, evaluations, seed)
-        records = _test(found, run)
-    bench.save(records, [])
-    about = {"upstream": upstream, "objective": objective, "strategy": strategy, "seed": seed}
-    result = about | _result(found, latency) | {"provenance": asdict(run)}
-    _write(found, result, out)
-    _show(output, found, result, out)
-    output.finish(records, **result)
-
-
-def _counted(sharing: "Sharing") -> "dict[str, LayerCost]":
+def _counted(sharing: Sharing) -> dict[str, LayerCost]:
     """Return the costs that need no machine."""
-    from auscult.upstreams.lighthubert.cost import count_parameters, count_superb_macs
-    from auscult.upstreams.lighthubert.search import tabulate
-
     parameters = partial(count_parameters, extractor_mode=sharing.supernet.mode)
     counts: dict[str, Callable[[Subnet], float]] = {
         "params": parameters,
@@ -229,10 +343,8 @@ def _counted(sharing: "Sharing") -> "dict[str, LayerCost]":
     return {name: tabulate(sharing.space, count) for name, count in counts.items()}
 
 
-def _latency(output: Output, sharing: "Sharing", path: Path, device: str) -> "Latency":
-    """Read the table of this machine, or measure it; say how it does for whole subnets."""
-    from auscult.upstreams.lighthubert.latency import measure_latency, place_of, read_latency
-
+def _latency(sharing: Sharing, path: Path, device: str) -> Latency:
+    """Read the table of this machine, or measure it."""
     space, mode = sharing.space, sharing.supernet.mode
     place = place_of(space, mode, device)
     found = read_latency(path, place)
@@ -242,44 +354,27 @@ def _latency(output: Output, sharing: "Sharing", path: Path, device: str) -> "La
         whole = [sharing.cut(subnet) for subnet in dict.fromkeys(subnets)]
         found = measure_latency(space, place, mode, whole)
         found.write(path)
-    output.table(
-        f"Real-time factors on {place.processor}: the table against whole subnets",
-        ("table", "measured", "error", "subnet"),
-        [
-            (f"{one.predicted:.5f}", f"{one.measured:.5f}", f"{one.error:+.1%}", one.subnet)
-            for one in found.checked
-        ],
-    )
     return found
 
 
-def _speech(
-    sharing: "Sharing", data: "Corpus", limit: int | None, skip_bad: bool, device: str
-) -> "Speech":
+def _speech(sharing: Sharing, data: "Corpus", limit: int | None, bench: Bench) -> Speech:
     """Choose the utterances; those too short for a frame are left out or refused."""
-    from auscult.dataset import SPLITS, spread
-    from auscult.extraction import long_enough
-    from auscult.studies.criterion import Speech
-
     encoder = sharing.encoder(sharing.space.smallest)
     kept = {
-        name: long_enough(encoder, spread(list(data.split(name)), limit), skip_bad=skip_bad)
+        name: long_enough(encoder, spread(list(data.split(name)), limit), skip_bad=bench.skip_bad)
         for name in SPLITS
     }
     cuts = {name: found for name, (found, _) in kept.items()}
     skipped = {name: len(data.skipped) + len(short) for name, (_, short) in kept.items()}
-    return Speech(data, cuts, skipped, limit, device)
+    return Speech(data, cuts, skipped, limit, bench.how)
 
 
-def _task(objective: str, speech: "Speech", allow_shared: bool, skip_bad: bool) -> "ProbeTask":
+def _task(objective: str, speech: Speech, bench: Bench) -> ProbeTask:
     """Return the task that a probe reads.
 
     Raises:
         UserError: Not an objective, not one task, or labels that cannot be probed.
     """
-    from auscult.dataset import check_speakers
-    from auscult.probing import check_labels, resolve_tasks
-
     kind, _, name = objective.partition(":")
     if kind != "probe" or not name:
         raise unknown("objective", objective, ["distill", "probe:TASK"])
@@ -287,13 +382,13 @@ def _task(objective: str, speech: "Speech", allow_shared: bool, skip_bad: bool) 
     if others:
         names = ", ".join(one.spec.name for one in (task, *others))
         raise UserError(f"--objective {objective} stands for several tasks; choose of {names}.")
-    check_labels(task, speech.cuts, skip_unlabelled=skip_bad)
+    check_labels(task, speech.cuts, skip_unlabelled=bench.skip_bad)
     if not task.about_speakers:
-        check_speakers(speech.corpus, allow_shared)
+        check_speakers(speech.corpus, bench.allow_shared_speakers)
     return task
 
 
-def _layer(layer: int | None, sharing: "Sharing") -> int | None:
+def _layer(layer: int | None, sharing: Sharing) -> int | None:
     """Return the layer to probe.
 
     Raises:
@@ -308,20 +403,7 @@ def _layer(layer: int | None, sharing: "Sharing") -> int | None:
     return layer
 
 
-def _test(found: _Search, run: "Provenance") -> "list[Record]":
-    """Score the front on test."""
-    from auscult.progress import track
-
-    records = []
-    for candidate in track(found.front, "Scoring the front on test"):
-        score = found.score(candidate.subnet, "test")
-        encoder = found.sharing.cut(candidate.subnet).spec
-        depth = candidate.subnet.depth
-        records.append(found.criterion.record(score, encoder, depth, "test", run))
-    return records
-
-
-def _result(found: _Search, latency: "Latency") -> dict[str, Any]:
+def _result(found: _Search, latency: Latency) -> dict[str, Any]:
     """Return what a search found, as JSON values."""
     return {
         "space": found.sharing.space.name,
@@ -337,7 +419,7 @@ def _result(found: _Search, latency: "Latency") -> dict[str, Any]:
     }
 
 
-def _entry(found: _Search, subnet: "Subnet", *, tested: bool = False) -> dict[str, Any]:
+def _entry(found: _Search, subnet: Subnet, *, tested: bool = False) -> dict[str, Any]:
     """Return one subnet: what it is, what it costs, what it scores."""
     score = found.score(subnet)
     return {
@@ -352,18 +434,17 @@ def _entry(found: _Search, subnet: "Subnet", *, tested: bool = False) -> dict[st
     }
 
 
-def _interval(score: "Score") -> dict[str, float]:
+def _interval(score: Score) -> dict[str, float]:
     low, high = (score.value if end is None else end for end in (score.low, score.high))
     return {"value": score.value, "low": low, "high": high}
 
 
-def _write(found: _Search, result: Mapping[str, Any], out: Path) -> None:
+def _write(found: _Search, result: Mapping[str, Any], out: Path) -> tuple[Path, ...]:
     """Write the front, its figure, and the best as a file that an address takes."""
-    from auscult.kept import write_object
     from auscult.results.curve import short_names
     from auscult.results.pareto import Place, pareto_front
 
-    def place(subnet: "Subnet") -> Place:
+    def place(subnet: Subnet) -> Place:
         return Place(found.costs[found.cost](subnet), **_interval(found.score(subnet)))
 
     for name, content in (("front", result), ("best", result["best"])):
@@ -380,29 +461,4 @@ def _write(found: _Search, result: Mapping[str, Any], out: Path) -> None:
         title=f"{short_names([result['upstream']])[result['upstream']]}: "
         f"{len(found.candidates)} subnets looked at, {result['strategy']}",
     )
-
-
-def _show(output: Output, found: _Search, result: Mapping[str, Any], out: Path) -> None:
-    output.table(
-        f"Front: {found.criterion.label}, cheapest first, with 95 % intervals",
-        ("", "parameters", "MACs (G)", "RTF", "dev", "test"),
-        [
-            (
-                number,
-                f"{entry['params']:,}",
-                f"{entry['macs'] / 1e9:,.1f}",
-                f"{entry['rtf']:.4f}",
-                _shown(entry["score"], entry["low"], entry["high"]),
-                _shown(**entry["test"]),
-            )
-            for number, entry in enumerate(result["front"], start=1)
-        ],
-    )
-    for number, entry in enumerate(result["front"], start=1):
-        output.print(f"{number:>3}  {entry['text']}")
-    output.print(f"Front: {out / 'front.json'}, {out / 'front.png'}")
-    output.print(f'Cut out: auscult subnet export "{result["best"]["address"]}" --out FOLDER')
-
-
-def _shown(value: float, low: float, high: float) -> str:
-    return f"{value:.4f} [{low:.4f}, {high:.4f}]"
+    return out / "front.json", out / "front.png", out / "best.json"

@@ -17,7 +17,8 @@ from .bench import Bench
 from .company import with_baselines
 from .cost import Cost, Job, cost, real_time_factor
 from .desk import Desk
-from .execution import Executor, execute
+from .execution import execute
+from .executor import Executor
 from .findings import Findings
 from .head import draw
 from .item import Failure, Item
@@ -250,7 +251,8 @@ def superb(
         UserError: There is nothing to run.
     """
     Bench.of(out=out, store=store).prepare()  # neither fails after work was done
-    plan = plan_superb(upstreams, data, out=out, store=store, **options)
+    options |= {"out": out, "store": store, "executor": executor}
+    plan = plan_superb(upstreams, data, **options)
     if announce is not None:
         announce(plan)
     plan.expect_corpora(data)
@@ -282,6 +284,8 @@ def plan_superb(
     budget: str | int = "8GB",
     precision: str = "float32",
     device: str = "auto",
+    executor: str | Executor = "serial",
+    threads: int | None = None,
     skip_bad: bool = False,
     allow_shared_speakers: bool = False,
     out: str | Path | None = None,
@@ -306,6 +310,8 @@ def plan_superb(
         budget: Size up to which features are kept.
         precision: What encoders compute in.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        executor: See :func:`superb`.
+        threads: Of each item, instead of the executor's share.
         skip_bad: Leave bad items out, counted.
         allow_shared_speakers: Go on although splits share speakers.
         out: See :func:`superb`.
@@ -338,6 +344,8 @@ def plan_superb(
         out=out,
         store=store,
         device=device,
+        executor=executor,
+        threads=threads,
         precision=precision,
         budget=budget,
         skip_bad=skip_bad,

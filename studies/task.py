@@ -19,7 +19,8 @@ from .bench import Bench
 from .call import unless_default
 from .company import with_baselines
 from .desk import Desk
-from .execution import Executor, execute
+from .execution import execute
+from .executor import Executor
 from .findings import Findings
 from .head import HeadRun, draw, outcome_of, train
 from .item import Item, Outcome
@@ -69,7 +70,7 @@ def run(
     with processes.joined(processes.device(choose_device(device))):
         if processes.leads:
             Bench.of(out=out, store=store).prepare()  # neither fails after work was done
-        options |= {"device": device, "out": out, "store": store}
+        options |= {"device": device, "out": out, "store": store, "executor": executor}
         plan = plan_run(upstreams, corpus, task, **options)
         outcomes, failures = execute(plan, executor)
         drawn = out is not None and processes.leads
@@ -99,6 +100,8 @@ def plan_run(
     budget: str | int = "8GB",
     precision: str = "float32",
     device: str = "auto",
+    executor: str | Executor = "serial",
+    threads: int | None = None,
     skip_bad: bool = False,
     allow_shared_speakers: bool = False,
     out: str | Path | None = None,
@@ -124,6 +127,8 @@ def plan_run(
         budget: Keep features up to this size on disk; beyond it encode anew.
         precision: What encoders compute in: ``float32``, ``bfloat16``; on GPUs ``float16``.
         device: See :func:`run`.
+        executor: See :func:`run`; its share of the threads is what an item has.
+        threads: Of each item instead of that; the last bits of numbers depend on it.
         skip_bad: Leave bad items out, counted, instead of stopping.
         allow_shared_speakers: Go on although splits share speakers.
         out: See :func:`run`.
@@ -140,6 +145,8 @@ def plan_run(
         out=out,
         store=store,
         device=device,
+        executor=executor,
+        threads=threads,
         precision=precision,
         budget=budget,
         skip_bad=skip_bad,
@@ -219,7 +226,7 @@ class Heads:
                 "split": self.split,
                 "tested": self.tested,
             },
-            how={"precision": desk.bench.precision, "device": desk.device_type, "code": code},
+            how={**desk.bench.how, "code": code},
             call=desk.bench.call(
                 "run",
                 [f"{key}={value}" for key, value in config.items() if value != protocol[key]],

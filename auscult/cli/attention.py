@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from auscult.cli.option import ExecutorName, PlanOnly, finish, show_plan
+from auscult.cli.option import ExecutorName, PlanOnly, Threads, finish, show_plan
 from auscult.cli.output import (
     MOST,
     CorpusSpec,
@@ -37,6 +37,7 @@ def attention(
     skip_bad: SkipBad = False,
     device: Device = "auto",
     executor: ExecutorName = "serial",
+    threads: Threads = None,
     plan: PlanOnly = False,
     store: StoreUrl = None,
     json: Json = False,
@@ -63,13 +64,15 @@ def attention(
         "base": base,
         "split": split,
         "device": device,
+        "executor": executor,
+        "threads": threads,
         "skip_bad": skip_bad,
         "out": out,
         "store": store,
     }
     if plan:
         return show_plan(output, studies.plan_attention(upstream, corpus, **given))
-    found = studies.attention(upstream, corpus, executor=executor, **given)
+    found = studies.attention(upstream, corpus, **given)
     unit = found.records[0].unit
     output.table(
         f"Attention divergence in {unit}s [95 % interval]", COLUMNS, summary(found.records)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from auscult.cli.option import ExecutorName, Limit, PlanOnly, finish, show_plan
+from auscult.cli.option import ExecutorName, Limit, PlanOnly, Threads, finish, show_plan
 from auscult.cli.output import (
     ComputePrecision,
     Device,
@@ -37,6 +37,7 @@ def extract(
     skip_bad: SkipBad = False,
     device: Device = "auto",
     executor: ExecutorName = "serial",
+    threads: Threads = None,
     plan: PlanOnly = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -67,6 +68,6 @@ def extract(
     what = files or corpus or ""
     if plan:
         return show_plan(output, studies.plan_extract(upstream, what, **given))
-    found = studies.extract(upstream, what, executor=executor, **given)
+    found = studies.extract(upstream, what, executor=executor, threads=threads, **given)
     output.print(f"{len(found.files)} files in {out}")
     finish(output, found, **found.to_dict())

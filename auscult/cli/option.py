@@ -45,6 +45,15 @@ ExecutorName = Annotated[
     str,
     typer.Option("--executor", help="serial, or local:N: N processes that share the threads."),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        help="Of each item on a CPU: all, or an equal share with local:N. The last bits of "
+        "numbers depend on it.",
+        min=1,
+        max=1024,
+    ),
+]
 PlanOnly = Annotated[
     bool, typer.Option("--plan", help="Print what would be done and what is there, and stop.")
 ]

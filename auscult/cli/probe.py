@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from auscult.cli.company import Baselines
-from auscult.cli.option import ExecutorName, Limit, PlanOnly, finish, show_plan
+from auscult.cli.option import ExecutorName, Limit, PlanOnly, Threads, finish, show_plan
 from auscult.cli.output import (
     MOST,
     AllowSharedSpeakers,
@@ -68,6 +68,7 @@ def probe(
     precision: ComputePrecision = "float32",
     device: Device = "auto",
     executor: ExecutorName = "serial",
+    threads: Threads = None,
     plan: PlanOnly = False,
     store: StoreUrl = None,
     json: Json = False,
@@ -100,6 +101,8 @@ def probe(
         "budget": budget,
         "precision": precision,
         "device": device,
+        "executor": executor,
+        "threads": threads,
         "skip_bad": skip_bad,
         "allow_shared_speakers": allow_shared_speakers,
         "out": out,
@@ -109,7 +112,7 @@ def probe(
         given["probes"] = probe
     if plan:
         return show_plan(output, studies.plan_probe(upstream, corpus, task, **given))
-    found = studies.probe(upstream, corpus, task, executor=executor, **given)
+    found = studies.probe(upstream, corpus, task, **given)
     _show(output, found, out)
 
 

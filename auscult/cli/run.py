@@ -17,6 +17,7 @@ from auscult.cli.option import (
     Seed,
     Steps,
     TestSplit,
+    Threads,
     finish,
     show_plan,
 )
@@ -71,6 +72,7 @@ def run(
     precision: ComputePrecision = "float32",
     device: Device = "auto",
     executor: ExecutorName = "serial",
+    threads: Threads = None,
     plan: PlanOnly = False,
     store: StoreUrl = None,
     json: Json = False,
@@ -106,6 +108,8 @@ def run(
         "budget": budget,
         "precision": precision,
         "device": device,
+        "executor": executor,
+        "threads": threads,
         "skip_bad": skip_bad,
         "allow_shared_speakers": allow_shared_speakers,
         "out": out,
@@ -117,7 +121,7 @@ def run(
         return
     if plan:
         return show_plan(output, studies.plan_run(upstream, corpus, task, **given))
-    found = studies.run(upstream, corpus, task, executor=executor, **given)
+    found = studies.run(upstream, corpus, task, **given)
     if leads:
         _show(output, found)
 

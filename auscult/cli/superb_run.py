@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from auscult.cli.company import Baselines
-from auscult.cli.option import ExecutorName, Finetune, LearningRates, Limit, Steps
+from auscult.cli.option import ExecutorName, Finetune, LearningRates, Limit, Steps, Threads
 from auscult.cli.output import (
     MOST_SEED,
     AllowSharedSpeakers,
@@ -77,6 +77,7 @@ def run_(
     precision: ComputePrecision = "float32",
     device: Device = "auto",
     executor: ExecutorName = "serial",
+    threads: Threads = None,
     store: StoreUrl = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -113,6 +114,8 @@ def run_(
         "budget": budget,
         "precision": precision,
         "device": device,
+        "executor": executor,
+        "threads": threads,
         "skip_bad": skip_bad,
         "allow_shared_speakers": allow_shared_speakers,
         "out": out,
@@ -124,7 +127,7 @@ def run_(
         planned.expect_corpora(data)
         return _finish(output, planned, (), planned.failures)
     announce = partial(show_superb_plan, output)
-    found = studies.superb(upstream, data, executor=executor, announce=announce, **given)
+    found = studies.superb(upstream, data, announce=announce, **given)
     _show_records(output, found.records, out, store)
     assert isinstance(found.plan, SuperbPlan)
     _finish(output, found.plan, found.records, found.failures)

@@ -15,7 +15,7 @@ from auscult import studies
 from auscult.errors import UserError
 from auscult.studies.bench import Bench
 from auscult.studies.desk import Desk
-from auscult.studies.execution import Pool
+from auscult.studies.executor import Pool
 from auscult.studies.item import Item
 
 OPTIONS: dict[str, Any] = {"probes": ("linear",), "max_epochs": 1, "baselines": False}
@@ -70,9 +70,10 @@ def _items() -> Iterator[Item]:
 
 
 def test_a_worker_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("auscult.studies.execution._carry_out_here", _die)
+    monkeypatch.setattr("auscult.studies.executor._carry_out_here", _die)
     with pytest.raises(UserError, match="worker was ended from outside.*fewer workers"):
-        list(Pool(1).map(list(_items()), Desk(Bench(out=tmp_path))))
+        with Pool(1).open(Desk(Bench(out=tmp_path))) as carry_out:
+            list(carry_out(list(_items())))
 
 
 def _die(item: Item) -> None:

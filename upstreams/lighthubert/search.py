@@ -25,6 +25,7 @@ MEASURED = ("rtf",)  # differs from one measurement to the next
 Strategy = Literal["random", "evolution"]
 
 _DRAWN, _LEAST_DRAWN = 0.1, 8  # share of the evaluations that evolution begins with; at least
+_BROOD = 8  # children of the same parents
 _PARENTS = 4
 _CROSSED = 0.7  # share of the offspring that has two parents
 _FULL = 0.5  # share of the offspring that may use the whole budget
@@ -128,7 +129,7 @@ def search(
     space: SearchSpace,
     costs: Costs,
     limits: Mapping[str, float],
-    evaluate: Callable[[Subnet], float],
+    evaluate: Callable[[Sequence[Subnet]], Sequence[float]],
     *,
     evaluations: int,
     seed: int,
@@ -137,6 +138,7 @@ def search(
 ) -> list[Candidate]:
     """Evaluate subnets within ``limits`` and return all of them, in the order they were tried.
 
+    Evolution looks at a brood of 8 at a time, so that these can be scored side by side.
     Each is bred under limits of its own: the whole budget half of the time, else a share of it
     drawn anew, so that the front moves everywhere and its dear end most. Evolution crosses and
     changes the best that keep those limits; random search draws choices uniformly and mends them.
@@ -148,7 +150,7 @@ def search(
         costs: What subnets cost, by name.
         limits: The most that they may cost, of some of ``costs``; see :func:`check_limits`. Where
             there are none, shares are drawn of what the largest subnet counts.
-        evaluate: What is searched for: more is better.
+        evaluate: What is searched for, of several subnets at once: more is better.
         evaluations: How many subnets are evaluated, ``first`` included; fewer where there are no
             more within the limits, or none is found in a few attempts.
         seed: Of all draws.
@@ -159,16 +161,26 @@ def search(
     counted = {name: cost(space.largest) for name, cost in costs.items() if name not in MEASURED}
     bounds = dict(limits) or counted
     found: dict[Subnet, Candidate] = {}
-    for subnet in first:
-        if subnet not in found and breeder.fits(subnet, limits) and len(found) < evaluations:
-            found[subnet] = Candidate(subnet, breeder.costs_of(subnet), evaluate(subnet))
+
+    def look_at(subnets: Sequence[Subnet]) -> None:
+        for subnet, value in zip(subnets, evaluate(subnets) if subnets else (), strict=True):
+            found[subnet] = Candidate(subnet, breeder.costs_of(subnet), value)
+
+    fitting = [subnet for subnet in dict.fromkeys(first) if breeder.fits(subnet, limits)]
+    look_at(fitting[:evaluations])
     drawn = evaluations if strategy == "random" else max(_LEAST_DRAWN, round(_DRAWN * evaluations))
-    for number in range(len(found), evaluations):
-        within = breeder.draw_limits(bounds)
+    number = len(found)
+    while number < evaluations:
         breeds = number >= drawn
-        subnet = breeder.propose(within, list(found.values()) if breeds else [], found)
-        if subnet not in found:
-            found[subnet] = Candidate(subnet, breeder.costs_of(subnet), evaluate(subnet))
+        least = _BROOD if breeds else drawn - number
+        parents, brood = list(found.values()) if breeds else [], dict[Subnet, None]()
+        for _ in range(min(least, evaluations - number)):
+            within = breeder.draw_limits(bounds)
+            subnet = breeder.propose(within, parents, {**found, **brood})
+            if subnet not in found:
+                brood[subnet] = None
+            number += 1
+        look_at(list(brood))
     return list(found.values())
 
 
