@@ -161,9 +161,11 @@ def test_audio_that_changed_since_it_was_planned_is_refused(corpus: str, tmp_pat
     path = Path(corpus.removeprefix("tsv:")) / "s0-0.flac"
     samples, rate = soundfile.read(path)
     soundfile.write(path, samples[::-1], rate)
-    outcomes = dict(studies.Serial().map(plan.items, plan.desk))
+    with studies.Serial().open(plan.desk) as carry_out:
+        outcomes = dict(carry_out(plan.items))
     (bad,) = [found for found in outcomes.values() if isinstance(found, studies.Failure)]
     assert "changed" in bad.reason and len(list((tmp_path / "out").iterdir())) == 21
-    outcomes = dict(studies.Pool(1).map(plan.items, plan.desk))
+    with studies.Pool(1).open(plan.desk) as carry_out:
+        outcomes = dict(carry_out(plan.items))
     (bad,) = [found for found in outcomes.values() if isinstance(found, studies.Failure)]
     assert "is another than when this was planned" in bad.reason
