@@ -12,6 +12,7 @@ from .execution import execute
 from .executor import Executor, Pool, Serial
 from .extraction import Extracted, extract, plan_extract
 from .findings import Findings
+from .finetuning import Finetuned, finetune
 from .item import Failure, Item, Outcome
 from .plan import Plan
 from .pretraining import Pretrained, pretrain
@@ -31,6 +32,7 @@ __all__ = [
     "Extracted",
     "Failure",
     "Findings",
+    "Finetuned",
     "Item",
     "Outcome",
     "Plan",
@@ -41,6 +43,7 @@ __all__ = [
     "describe",
     "execute",
     "extract",
+    "finetune",
     "plan_attention",
     "plan_extract",
     "plan_probe",

@@ -9,6 +9,7 @@ from typing import Any
 _SHORT = {"upstream": "-u", "corpus": "-c", "task": "-t"}
 _FUNCTIONS = {"subnet search": "search", "superb run": "superb"}  # of verbs of two words
 _PLURAL = {"upstream": "upstreams", "task": "tasks", "probe": "probes"}
+_ARGUMENTS = {"subnet search": "supernet", "finetune": "upstream"}  # without a name before
 _POSITIONAL = ("upstream", "corpus", "task")
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)")
 
@@ -34,13 +35,14 @@ class Call:
     def shell(self) -> str:
         """Return the command, without a database's password."""
         words = ["auscult", *self.verb.split()]
-        if "supernet" in self.given:
-            words.append(str(self.given["supernet"]))
+        argument = _ARGUMENTS.get(self.verb, "")
+        if argument in self.given:
+            words.append(str(self.given[argument]))
         for name, value in self.given.items():
             option = _SHORT.get(name, f"--{name.replace('_', '-')}")
             if isinstance(value, bool):
                 words.append(option if value else option.replace("--", "--no-", 1))
-            elif name != "supernet":
+            elif name != argument:
                 words += [word for one in _several(value) for word in (option, str(one))]
         return _PASSWORD.sub(r"\1***", shlex.join([*words, *self.settings]))
 

@@ -33,12 +33,7 @@ class Pretrained:
 
     def curve(self) -> "pd.DataFrame":
         """Return the means of the loss's terms, one row for each step that was noted."""
-        import pandas as pd
-
-        from auscult.loss_curve import CURVE, read_curve
-
-        rows = read_curve(self.folder) if (self.folder / CURVE).exists() else ()
-        return pd.DataFrame(list(rows))
+        return curve_of(self.folder)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -51,6 +46,15 @@ class Pretrained:
         rows = pd.DataFrame(list(self.to_dict().items()), columns=["key", "value"])
         table: str = rows.to_html(index=False, border=0)
         return table
+
+
+def curve_of(folder: Path) -> "pd.DataFrame":
+    """Return what a run noted of its loss, one row for each step; none where it has not begun."""
+    import pandas as pd
+
+    from auscult.loss_curve import CURVE, read_curve
+
+    return pd.DataFrame(list(read_curve(folder)) if (folder / CURVE).exists() else [])
 
 
 def pretrain(
