@@ -6,11 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auscult.dataset import SPLITS, check_speakers, spread
 from auscult.errors import UserError, unknown
-from auscult.extraction import long_enough
 from auscult.kept import write_object
-from auscult.probing import ProbeTask, check_labels, resolve_tasks
 from auscult.progress import logger, progress
 from auscult.record import fingerprint
 from auscult.score import Score
@@ -33,24 +30,24 @@ from auscult.upstreams.lighthubert.search import (
     search,
     tabulate,
 )
-from auscult.upstreams.lighthubert.sharing import Sharing, share
+from auscult.upstreams.lighthubert.sharing import Sharing
 from auscult.upstreams.lighthubert.space import Subnet
-from auscult.upstreams.lighthubert.subnet import parse_subnet
 from auscult.watch import same_audio
 
 from .bench import Bench
 from .call import unless_default
-from .criterion import Criterion, DistillationCriterion, ProbeCriterion, ScoreLog, Speech
+from .criterion import Criterion
 from .desk import Desk
 from .executor import Executor, Map, executor_of
 from .findings import Findings
 from .item import Failure, Item, Outcome
 from .live import named
+from .score_log import ScoreLog
+from .subnet import KIND, Wanted
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
 
-KIND = "subnet"
 _CHECKED_DRAWS = 1  # subnets drawn to check the table of latencies with, beside the named ones
 
 
@@ -125,10 +122,6 @@ def search_subnets(
         skip_bad=skip_bad,
         allow_shared_speakers=allow_shared_speakers,
     )
-    limits = parse_limits(budget)
-    axis = cost or next(iter(limits), "params")
-    if axis not in COSTS:
-        raise unknown("cost", axis, COSTS)
     _, address, bench = named(bench, [], corpus)
     desk = Desk(bench)
     wanted = Wanted(
@@ -141,94 +134,71 @@ def search_subnets(
         teacher=teacher,
         top_layers=top_layers,
     )
-    sharing, criterion = wanted.criterion(desk)
-    costs = _counted(sharing)
-    check_limits(sharing.space, costs, {k: limit for k, limit in limits.items() if k in costs})
-    bench.prepare()
-    latency = _latency(sharing, bench.out / "latency.json", bench.device)
-    costs |= {"rtf": latency.cost}
-    check_limits(sharing.space, costs, limits)
-    log = ScoreLog(bench.out / "scores.jsonl", fingerprint(criterion.identity), criterion.code)
-    about = {"upstream": supernet, "objective": objective, "strategy": strategy, "seed": seed}
+    options = unless_default(
+        budget=(budget, ""),
+        cost=(cost, ""),
+        strategy=(strategy, "evolution"),
+        evaluations=(evaluations, 100),
+        seed=(seed, 0),
+        layer=(layer, None),
+        limit=(limit, None),
+        teacher=(teacher, ""),
+        top_layers=(top_layers, None),
+        split=(split, None),
+    )
     command = str(
         bench.call(
-            "subnet search",
-            supernet=supernet,
-            corpus=address,
-            objective=objective,
-            **unless_default(
-                budget=(budget, ""),
-                cost=(cost, ""),
-                strategy=(strategy, "evolution"),
-                evaluations=(evaluations, 100),
-                seed=(seed, 0),
-                layer=(layer, None),
-                limit=(limit, None),
-                teacher=(teacher, ""),
-                top_layers=(top_layers, None),
-                split=(split, None),
-            ),
+            "subnet search", supernet=supernet, corpus=address, objective=objective, **options
         )
     )
     with executor_of(executor).open(desk) as carry_out:
-        going = _Search(
-            wanted, desk, sharing, criterion, costs, limits, axis, log, command, carry_out
-        )
-        with same_audio(criterion.speech.all_cuts, log.withdraw):
+        going = _begun(wanted, desk, budget, cost, command, carry_out)
+        with same_audio(going.criterion.speech.all_cuts, going.log.withdraw):
             going.go(strategy, evaluations, seed)
             outcomes = going.test()
-    result = about | _result(going, latency) | {"provenance": asdict(bench.provenance(command))}
+    about = {"upstream": supernet, "objective": objective, "strategy": strategy, "seed": seed}
+    result = about | _result(going) | {"provenance": asdict(bench.provenance(command))}
     bench.save([record for outcome in outcomes for record in outcome.records], ())
     return Found(
         outcomes=tuple(outcomes),
         files=_write(going, result, bench.out),
         result=result,
-        latency=latency,
+        latency=going.latency,
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What subnets are asked for: all that a score depends on beside the subnet."""
-
-    supernet: str
-    corpus: str
-    split: str | None
-    limit: int | None
-    objective: str
-    layer: int | None
-    teacher: str
-    top_layers: int | None
-
-    def criterion(self, desk: Desk) -> tuple[Sharing, Criterion]:
-        """Return the supernet and the measure of its subnets, read once.
-
-        Raises:
-            UserError: Something of that cannot be measured.
-        """
-        return desk.once(self, lambda: self._read(desk))
-
-    def _read(self, desk: Desk) -> tuple[Sharing, Criterion]:
-        sharing = share(self.supernet, device=desk.bench.device)
-        speech = _speech(
-            sharing, desk.corpus(self.corpus, self.split, None), self.limit, desk.bench
-        )
-        if self.objective == "distill":
-            return sharing, DistillationCriterion(sharing, speech, self.teacher, self.top_layers)
-        task = _task(self.objective, speech, desk.bench)
-        return sharing, ProbeCriterion(sharing, speech, task, _layer(self.layer, sharing))
-
-
-def measure(item: Item, desk: Desk) -> Outcome:
-    """Score one subnet on one split."""
-    what = dict(item.what)
-    text, part = what.pop("subnet"), what.pop("part")
-    sharing, criterion = Wanted(**what).criterion(desk)
-    subnet = parse_subnet(text, sharing.space, sharing.supernet.mode)
-    return Outcome(key=item.key, records=(), notes={"score": asdict(criterion.score(subnet, part))})
+def _begun(
+    wanted: Wanted, desk: Desk, budget: str, cost: str, command: str, carry_out: Map
+) -> "_Search":
+    """Return a search whose limits can be kept, with the scores that are there."""
+    limits = parse_limits(budget)
+    axis = cost or next(iter(limits), "params")
+    if axis not in COSTS:
+        raise unknown("cost", axis, COSTS)
+    sharing, criterion = wanted.criterion(desk)
+    costs = _counted(sharing)
+    check_limits(sharing.space, costs, {k: limit for k, limit in limits.items() if k in costs})
+    desk.bench.prepare()
+    out = desk.bench.out
+    latency = _latency(sharing, out / "latency.json", desk.bench.device)
+    costs |= {"rtf": latency.cost}
+    check_limits(sharing.space, costs, limits)
+    return _Search(
+        wanted=wanted,
+        desk=desk,
+        sharing=sharing,
+        criterion=criterion,
+        costs=costs,
+        limits=limits,
+        cost=axis,
+        latency=latency,
+        log=ScoreLog(out / "scores.jsonl", fingerprint(criterion.identity), criterion.code),
+        command=command,
+        carry_out=carry_out,
+    )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Search:
     """One search and what it found."""
 
@@ -239,6 +209,7 @@ class _Search:
     costs: Mapping[str, LayerCost]
     limits: Mapping[str, float]
     cost: str
+    latency: Latency
     log: ScoreLog
     command: str  # what a person types for the whole search
     carry_out: Map
@@ -357,53 +328,7 @@ def _latency(sharing: Sharing, path: Path, device: str) -> Latency:
     return found
 
 
-def _speech(sharing: Sharing, data: "Corpus", limit: int | None, bench: Bench) -> Speech:
-    """Choose the utterances; those too short for a frame are left out or refused."""
-    encoder = sharing.encoder(sharing.space.smallest)
-    kept = {
-        name: long_enough(encoder, spread(list(data.split(name)), limit), skip_bad=bench.skip_bad)
-        for name in SPLITS
-    }
-    cuts = {name: found for name, (found, _) in kept.items()}
-    skipped = {name: len(data.skipped) + len(short) for name, (_, short) in kept.items()}
-    return Speech(data, cuts, skipped, limit, bench.how)
-
-
-def _task(objective: str, speech: Speech, bench: Bench) -> ProbeTask:
-    """Return the task that a probe reads.
-
-    Raises:
-        UserError: Not an objective, not one task, or labels that cannot be probed.
-    """
-    kind, _, name = objective.partition(":")
-    if kind != "probe" or not name:
-        raise unknown("objective", objective, ["distill", "probe:TASK"])
-    task, *others = resolve_tasks(name, speech.all_cuts)
-    if others:
-        names = ", ".join(one.spec.name for one in (task, *others))
-        raise UserError(f"--objective {objective} stands for several tasks; choose of {names}.")
-    check_labels(task, speech.cuts, skip_unlabelled=bench.skip_bad)
-    if not task.about_speakers:
-        check_speakers(speech.corpus, bench.allow_shared_speakers)
-    return task
-
-
-def _layer(layer: int | None, sharing: Sharing) -> int | None:
-    """Return the layer to probe.
-
-    Raises:
-        UserError: Some subnets lack it.
-    """
-    least = min(sharing.space.depths)
-    if layer is not None and layer > least:
-        raise UserError(
-            f"--layer {layer}: there are subnets of {least} layers, which have hidden states 0 to "
-            f"{least} only; without --layer it is the last of each."
-        )
-    return layer
-
-
-def _result(found: _Search, latency: Latency) -> dict[str, Any]:
+def _result(found: _Search) -> dict[str, Any]:
     """Return what a search found, as JSON values."""
     return {
         "space": found.sharing.space.name,
@@ -415,7 +340,7 @@ def _result(found: _Search, latency: Latency) -> dict[str, Any]:
         "front": [_entry(found, c.subnet, tested=True) for c in found.front],
         "best": _entry(found, found.best.subnet, tested=True),
         "named": {name: _entry(found, subnet) for name, subnet in found.named.items()},
-        "latency": [asdict(one) | {"error": one.error} for one in latency.checked],
+        "latency": [asdict(one) | {"error": one.error} for one in found.latency.checked],
     }
 
 

@@ -12,7 +12,7 @@ WORK = {  # kind of item -> module:function
     "probe": "layer:measure",
     "attention": "divergence:measure",
     "head": "task:measure",
-    "subnet": "search:measure",
+    "subnet": "subnet:measure",
     "extract": "extraction:write",
 }
 

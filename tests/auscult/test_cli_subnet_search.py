@@ -14,7 +14,8 @@ import pytest
 
 from auscult.results import open_store
 from auscult.score import Score
-from auscult.studies.criterion import ProbeCriterion, ScoreLog
+from auscult.studies.criterion import ProbeCriterion
+from auscult.studies.score_log import ScoreLog
 from auscult.upstreams.lighthubert.checkpoint import write_supernet
 from auscult.upstreams.lighthubert.scaled import build_space
 from auscult.upstreams.lighthubert.space import Dimensions, Subnet
