@@ -22,6 +22,7 @@ PACKAGE = "auscult"
 # How things are said, kept and written changes no number, and the package's face only passes on.
 _SPEAKERS = ("errors", "progress", "shown", "watch")
 _WRITERS = ("board", "cache", "kept", "loss_curve", "origin", "record", "snapshot", "whole_file")
+_ROOMS = (f"{PACKAGE}.results.", f"{PACKAGE}.cli.")
 _SILENT = {PACKAGE, *(f"{PACKAGE}.{name}" for name in (*_SPEAKERS, *_WRITERS, "registry"))}
 _INSTALLED = ("site-packages", "dist-packages")  # folders of libraries, which have versions
 
@@ -83,7 +84,7 @@ def _reached(names: frozenset[str]) -> frozenset[str]:
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name in found or name in _SILENT or _file_of(name) is None:
+        if name in found or _is_silent(name) or _file_of(name) is None:
             continue
         found.add(name)
         waiting += _imported(name)
@@ -109,6 +110,10 @@ def _imported(name: str) -> frozenset[str]:
             modules = {n for n in inside if _is_followed(n) and _file_of(n) is not None}
             found |= modules or {module}
     return frozenset(filter(_is_followed, found))
+
+
+def _is_silent(name: str) -> bool:
+    return name in _SILENT or f"{name}.".startswith(_ROOMS)
 
 
 def _running(tree: ast.AST) -> Iterator[ast.AST]:

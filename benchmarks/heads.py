@@ -51,8 +51,9 @@ from auscult.downstreams import find_task
 from auscult.downstreams.checkpoint import seed_everything
 from auscult.downstreams.feature import CorpusUpstream
 from auscult.downstreams.keyword_spotting import KeywordSpotting
+from auscult.downstreams.schedule import Records
 from auscult.downstreams.split import LabelledCorpus, drop_short
-from auscult.downstreams.training import HeadTraining, Records, fit_head
+from auscult.downstreams.training import HeadTraining, fit_head
 from auscult.interval import cluster_weights, quantiles
 from auscult.upstream import Upstream
 

@@ -36,8 +36,8 @@ from auscult.progress import logger
 from auscult.upstream import Upstream
 
 from .batch import Batch, batches, shuffled
+from .schedule import Records, Schedule
 from .split import SPLITS, LabelledCorpus, LabelledSplit
-from .training import Records, Schedule
 
 Tokens = tuple[str, ...]
 

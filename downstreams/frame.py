@@ -23,9 +23,9 @@ from auscult.score import Score
 from auscult.upstream import Upstream
 
 from .batch import Batch, batches, shuffled
+from .schedule import Records, Schedule
 from .score import accuracy_score
 from .split import LabelledCorpus
-from .training import Records, Schedule
 
 UNLABELLED = -1
 LabelsAt = Callable[[Any, NDArray[np.float64]], Sequence[str | None]]

@@ -39,10 +39,10 @@ from .ctc import (
     label_sequences,
     word_errors,
 )
+from .schedule import Records
 from .score import ratio_score
 from .split import LabelledCorpus
 from .text import spelled
-from .training import Records
 
 __all__ = ["PhonemeRecognition", "PhonemeRecognitionConfig", "at_frames", "prepare", "score"]
 

@@ -55,8 +55,8 @@ from .detection import (
     precision_score,
     value_score,
 )
+from .schedule import HeadResult, Records
 from .split import LabelledCorpus, LabelledSplit
-from .training import HeadResult, Records
 
 DOCUMENTS = "documents"
 SHORTEST = 5  # frames of a query that is searched for

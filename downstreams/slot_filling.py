@@ -34,10 +34,10 @@ from .ctc import (
     character_errors,
     label_sequences,
 )
+from .schedule import Records
 from .score import ratio_score
 from .split import LabelledCorpus, expect_label
 from .text import spelled
-from .training import Records
 
 __all__ = ["SlotFilling", "SlotFillingConfig", "at_frames", "prepare", "score"]
 

@@ -36,9 +36,9 @@ from auscult.score import Score
 from auscult.upstream import Upstream
 
 from .batch import shuffled
+from .schedule import Records, Schedule
 from .score import ratio_score
 from .split import SPLITS, LabelledCorpus, LabelledSplit
-from .training import Records, Schedule
 from .turn import DiarizationError, Turn, diarization_error, turns_of_frames
 
 

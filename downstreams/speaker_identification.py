@@ -17,8 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from .crop import Crop, take_crop, with_crops
+from .schedule import Records
 from .score import classification_scores as score
-from .training import Records
 from .utterance import UtteranceConfig, UtteranceExpert, prepare
 
 __all__ = ["SpeakerIdentification", "SpeakerIdentificationConfig", "prepare", "score"]

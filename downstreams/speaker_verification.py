@@ -38,8 +38,8 @@ from auscult.score import Score
 
 from .batch import batches, shuffled
 from .crop import take_crop, with_crops
+from .schedule import Records, Schedule
 from .split import SPLITS, LabelledCorpus, LabelledSplit
-from .training import Records, Schedule
 from .trial import equal_error_rate, make_trials, trial_scores
 
 CONTEXT = 14  # frames that the TDNN layers need beside the one that they look at

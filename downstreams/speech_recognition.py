@@ -36,10 +36,10 @@ from .ctc import (
     word_errors,
 )
 from .decoder import WORD_END, WordDecoder, check_decoder
+from .schedule import Records
 from .score import ratio_score
 from .split import LabelledCorpus, expect_label
 from .text import spelled
-from .training import Records
 
 __all__ = ["SpeechRecognition", "SpeechRecognitionConfig", "at_frames", "prepare", "score"]
 

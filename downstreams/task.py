@@ -13,8 +13,8 @@ from auscult.registry import blamed
 from auscult.score import Score
 from auscult.upstream import Upstream
 
+from .schedule import HeadResult, Records, Schedule
 from .split import LabelledCorpus
-from .training import HeadResult, Records, Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

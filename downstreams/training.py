@@ -11,9 +11,8 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,9 +21,9 @@ from torch import Tensor, nn
 
 from auscult import bridge
 from auscult.board import Board
-from auscult.errors import UserError, unknown
+from auscult.errors import UserError
 from auscult.memory import within_memory
-from auscult.precision import PRECISIONS, computing_in
+from auscult.precision import computing_in
 from auscult.process import ALONE, Processes
 from auscult.progress import logger, progress
 from auscult.repeatable import repeatable
@@ -39,58 +38,11 @@ from .checkpoint import (
     write_checkpoint,
 )
 from .feature import CorpusUpstream
-
-Records = dict[str, list[Any]]
-OPTIMIZERS = {  # as s3prl's runner builds them; its AdamW has no weight decay and an eps of 1e-7
-    "Adam": {"name": "TorchOptim", "torch_optim_name": "Adam"},
-    "AdamW": {"name": "AdamW"},
-    "torch.AdamW": {"name": "TorchOptim", "torch_optim_name": "AdamW"},  # decays by 0.01
-}
+from .schedule import HeadResult, Records, Schedule, runner_config
 
 
 class Diverged(UserError):
     """Training ended in a gradient that is not finite."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """How long and how fast a head is trained."""
-
-    total_steps: int
-    batch_size: int
-    learning_rate: float
-    optimizer: str = "Adam"  # one of OPTIMIZERS
-    gradient_accumulate_steps: int = 1
-    gradient_clipping: float = 1.0
-    eval_step: int  # steps between evaluations on dev; the last step is always one
-    save_step: int  # steps between checkpoints; the last step is always one
-    log_step: int = 100  # steps between points of the loss in TensorBoard
-    training_precision: str = "float32"  # of the steps; evaluations are always in float32
-
-    may_be_zero: ClassVar[tuple[str, ...]] = ()  # numbers that need not be positive
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                continue
-            if value < 0 or value == 0 and name not in self.may_be_zero:
-                expected = "zero or more" if name in self.may_be_zero else "a positive number"
-                raise UserError(f"{name}={value}: expected {expected}.")
-        if self.optimizer not in OPTIMIZERS:
-            raise unknown("optimizer", self.optimizer, OPTIMIZERS)
-        if self.training_precision not in PRECISIONS:
-            raise unknown("training_precision", self.training_precision, PRECISIONS)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeadResult:
-    """What a trained head answers on test, at the step that dev prefers."""
-
-    answers: Records  # what the expert recorded, a list by name; ``id`` among them
-    layer_weights: NDArray[np.float64]  # (layer,), sum to one
-    step: int  # whose weights these are
-    curve: tuple[tuple[int, float], ...]  # step, score on dev
-    num_parameters: int  # of layer weights and head
 
 
 class Entry(NamedTuple):
@@ -491,12 +443,3 @@ def _runner_args(
         upstream_layer_selection=None,
         upstream_feature_normalize=False,
     )
-
-
-def runner_config(schedule: Schedule) -> dict[str, Any]:
-    """Return the configuration that s3prl's runner reads."""
-    runner = asdict(schedule)
-    return {
-        "runner": runner,
-        "optimizer": {**OPTIMIZERS[schedule.optimizer], "lr": schedule.learning_rate},
-    }

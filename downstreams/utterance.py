@@ -26,8 +26,8 @@ from auscult.errors import UserError
 from auscult.head import build_utterance_head
 
 from .batch import Batch, batches, generator_of, shuffled
+from .schedule import Records, Schedule
 from .split import LabelledCorpus, label_corpus
-from .training import Records, Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,10 @@ from auscult.dataset import Corpus
 from auscult.downstreams import HeadTask
 from auscult.downstreams.feature import CorpusUpstream
 from auscult.downstreams.prediction import PredictionRun, find_run, write_predictions
+from auscult.downstreams.schedule import HeadResult
 from auscult.downstreams.search import Trial, search_learning_rate
 from auscult.downstreams.split import LabelledCorpus, drop_short
-from auscult.downstreams.training import HeadResult, HeadTraining, fit_head
+from auscult.downstreams.training import HeadTraining, fit_head
 from auscult.origin import made_by
 from auscult.precision import precision_of
 from auscult.progress import logger

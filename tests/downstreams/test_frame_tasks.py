@@ -18,8 +18,9 @@ from auscult.contracts import UpstreamSpec
 from auscult.downstreams import find_task
 from auscult.downstreams.feature import CorpusUpstream
 from auscult.downstreams.frame import UNLABELLED, FrameExpert, score
+from auscult.downstreams.schedule import runner_config
 from auscult.downstreams.split import LabelledCorpus
-from auscult.downstreams.training import runner_config, train_head
+from auscult.downstreams.training import train_head
 from auscult.errors import UserError
 from auscult.frame import FrameGeometry
 

@@ -16,7 +16,7 @@ from auscult.errors import UserError
 from auscult.upstreams.lighthubert import export
 from auscult.upstreams.mockingjay import Dimensions as MockingjayDimensions
 from auscult.upstreams.mockingjay import OnlineFrontEnd, SpecHead, draw_mockingjay
-from auscult.upstreams.mockingjay.checkpoint import write_mockingjay
+from auscult.upstreams.mockingjay.writing import write_mockingjay
 from auscult.upstreams.w2v_bert import Dimensions, build_w2v_bert, save_w2v_bert
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`")  # s3prl's

@@ -2,22 +2,20 @@
 
 s3prl's have ``Transformer`` beside a configuration: older ones in ``Config``, newer ones in
 ``Upstream_Config``. Those of its branch AlbertNew have ``Mockingjay`` beside ``Settings``.
-The newer of s3prl's and AlbertNew's are also written.
 """
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError, quoted
-from auscult.snapshot import write_archive
 
 from ..configuration import MAX_LAYERS
 from ..conversion import plain_options
@@ -27,8 +25,8 @@ from .front_end import NUM_BINS, AlbertFrontEnd, FrontEnd, OnlineFrontEnd
 from .network import INITIAL_STD, LEAST_NEARBY, Dimensions, Mockingjay, SpecHead
 
 FILE = "encoder.ckpt"  # in a folder of a pretraining
-_LAYER = "encoder.layer."
-_MS = 16  # samples
+LAYER = "encoder.layer."
+MS = 16  # samples
 _MAX_DELTA = 8
 _MAX_FILTERS = 1024
 
@@ -177,9 +175,9 @@ def _front_end(audio: _Section) -> FrontEnd:
     """Return the features that s3prl's configuration describes."""
     if "kaldi" in audio.values:
         return _kaldi(audio)
-    audio.only("sample_rate", 1000 * _MS)
-    audio.only("win_ms", WINDOW // _MS)
-    audio.only("hop_ms", STRIDE // _MS)
+    audio.only("sample_rate", 1000 * MS)
+    audio.only("win_ms", WINDOW // MS)
+    audio.only("hop_ms", STRIDE // MS)
     audio.only("n_freq", NUM_BINS)
     wanted = audio.part("input")
     kind = wanted.values.get("feat_type")
@@ -200,8 +198,8 @@ def _kaldi(audio: _Section) -> Recipe:
     kaldi.only("feat_type", "fbank")
     filterbank = kaldi.part("fbank")
     known = {
-        "frame_length": WINDOW / _MS,
-        "frame_shift": STRIDE / _MS,
+        "frame_length": WINDOW / MS,
+        "frame_shift": STRIDE / MS,
         "use_log_fbank": True,
     }
     for key in filterbank.values:
@@ -295,10 +293,10 @@ def _fold(
     layers: dict[str, dict[str, Tensor]] = {}
     rest: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if name.startswith(_LAYER):
-            number, _, part = name.removeprefix(_LAYER).partition(".")
+        if name.startswith(LAYER):
+            number, _, part = name.removeprefix(LAYER).partition(".")
             if not number.isdecimal():
-                number, part = "", name.removeprefix(_LAYER)
+                number, part = "", name.removeprefix(LAYER)
             layers.setdefault(number, {})[part] = tensor
         else:
             rest[name] = tensor
@@ -319,7 +317,7 @@ def _fold(
     if share:
         layers = {"0": first}
     named = {
-        f"{_LAYER}{number}.{part}": tensor
+        f"{LAYER}{number}.{part}": tensor
         for number, layer in layers.items()
         for part, tensor in layer.items()
     }
@@ -346,109 +344,3 @@ def _count_head(path: Path, head: object) -> int:
             spec_head = SpecHead(len(output), len(dense))
         fill(f"{path} does not fit its configuration: its SpecHead", spec_head, tensors)
     return sum(tensor.numel() for tensor in tensors.values())
-
-
-def write_mockingjay(
-    path: Path,
-    network: Mockingjay,
-    head: SpecHead,
-    front_end: OnlineFrontEnd | AlbertFrontEnd,
-    *,
-    target: str,
-    sequence_length: int,
-    settings: Mapping[str, int | float | str],
-    step: int,
-) -> None:
-    """Write what `read_mockingjay` and s3prl's own loader read, whole or not at all.
-
-    Args:
-        path: Of the file.
-        network: The encoder.
-        head: That pretraining predicted with.
-        front_end: Its features; the papers' are written in the layout of AlbertNew.
-        target: What was predicted: ``input`` or ``linear``.
-        sequence_length: Frames above which s3prl's layout wants chunks.
-        settings: Of the pretraining, for the record.
-        step: Updates made.
-    """
-    sizes = _sizes(network.dimensions)
-    if isinstance(front_end, AlbertFrontEnd):
-        own: dict[str, Any] = {
-            "Mockingjay": _unfold(network, [""]),
-            "Settings": {
-                "Config": {"mockingjay": sizes | {"downsample_rate": front_end.stack}},
-                "Paras": dict(settings),
-            },
-            "Global_step": step,
-        }
-    else:
-        numbers = [f"{number}." for number in range(network.dimensions.num_layers)]
-        own = {
-            "Transformer": _unfold(network, numbers),
-            "Upstream_Config": {
-                "transformer": sizes,
-                "task": {"loss": "L1", "sequence_length": sequence_length},
-                "audio": _describe(front_end, target),
-            },
-            "Config": {"runner": dict(settings)},
-            "Step": step,
-        }
-    write_archive({"SpecHead": _on_cpu(head), **own}, path)
-
-
-def _sizes(dimensions: Dimensions) -> dict[str, Any]:
-    """Return the sizes of an encoder as s3prl's configuration names them."""
-    return {
-        "input_dim": dimensions.input_dim,
-        "hidden_size": dimensions.dim,
-        "num_hidden_layers": dimensions.num_layers,
-        "num_attention_heads": dimensions.heads,
-        "intermediate_size": dimensions.inner,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": dimensions.dropout,
-        "attention_probs_dropout_prob": dimensions.dropout,
-        "initializer_range": dimensions.initial_std,
-        "begins_nearby": dimensions.begins_nearby,  # of no one else's files
-        "layer_norm_eps": dimensions.eps,
-        "share_layer": dimensions.share,
-        "pre_layer_norm": False,
-    }
-
-
-def _describe(front_end: OnlineFrontEnd, target: str) -> dict[str, Any]:
-    """Return features and what was predicted as s3prl's configuration names them."""
-    features = {
-        "feat_type": front_end.kind,
-        "channel": 0,
-        "log": front_end.log,
-        "delta": front_end.delta_order,
-        "cmvn": front_end.cmvn,
-    }
-    linear = {"feat_type": "linear", "delta": 0} if target == "linear" else {}
-    return {
-        "target_level": front_end.target_level,
-        "win_ms": WINDOW // _MS,
-        "hop_ms": STRIDE // _MS,
-        "n_freq": NUM_BINS,
-        "n_mels": front_end.num_mels,
-        "input": features,
-        "target": features | linear,
-    }
-
-
-def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
-    """Return the weights as they load on any machine: torch stores where a tensor was."""
-    return {name: tensor.cpu() for name, tensor in module.state_dict().items()}
-
-
-def _unfold(network: Mockingjay, numbers: Sequence[str]) -> dict[str, Tensor]:
-    """Return the weights by their names, a shared layer's under each of ``numbers``."""
-    weights = _on_cpu(network)
-    if not network.dimensions.share:
-        return weights
-    shared = f"{_LAYER}0."
-    return {
-        name.replace(shared, f"{_LAYER}{number}"): tensor
-        for name, tensor in weights.items()
-        for number in (numbers if name.startswith(shared) else numbers[:1])
-    }

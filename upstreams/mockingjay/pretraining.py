@@ -19,10 +19,11 @@ from auscult.contracts import Waveforms
 from auscult.errors import UserError, unknown
 from auscult.objective import Batch, Objective, Term, Training
 
-from .checkpoint import FILE, write_mockingjay
+from .checkpoint import FILE
 from .front_end import AlbertFrontEnd, OnlineFrontEnd
 from .masking import draw_masks
 from .network import INITIAL_STD, LEAST_NEARBY, Dimensions, draw_with_head, valid_keys
+from .writing import write_mockingjay
 
 FRONT_ENDS = ("online", "albert")
 TARGETS = ("input", "linear")
