@@ -1,6 +1,6 @@
 """The extraction study: every layer of every utterance as files, for people who want features."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +82,7 @@ class Extracted(Findings):
 
 def extract(
     upstream: "str | Upstream",
-    corpus: "str | Path | Corpus | Sequence[str | Path]",
+    corpus: "str | Path | Corpus | Iterable[str | Path]",
     *,
     out: str | Path,
     executor: str | Executor = "serial",
@@ -121,7 +121,7 @@ def extract(
 
 def plan_extract(
     upstream: "str | Upstream",
-    corpus: "str | Path | Corpus | Sequence[str | Path]",
+    corpus: "str | Path | Corpus | Iterable[str | Path]",
     *,
     out: str | Path,
     dtype: str = "float32",
@@ -280,15 +280,16 @@ def _say_size(encoder: "Upstream", cuts: Sequence[Any], dtype: str, out: Path) -
     )
 
 
-def _files(corpus: "str | Path | Corpus | Sequence[str | Path]") -> list[Path]:
+def _files(corpus: "str | Path | Corpus | Iterable[str | Path]") -> list[Path]:
     """Return the audio files that were given; none where it is a corpus."""
     if isinstance(corpus, Path):
         return [corpus]
-    if isinstance(corpus, Sequence) and not isinstance(corpus, str):
-        if not corpus:
-            raise UserError("Give either audio files or a corpus, such as tsv:data/mine.")
-        return [Path(file) for file in corpus]
-    return []
+    if isinstance(corpus, str) or not isinstance(corpus, Iterable):
+        return []
+    files = [Path(file) for file in corpus]
+    if not files:
+        raise UserError("Give either audio files or a corpus, such as tsv:data/mine.")
+    return files
 
 
 def _with_files(call: Call, files: Sequence[Path]) -> Call:

@@ -100,8 +100,6 @@ def finetune(
     Raises:
         UserError: Something cannot be as asked; the sentence says why.
     """
-    from auscult.watch import check_content
-
     config = _configure(preset, settings)
     address = upstream if isinstance(upstream, str) else upstream.spec.name
     _encoder_folder(address)
@@ -113,28 +111,15 @@ def finetune(
         allow_shared_speakers=allow_shared_speakers,
     )
     _, name, bench = named(bench, address, corpus)
-    options = unless_default(
-        preset=(preset, "published"),
-        beam=(beam, 4),
-        split=(split, None),
-        limit=(limit, None),
-        seed=(seed, 0),
-    )
+    options = unless_default(preset=(preset, "published"), beam=(beam, 4), seed=(seed, 0))
+    options |= unless_default(split=(split, None), limit=(limit, None))
     given = {"upstream": address, "corpus": name, "out": str(out)}
     command = str(bench.call("finetune", settings, **given, **options))
     with bench.processes.joined(bench.device):
         with bench.processes.leader_first():
             speech = bench.corpus(name, split).limited(limit)
             study, objective = _begin(bench, address, speech, config, seed, limit)
-        steps, before = study.train(objective)
-        found = Finetuned(outcomes=(), upstream=f"w2v_bert:{out}", steps=steps, folder=bench.out)
-        if not bench.processes.leads:
-            return found
-        records = study.score(beam, study.provenance(command, before))
-        check_content(cut for one in ("dev", "test") for cut in study.labelled.splits[one].cuts)
-    bench.save(records, ())
-    outcome = Outcome(key=fingerprint([x.key for x in records]), records=tuple(records))
-    return replace(found, outcomes=(outcome,))
+        return study.carry_out(objective, command, beam)
 
 
 def _begin(
@@ -166,6 +151,21 @@ class _Study:
     config: "Config"
     seed: int
     limit: int | None
+
+    def carry_out(self, objective: "Objective", command: str, beam: int) -> Finetuned:
+        """Train and score; in processes that do not lead there are no numbers."""
+        from auscult.watch import check_content
+
+        steps, before = self.train(objective)
+        folder, leads = self.bench.out, self.bench.processes.leads
+        records = self.score(beam, self.provenance(command, before)) if leads else []
+        if leads:
+            check_content(x for name in ("dev", "test") for x in self.labelled.splits[name].cuts)
+            self.bench.save(records, ())
+        outcome = Outcome(key=fingerprint([x.key for x in records]), records=tuple(records))
+        return Finetuned(
+            outcomes=(outcome,), upstream=f"w2v_bert:{folder}", steps=steps, folder=folder
+        )
 
     def train(self, objective: "Objective") -> tuple[int, str]:
         """Train to the end; return the steps made, and the versions of other code that made any."""

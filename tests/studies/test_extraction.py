@@ -106,7 +106,7 @@ def test_objects(corpus: str, tmp_path: Path) -> None:
 
 def test_files(corpus: str, tmp_path: Path, run: Command) -> None:
     tones = sorted(Path(corpus.removeprefix("tsv:")).glob("s0-*.flac"))
-    found = auscult.extract("fbank", tones, out=tmp_path / "out")
+    found = auscult.extract("fbank", iter(tones), out=tmp_path / "out")
     assert [path.stem for path in found.files] == ["s0-0", "s0-1", "s0-2"]
     one = auscult.extract("fbank", tones[0], out=tmp_path / "one")
     assert [path.stem for path in one.files] == ["s0-0"]
@@ -127,7 +127,7 @@ def test_files(corpus: str, tmp_path: Path, run: Command) -> None:
     status, _, errors = run(*words[1:])
     assert status == 0 and "3 of 3 files were there already" in errors
     with pytest.raises(UserError, match="either audio files or a corpus"):
-        auscult.extract("fbank", [], out=tmp_path / "out")
+        auscult.extract("fbank", tmp_path.glob("*.wav"), out=tmp_path / "out")
 
 
 def test_a_bad_part_does_not_stop_the_others(
