@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cache
+from threading import Thread
 from typing import Protocol
 
 import torch
@@ -183,12 +184,20 @@ def _desk_here() -> list[Desk]:
 
 
 def _begin(bench: Bench, threads: int, level: int) -> None:
-    """Prepare a spawned worker."""
+    """Prepare a spawned worker, which ends where its parent is killed."""
+    Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a terminal's Ctrl-C comes here too: no traceback
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
     logger.setLevel(max(level, 30))  # warnings; the parent shows what ends
     _desk_here().append(Desk(bench))
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent's end; it can tell nobody of it where it is killed."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _carry_out_here(item: Item) -> Outcome | Failure:

@@ -64,10 +64,12 @@ def extract(
         "limit": limit,
         "skip_bad": skip_bad,
         "device": device,
+        "executor": executor,
+        "threads": threads,
     }
     what = files or corpus or ""
     if plan:
         return show_plan(output, studies.plan_extract(upstream, what, **given))
-    found = studies.extract(upstream, what, executor=executor, threads=threads, **given)
+    found = studies.extract(upstream, what, **given)
     output.print(f"{len(found.files)} files in {out}")
     finish(output, found, **found.to_dict())

@@ -82,6 +82,29 @@ def _die(item: Item) -> None:
     os._exit(9)
 
 
+KILLED = """
+import multiprocessing, os, signal
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from auscult.studies import executor
+from auscult.studies.bench import Bench
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    begun = (Bench(out=Path()), 1, 30)
+    pool = ProcessPoolExecutor(1, mp_context=context, initializer=executor._begin, initargs=begun)
+    print(pool.submit(os.getpid).result(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    words = [sys.executable, script]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=60)  # waits for workers
+    assert done.returncode == -9 and done.stdout.strip().isdigit()
+
+
 NOTEBOOK = """
 import torch, auscult
 from auscult.origin import code_of
