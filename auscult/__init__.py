@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Corpus",
+    "Upstream",
     "attention",
     "corpus",
     "describe",
@@ -60,6 +62,8 @@ _STUDIES = (
 )
 _LAZY = {  # names of this face -> where they are; nothing heavy before one is asked for
     **dict.fromkeys(_STUDIES, "auscult.studies"),
+    "Corpus": "auscult.dataset",
+    "Upstream": "auscult.upstream",
     "wrap": "auscult.wrapped",
 }
 

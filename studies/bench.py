@@ -157,7 +157,8 @@ class Bench:
 
 def _has_no_address(name: str) -> bool:
     """Say whether an object goes under a name that leads to it in no other process."""
-    from auscult import corpora, upstreams
+    from auscult.corpora import TABLE as READERS
+    from auscult.upstreams import TABLE as FAMILIES
 
     word = re.split("[:?,]", name.removeprefix("random(").rstrip(")"))[0]
-    return not (upstreams.TABLE.knows(word) or corpora.TABLE.knows(word))
+    return not (FAMILIES.knows(word) or READERS.knows(word))

@@ -89,6 +89,7 @@ def test_a_store_and_the_kept_outcomes_of_a_study(
     out = tmp_path / "out"
     given = {"probes": ("linear",), "max_epochs": 1, "device": "cpu", "out": out}
     found = studies.probe("log_mel", corpus, "keyword", **given)
+    assert found.plan is not None
     (item,) = [x for x in found.plan.items if x.kept]
     ledger = Ledger(out)
     outcome = ledger.read(item)

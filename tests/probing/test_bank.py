@@ -1,12 +1,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from auscult.errors import UserError
 from auscult.pooled import Pooled
 from auscult.probing import PooledExamples, ProbeKey, Targets, TrainingPlan, train_bank
 from auscult.probing.example import FrameExamples, chunks
@@ -134,7 +137,8 @@ def test_probe_shapes_and_weights_are_a_function_of_the_key() -> None:
     network = build_probe(key, 10, 5)
     sizes = [tuple(p.shape) for p in network.parameters() if p.ndim == 2]
     assert sizes == [(768, 10), (768, 768), (5, 768)]
-    assert_close(network[0].weight, build_probe(replace(key, learning_rate=1.0), 10, 5)[0].weight)
+    other = build_probe(replace(key, learning_rate=1.0), 10, 5)
+    assert_close(next(network.parameters()), next(other.parameters()))
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -167,3 +171,35 @@ def test_scores_survive_on_disk(tmp_path: Any) -> None:
         assert (a.key, a.items, a.epochs) == (b.key, b.items, b.epochs)
         np.testing.assert_array_equal(a.correct, b.correct)
     assert read_scores(tmp_path / "none.npz") is None
+
+
+def test_somebodys_own_probe_draws_as_it_would_alone(tmp_path: Path) -> None:
+    """Its dropout does not depend on the others in the bank, and is off when it answers."""
+    text = "from torch import nn\ndef probe(dim, size):\n"
+    text += (
+        "    return nn.Sequential(nn.Dropout(0.3), nn.Linear(dim, size), nn.BatchNorm1d(size))\n"
+    )
+    (tmp_path / "my.py").write_text(text)
+    name = f"python:{tmp_path / 'my.py'}:probe"
+    plan = replace(PLAN, probes=(name,), max_epochs=3)
+    torch.manual_seed(5)
+    alone = bank([1], plan)["test"]
+    torch.manual_seed(6)
+    both = bank([1], replace(plan, probes=("linear", name)))["test"]
+    (mine,) = [score for score in both if score.key.probe == name]
+    assert (mine.correct == alone[0].correct).all() and mine.epochs == alone[0].epochs
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("return nn.ReLU()", "makes a ReLU without weights"),
+        ("return 3", "makes a int without weights"),
+        ("return nn.Linear(dim, size + 1)", r"returns logits \(3, 6\) for features \(3, 4\)"),
+        ("return nn.Linear(size, dim)", r"cannot read features: RuntimeError"),
+    ],
+)
+def test_what_is_no_probe(body: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "my.py").write_text(f"from torch import nn\ndef probe(dim, size):\n    {body}\n")
+    with pytest.raises(UserError, match=sentence):
+        build_probe(ProbeKey(0, f"python:{tmp_path / 'my.py'}:probe", 0, 1e-3), 4, 5)
