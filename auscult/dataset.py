@@ -75,9 +75,14 @@ class Corpus:
         """Return the corpus with so many utterances of each split, and the trials among them.
 
         They are chosen at equal steps, so that they are not all of the first speaker.
+
+        Raises:
+            UserError: Fewer than one.
         """
         if limit is None:
             return self
+        if limit < 1:
+            raise UserError(f"limit={limit}: expected 1 utterance of each split, or more.")
         splits = {name: spread(list(cuts), limit) for name, cuts in self.splits.items()}
         ids = {name: {cut.id for cut in cuts} for name, cuts in splits.items()}
         trials = {

@@ -52,6 +52,8 @@ def test_as_the_verb(corpus: str, tmp_path: Path, run: Command) -> None:
     assert len(found.files) == 3 * 2 and all(path.is_file() for path in found.files)
     assert "6 files of fbank in float16" in found._repr_html_()
     assert found.to_dict()["precision"] == "float32" and found.skipped == ()
+    with pytest.raises(UserError, match="limit=0: expected 1 utterance of each split"):
+        auscult.extract("fbank", corpus, out=tmp_path / "out", limit=0)
 
 
 def test_processes_write_the_same_bits(corpus: str, tmp_path: Path) -> None:
