@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from auscult.frame import FrameGeometry
+from auscult.metric import Direction
 
 SAMPLE_RATE = 16_000
 
@@ -152,7 +153,15 @@ class TaskSpec:
     version: int  # bumped whenever a score changes meaning
     output: Output
     metrics: tuple[str, ...]  # the first is the one that dev selects by
+    direction: Direction = ""  # which way is better, of metrics that auscult.metric does not know
     origin: str = ""  # whose code it is: "package==1.0"; empty for ours
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("higher", "lower", ""):
+            raise ValueError(
+                f"TaskSpec.direction of {self.name}: expected higher, lower or nothing, got "
+                f"{self.direction!r}."
+            )
 
 
 def _expect(name: str, tensor: Tensor, shape: Sequence[int | None]) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from auscult.errors import UserError
 from auscult.interval import cluster_weights, quantiles
+from auscult.metric import DIRECTIONS, SAID
 from auscult.record import Provenance, Record, with_origins
 
 if TYPE_CHECKING:
@@ -236,6 +237,7 @@ def record_of(
         unit: Empty for a share of 0 to 1.
         head: Attention head.
     """
+    said = {SAID: task.direction} if task.direction and score.metric not in DIRECTIONS else {}
     return Record(
         **encoder.record_fields(),
         **asdict(score),
@@ -251,7 +253,7 @@ def record_of(
         selected_on=selected_on,
         num_skipped=num_skipped,
         seed=seed,
-        config=dict(config),
+        config={**config, **said},
         provenance=with_origins(provenance, encoder.origin, corpus.origin, task.origin),
     )
 

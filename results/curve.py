@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from math import fsum, sqrt
 from statistics import fmean
 
+from auscult.metric import direction_of_record
 from auscult.record import Artifact, Record, fingerprint
 
 from .series import Scored, Series
 
-LOWER_IS_BETTER = frozenset(
-    {"per", "wer", "wer_lm", "cer", "slot_value_cer", "eer", "min_dcf", "der", "loss"}
-)
 CHOSEN = "learning_rate"  # the setting that dev chooses for each layer
 SYNTHETIC = "demo"  # the corpus reader whose speech comes from a synthesiser
 
@@ -94,7 +92,7 @@ class Choice:
     @property
     def lower_is_better(self) -> bool:
         """Whether a smaller value of the metric is the better one."""
-        return self.curve.first.metric in LOWER_IS_BETTER
+        return direction_of_record(self.curve.first) == "lower"
 
 
 def chooser(curves: Iterable[Curve]) -> "Callable[[Curve], Choice | None]":
@@ -112,11 +110,12 @@ def chooser(curves: Iterable[Curve]) -> "Callable[[Curve], Choice | None]":
 
     def choose(curve: Curve) -> Choice | None:
         first = curve.first
-        if first.unit:
-            return None  # bits, seconds, parameters describe, they do not score
+        direction = direction_of_record(first)
+        if not direction:
+            return None  # divergences and sizes describe, they do not score
         if len(curve.points) == 1:
             return Choice(curve, curve.points[0], "")
-        sign = -1 if first.metric in LOWER_IS_BETTER else 1
+        sign = -1 if direction == "lower" else 1
         points = {(p.layer, p.head): p for p in curve.points}
         selecting = on_split.get((first.selected_on, curve.setting, *_measured(first)), ())
         for other in selecting if first.selected_on != first.split else ():

@@ -319,12 +319,12 @@ def _sentence(group: Sequence[Choice], compared: Sequence[Difference]) -> str:
     sign = -1 if group[0].lower_is_better else 1
     ranked = sorted(group, key=lambda choice: -sign * choice.point.value)
     best, first = ranked[0], ranked[0].curve.first
-    text = f"{best.curve.label} scores best: {cell(best.point)} with {first.probe}"
+    text = f"{best.curve.label} scores best: {cell(best.point, first.unit)} with {first.probe}"
     text += f" at layer {place(best.point)}" if best.chosen_on else ""
     text += f" (picked on {best.chosen_on})" if best.optimistic else ""
     others = [c for c in ranked if c.curve.label != best.curve.label]
     if others:
-        text += f"; next is {others[0].curve.label} with {cell(others[0].point)}"
+        text += f"; next is {others[0].curve.label} with {cell(others[0].point, first.unit)}"
         text += _apart(best, others[0], compared)
     if first.majority is not None:
         text += f". Always answering the commonest class scores {first.majority:.3f}"

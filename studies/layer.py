@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from auscult.contracts import TaskSpec, UpstreamSpec
 from auscult.dataset import SPLITS, check_speakers
 from auscult.errors import UserError, unknown
 from auscult.feature import FeatureStore, encode_stores, open_stores
@@ -37,7 +38,6 @@ from .item import Item, Outcome, TallyKey
 from .plan import Plan
 
 if TYPE_CHECKING:
-    from auscult.contracts import UpstreamSpec
     from auscult.dataset import Corpus
     from auscult.probing import Examples, ProbeScore, Targets
     from auscult.record import Record
@@ -176,7 +176,7 @@ def measure(item: Item, desk: Desk) -> Outcome:
     return Outcome(key=item.key, records=tuple(records), tallies=tallies)
 
 
-def read_layers(text: str, spec: "UpstreamSpec") -> list[int]:
+def read_layers(text: str, spec: UpstreamSpec) -> list[int]:
     """Read ``all`` or ``0,3,6-12``.
 
     Raises:
@@ -259,13 +259,12 @@ def _said(task: ProbeTask) -> dict[str, Any]:
         "label": task.label,
         "aligned": task.aligned,
         "origin": spec.origin,
+        **unless_default(direction=(spec.direction, "")),
     }
 
 
 def _task(what: Mapping[str, Any]) -> ProbeTask:
     """Return the task of an item; somebody's own is looked up, as it may be more than values."""
-    from auscult.contracts import TaskSpec
-
     if what["origin"]:
         return resolve_tasks(what["task"], ())[0]
 
@@ -274,6 +273,7 @@ def _task(what: Mapping[str, Any]) -> ProbeTask:
         version=what["version"],
         output=what["output"],
         metrics=tuple(what["metrics"]),
+        direction=what.get("direction", ""),
     )
     return ProbeTask(spec, what["label"], what["aligned"])
 
@@ -394,7 +394,7 @@ def _tallies(
 
 
 def _records(
-    spec: "UpstreamSpec",
+    spec: UpstreamSpec,
     corpus: "Corpus",
     task: ProbeTask,
     tallies: Mapping[TallyKey, Tally],
@@ -436,7 +436,7 @@ def _warn_alone(task: ProbeTask, tally: Tally) -> None:
 
 
 def _warn_constant(
-    task: ProbeTask, train: "Examples", spec: "UpstreamSpec", layers: Sequence[int]
+    task: ProbeTask, train: "Examples", spec: UpstreamSpec, layers: Sequence[int]
 ) -> None:
     """Say it where pooling leaves nothing to read."""
     if not isinstance(train, PooledExamples):

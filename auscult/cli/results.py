@@ -194,7 +194,7 @@ def _group(curve: "Curve", choice: "Choice | None") -> dict[str, object]:
 
     first = curve.first
     if choice:
-        best = cell(choice.point) + "*" * choice.optimistic
+        best = cell(choice.point, first.unit) + "*" * choice.optimistic
     else:
         best = span(curve.points, first.unit)
     return {

@@ -161,7 +161,7 @@ def test_error_rates_are_best_when_small(one: list[Record]) -> None:
 
 
 def test_bits_have_no_best(one: list[Record]) -> None:
-    (curve,) = gather([replace(r, unit="bit") for r in one])
+    (curve,) = gather([replace(r, metric="jsd_all_pairs", unit="bit") for r in one])
     assert chooser([curve])(curve) is None
 
 
