@@ -3,9 +3,9 @@
 python benchmarks/executors.py                         # noise, 12 encoders
 python benchmarks/executors.py --rounds 3 --workers 4
 
-Twelve encoders (tiny HuBERTs of random weights, a seed each) are encoded and probed, by `serial` and by
-`local:N` in turns, in fresh folders, each item with one thread. The numbers must be the same to the
-last bit. What an item costs beside its work is measured with items that end at once.
+Twelve encoders (tiny HuBERTs of random weights, a seed each) are encoded and probed, by `serial`
+and by `local:N` in turns, in fresh folders, each item with one thread. The numbers must be the same
+to the last bit. What an item costs beside its work is measured with items that end at once.
 """
 
 import argparse

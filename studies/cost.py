@@ -1,12 +1,8 @@
 """What the head of a task takes for one encoder, before anything is trained."""
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from auscult.contracts import SAMPLE_RATE, Waveforms
 from auscult.downstreams import HeadTask
 from auscult.downstreams.split import LabelledCorpus
 from auscult.feature import frame_bytes
@@ -14,7 +10,6 @@ from auscult.upstream import Upstream
 
 from .task import Heads
 
-NOISE_SECONDS = 10  # that the speed of encoding is guessed from
 BOTH_WAYS = 3  # encoding with its gradients, in encodings; a rule of thumb
 
 
@@ -56,19 +51,6 @@ class Cost:
     kept: bool  # they fit the budget and stay the same, else every batch is encoded anew
     finetuned: bool  # the encoder is trained too
     seconds: float  # of encoding; a rough guess
-
-
-def real_time_factor(encoder: Upstream) -> float:
-    """Return the seconds that encoding takes for each of noise, once: a rough guess."""
-    generator = torch.Generator().manual_seed(0)
-    samples = 0.1 * torch.randn(NOISE_SECONDS * SAMPLE_RATE, generator=generator)
-    audio = Waveforms.of([samples]).to(encoder.device)
-    with torch.inference_mode():
-        encoder(Waveforms.of([samples[:SAMPLE_RATE]]).to(encoder.device))  # makes what is made once
-        started = time.perf_counter()
-        states = encoder(audio)
-        float(states.layers[-1].sum())  # waits for a GPU
-        return (time.perf_counter() - started) / NOISE_SECONDS
 
 
 def cost(job: Job, encoder: Upstream, factor: float, budget: int) -> Cost:

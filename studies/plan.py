@@ -1,9 +1,11 @@
-"""What is to be done, before anything is: items, and which are there already."""
+"""What is to be done, before anything is: items, which are there already, what they take."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from .bench import Bench
 from .desk import Desk
+from .estimate import Estimate
 from .item import Failure, Item
 from .ledger import Ledger
 
@@ -26,13 +28,31 @@ class Plan:
         ledger = Ledger(self.bench.out)
         return {item.key for item in self.items if item.kept and ledger.has(item)}
 
-    def rows(self) -> list[list[object]]:
-        """Return one row of :data:`COLUMNS` for each item."""
+    def cost(self) -> dict[Item, Estimate]:
+        """Return what the items to do take, roughly: encoders are timed on noise for it."""
         done = self.done()
+        found = {item: Estimate.of(item, self.desk) for item in self.items if item.key not in done}
+        return {item: estimate for item, estimate in found.items() if estimate is not None}
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return each item as JSON values: what it is, whether it is there, what it takes."""
+        done, costs = self.done(), self.cost()
         return [
-            [item.upstream["address"], item.title, "there" if item.key in done else "to do"]
+            {
+                "upstream": item.upstream["address"],
+                "what": item.title,
+                "state": "there" if item.key in done else "to do",
+                "command": item.command,
+                "encoding_seconds_guessed": costs[item].seconds if item in costs else None,
+                "disk_bytes": costs[item].disk if item in costs else None,
+                "memory_bytes": costs[item].memory if item in costs else None,
+            }
             for item in self.items
         ]
 
+    def _repr_html_(self) -> str:
+        """Show the plan in a notebook."""
+        import pandas as pd
 
-COLUMNS = ("upstream", "what", "state")
+        table: str = pd.DataFrame(self.to_dicts()).to_html(index=False, border=0)
+        return table

@@ -15,8 +15,9 @@ from auscult.progress import logger
 
 from .bench import Bench
 from .company import with_baselines
-from .cost import Cost, Job, cost, real_time_factor
+from .cost import Cost, Job, cost
 from .desk import Desk
+from .estimate import real_time_factor
 from .execution import execute
 from .executor import Executor
 from .findings import Findings

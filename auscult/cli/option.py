@@ -60,15 +60,45 @@ PlanOnly = Annotated[
 
 
 def show_plan(output: Output, plan: "Plan") -> None:
-    """Print the items of a plan."""
-    from auscult.studies.plan import COLUMNS
-
-    output.table("Plan", COLUMNS, plan.rows())
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in plan.rows()]
-    commands = [item.command for item in plan.items]
-    output.finish(
-        plan=[{**row, "command": words} for row, words in zip(rows, commands, strict=True)]
+    """Print the items of a plan, and what they take."""
+    rows = plan.to_dicts()
+    output.table(
+        "Plan; times are rough guesses from noise, for encoding alone",
+        ("upstream", "what", "state", "encoding", "disk", "memory"),
+        [
+            (
+                row["upstream"],
+                row["what"],
+                row["state"],
+                *(_known(row[name], unit) for name, unit in _TAKES),
+            )
+            for row in rows
+        ],
     )
+    seconds, disk = (sum(row[name] or 0 for row in rows) for name, _ in _TAKES[:2])
+    output.print(
+        f"{len(rows)} items; encoding takes very roughly {duration(seconds)} and features take "
+        f"{disk / 1e9:.2f} GB; the training of probes and heads, and some 1 GB of memory for each "
+        "process, come on top."
+    )
+    output.finish(plan=rows)
+
+
+_TAKES = (("encoding_seconds_guessed", "s"), ("disk_bytes", "GB"), ("memory_bytes", "GB"))
+
+
+def _known(value: float | None, unit: str) -> str:
+    if value is None:
+        return ""
+    return duration(value) if unit == "s" else f"{value / 1e9:.2f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in the unit that suits it."""
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def finish(output: Output, found: "Findings", **extra: Any) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from auscult.cli.option import duration
 from auscult.cli.output import Output
 from auscult.progress import logger
 
@@ -66,14 +67,6 @@ def _handling(line: "Cost") -> str:
     if line.finetuned:
         return "encoded for every batch (the encoder is trained)"
     return "kept" if line.kept else "encoded for every batch (over --budget)"
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time in the unit that suits it."""
-    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _amounts(job: "Job") -> str:

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 import auscult
-from auscult.cli.superb_plan import duration
+from auscult.cli.option import duration
 from auscult.corpora import READERS
 from auscult.downstreams import TASKS
 from auscult.record import Record
@@ -18,8 +18,9 @@ from auscult.results import open_store
 from auscult.results.superb_table import OFFICIAL
 from auscult.studies import task as heads
 from auscult.studies.bench import Bench
-from auscult.studies.cost import Job, cost, real_time_factor
+from auscult.studies.cost import Job, cost
 from auscult.studies.desk import Desk
+from auscult.studies.estimate import real_time_factor
 from auscult.studies.place import PLACES
 from auscult.studies.superb import Choice, read_jobs
 

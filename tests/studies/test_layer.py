@@ -139,9 +139,16 @@ def test_from_python(corpus: str, toy: Any, tmp_path: Path) -> None:
 def test_finished_items_are_not_carried_out_again(corpus: str, toy: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = studies.probe(toy, corpus, "keyword", out=out, **OPTIONS)
-    encoded = len(toy.encoded)
     plan = studies.plan_probe(toy, corpus, ["keyword", "phone"], out=out, **OPTIONS)
-    assert [row[2] for row in plan.rows()] == ["to do", "there", "to do"]
+    rows = plan.to_dicts()
+    assert [row["state"] for row in rows] == ["to do", "there", "to do"]
+    assert rows[0]["encoding_seconds_guessed"] > 0 and rows[0]["memory_bytes"] > 0
+    frames = sum(
+        cut.duration for x in plan.desk.corpus(corpus, None, None).splits.values() for cut in x
+    )
+    assert rows[0]["disk_bytes"] > frames * 50 and rows[1]["disk_bytes"] is None
+    assert "to do" in plan._repr_html_()
+    encoded = len(toy.encoded)
     again = studies.probe(toy, corpus, "keyword", out=out, **OPTIONS)
     assert numbers(again) == numbers(first) and len(toy.encoded) == encoded
     assert [r.provenance for r in again.records] == [r.provenance for r in first.records]
