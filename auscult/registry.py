@@ -19,7 +19,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
+from importlib.metadata import (
+    Distribution,
+    EntryPoint,
+    distributions,
+    entry_points,
+    packages_distributions,
+    version,
+)
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -121,8 +128,11 @@ class Table(Generic[T]):
                 problem = "there is no such module; mend or uninstall that package"
             yield Listed(point.name, _origin_of(point), point.value, problem)
 
+        for package, problem in _points_of(self.group)[1]:
+            yield Listed("", package, "", problem)
+
     def _points(self) -> list[EntryPoint]:
-        found = entry_points(group=self.group)
+        found, _ = _points_of(self.group)
         return sorted(found, key=lambda point: (point.name, _origin_of(point)))
 
 
@@ -374,10 +384,39 @@ def _is_there(point: EntryPoint) -> bool:
         return False
 
 
+def _points_of(group: str) -> tuple[list[EntryPoint], list[tuple[str, str]]]:
+    """Return the entry points of a group, and the packages whose own cannot be read, with why."""
+    try:
+        return list(entry_points(group=group)), []
+    except Exception:  # one package with a torn file; then each is asked alone
+        pass
+    found: dict[str, list[EntryPoint]] = {}
+    broken = []
+    for package in distributions():
+        name = _folder_of(package)
+        try:
+            name = str(package.metadata["Name"]).lower()
+            points = [point for point in package.entry_points if point.group == group]
+        except Exception as error:  # whatever stands in a stranger's folder
+            reason = (str(error).splitlines() or [""])[0]
+            broken.append((_folder_of(package), f"{type(error).__name__}: {reason}; reinstall it"))
+        else:
+            found.setdefault(name, points)  # as Python does, the first on its path
+    return [point for points in found.values() for point in points], broken
+
+
 def _origin_of(point: EntryPoint) -> str:
-    return (
-        f"{point.dist.name}=={point.dist.version}" if point.dist else f"{point.value}, no package"
-    )
+    if point.dist is None:
+        return f"{point.value}, no package"
+    try:
+        name, number = point.dist.name, point.dist.version
+    except Exception:  # a torn file
+        name = number = ""
+    return f"{name}=={number}" if name and number else f"{_folder_of(point.dist)}, no name"
+
+
+def _folder_of(package: Distribution) -> str:
+    return Path(str(getattr(package, "_path", "a package"))).name
 
 
 def _version_of(module: str) -> str:

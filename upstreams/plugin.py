@@ -35,18 +35,15 @@ def load(found: Found[Any], address: Address, seed: int) -> Upstream:
     label = found.name.rpartition(":")[2]
     draws = address.random and takes(found.value, "seed")
     with seeded(seed):
-        made = build(
-            found,
-            *([found.rest] if found.rest else []),
-            subnet=address.subnet or None,
-            seed=seed if draws else None,
-        )
+        made = _made(found, address, seed if draws else None)
         if not isinstance(made, nn.Module):
             raise UserError(
                 f"{found.name} makes a {type(made).__name__}; expected an nn.Module, which is "
                 "called with waveforms (batch, time), or an auscult.Upstream."
             )
-        if address.random and not draws:
+        if draws:
+            _check_drawn(made, _made(found, address, seed + 1), address)
+        elif address.random:
             _draw_anew(made, address)
         with blamed(found.name, "cannot encode"):
             upstream = made if isinstance(made, Upstream) else wrap(made, name=label)
@@ -54,6 +51,26 @@ def load(found: Found[Any], address: Address, seed: int) -> Upstream:
                 upstream.try_batches()
     upstream.spec = _spec(upstream.eval(), found, address)
     return upstream
+
+
+def _made(found: Found[Any], address: Address, seed: int | None) -> Any:
+    places = [found.rest] if found.rest else []
+    return build(found, *places, subnet=address.subnet or None, seed=seed)
+
+
+def _check_drawn(made: nn.Module, other: nn.Module, address: Address) -> None:
+    """Raise where two seeds give the same weights: they were read, and no seed draws them.
+
+    Raises:
+        UserError: They are the same.
+    """
+    pairs = zip(made.parameters(), other.parameters(), strict=True)
+    if not any((a != b).any() for a, b in pairs):
+        bare = replace(address, random=False, seed=None)
+        raise UserError(
+            f"{bare} takes a seed, and has the same weights for two of them; draw its weights with "
+            "it where it is given, or rename the argument to have them drawn anew."
+        )
 
 
 def _spec(upstream: Upstream, found: Found[Any], address: Address) -> UpstreamSpec:

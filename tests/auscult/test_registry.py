@@ -174,3 +174,23 @@ def test_the_wall(address: str) -> None:
     with pytest.raises(UserError, match="names Python code"):
         refuse_code(address, "training.json")
     assert refuse_code("hf:models/python-x", "training.json") == "hf:models/python-x"
+
+
+@pytest.mark.parametrize("points", ["thing\n", "th\udce9ing = math:pi\n", "thing = math:pi\n"])
+@pytest.mark.parametrize("about", ["", "\udcff\udcfe", None])
+def test_a_torn_package_is_named_and_hides_no_other(
+    points: str, about: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in {"torn": points, "whole": "mine = math:e\n"}.items():
+        folder = tmp_path / f"{name}-2.0.dist-info"
+        folder.mkdir()
+        text = f"[auscult.things]\n{text}"
+        (folder / "entry_points.txt").write_text(text, "utf-8", "surrogateescape")
+        said = about if name == "torn" else "Metadata-Version: 2.1\nName: whole\nVersion: 2.0\n"
+        if said is not None:
+            (folder / "METADATA").write_text(said, "utf-8", "surrogateescape")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    table: Table[object] = Table("thing", {}, "auscult.things")
+    rows = {row.origin: row for row in table.listed()}
+    assert rows["whole==2.0"].name == "mine" and table.find("mine").value > 2
+    assert any(origin.startswith("torn-2.0.dist-info") for origin in rows)

@@ -168,3 +168,11 @@ def test_s3prl_takes_it_by_its_address(write: Callable[..., str]) -> None:
     states, lengths = upstream(torch.randn(2, 8000), torch.tensor([8000, 6000]))
     assert len(states) == 3 and states[0].shape[-1] == 8
     assert S3PRLUpstream("auscult", path_or_url=f"random({address})") is not None
+
+
+def test_a_seed_that_draws_nothing_is_no_twin(write: Callable[..., str]) -> None:
+    text = "def Encoder(seed=0):\n    torch.manual_seed(7)\n    return Net()\n"
+    address = write(NET, text)
+    assert auscult.load(address).spec.dim == 8
+    with pytest.raises(UserError, match="takes a seed, and has the same weights for two"):
+        auscult.load(f"random({address})")
