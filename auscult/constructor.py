@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from auscult.errors import quoted
+
 MAX_OVERLAP = 1 << 20  # elements of a tensor whose rows overlap in its storage
 MAX_AXES = 64
 _MAX_BITS = 4096  # of a number that is a key, which Python can still write
@@ -167,7 +169,7 @@ def build_tensor(
     tensor = torch.empty(0, dtype=dtype).set_(storage.content, offset, sizes, strides)
     properties = metadata or {}
     if unknown := set(properties) - {"conj", "neg"}:
-        raise Refused(f"is not read: a tensor has the property {unknown.pop()!r}")
+        raise Refused(f"is not read: a tensor has the property {quoted(unknown.pop())}")
     if properties.get("conj"):
         tensor = tensor.conj()
     return torch._neg_view(tensor) if properties.get("neg") else tensor
@@ -194,7 +196,7 @@ def _parameter(data: Any, *rest: Any) -> Any:
 
 def _subclassed_tensor(rebuild: Any, kind: Any, args: Any, state: Any) -> Any:
     if not isinstance(rebuild, Reference) or rebuild.module != "torch._utils":
-        raise Refused(f"is not read: it has a tensor of the kind {kind}")
+        raise Refused(f"is not read: it has a tensor of the kind {quoted(kind)}")
     return construct(rebuild, tuple(_sequence(args)))
 
 
@@ -252,7 +254,7 @@ def _list(items: Any = (), length: Any = None) -> list[Any]:
 def _bytearray(content: Any = b"", codec: Any = "latin1") -> bytearray:
     """Return a copy of ``content``; a whole number of zeros, as Python offers, is not made."""
     if codec not in ("latin1", "latin-1"):  # other codecs are modules to be imported
-        raise Refused(f"is not read: its bytes are encoded as {codec!r}")
+        raise Refused(f"is not read: its bytes are encoded as {quoted(codec)}")
     if isinstance(content, str):
         return bytearray(content, "latin1")
     if not isinstance(content, bytes | bytearray):

@@ -1,7 +1,10 @@
 """The one exception that means: the user can mend this; and how its messages quote."""
 
 import difflib
-from collections.abc import Iterable
+import reprlib
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -11,10 +14,27 @@ class UserError(Exception):
     """
 
 
+class _Shown(reprlib.Repr):
+    """Writes a few items a few levels deep: lists that hold each other can stand for billions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 16
+        self.maxstring = self.maxlong = self.maxother = 1 << 30  # :func:`quoted` cuts them
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        held = isinstance(x, Mapping | Namespace)
+        return f"{type(x).__name__}(...)" if held else repr(x)
+
+
+_shown = _Shown()
+
+
 def quoted(value: object, letters: int = 80) -> str:
     """Return how a value of a file reads in a message: as Python writes it, cut where long."""
     try:
-        text = repr(value)
+        text = _shown.repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits; endless nesting
         text = f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= letters else f"{text[: letters - 3]}..."

@@ -30,6 +30,7 @@ from auscult.constructor import (
     construct,
     storage_dtype,
 )
+from auscult.errors import quoted
 
 MAX_OPCODES = 1 << 22
 MAX_PER_BYTE = 64  # bytes that are built for one of the pickle, above
@@ -194,7 +195,9 @@ class _Machine:
 
     def make(self, kind: Any, args: Any, kwargs: Any = None) -> None:
         if not isinstance(args, tuple):
-            raise Refused(f"is damaged: its pickle calls {kind} with a {type(args).__name__}")
+            raise Refused(
+                f"is damaged: its pickle calls {quoted(kind)} with a {type(args).__name__}"
+            )
         self.charge(args, *args)
         made = construct(kind, args, kwargs)
         if isinstance(made, Stub):

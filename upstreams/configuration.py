@@ -4,7 +4,7 @@ All else in the file is ours to set or has no effect here: attention implementat
 quantisation, types, code, adapters, pointers to the hub, heads, labels, outputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,14 @@ def build_configuration(path: Path, model_type: str, found: Mapping[str, Any]) -
     known = {field.name for field in fields(kind)} & _FIELDS.keys()
     chosen = {name: found[name] for name in sorted(known & found.keys())}
     for name, value in chosen.items():
+        if (
+            isinstance(value, Sized)
+            and len(value) > MAX_CONVOLUTIONS
+            and not isinstance(value, str)
+        ):
+            raise UserError(
+                f"{path}: {name} has {len(value):,} entries; expected {MAX_CONVOLUTIONS} at most."
+            )
         if not _FIELDS[name].admits(value):
             raise UserError(f"{path}: {name} is {quoted(value)}; expected {_FIELDS[name]}.")
     try:
@@ -206,9 +214,8 @@ def _contradiction(config: Any) -> str:
 
 
 def _odd_convolutions(config: Any) -> str:
-    number = len(config.conv_dim)
-    if not 1 <= number <= MAX_CONVOLUTIONS:
-        return f"it has {number} convolutions; expected 1 to {MAX_CONVOLUTIONS}"
+    if not config.conv_dim:
+        return "it has no convolutions"
     geometry = conv_geometry(tuple(config.conv_kernel), tuple(config.conv_stride))
     if geometry.receptive_field > SAMPLE_RATE or geometry.stride < LEAST_STRIDE:
         return (

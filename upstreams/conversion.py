@@ -20,7 +20,7 @@ from auscult.errors import UserError, quoted
 
 from .configuration import build_configuration
 from .hub import build_model
-from .layout import BATCH_NORM, CONV, MASK_VECTOR, POSITION, POSITION_BIAS
+from .layout import ADAPTED, BATCH_NORM, CONV, MASK_VECTOR, POSITION, POSITION_BIAS
 from .weight import fill
 
 NORMS = {"default": "group", "layer_norm": "layer"}  # fairseq's extractor modes
@@ -72,6 +72,8 @@ def read_sizes(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "conv_pos_batch_norm": batch_norm,
         "mask_time_prob": 0.05 if MASK_VECTOR in weights else 0.0,  # whether there is a vector
     }
+    if ADAPTED in weights:
+        sizes["adapter_attn_dim"], _ = shape(ADAPTED, 2)
     if POSITION_BIAS in weights:
         buckets, heads = shape(POSITION_BIAS, 2)
         sizes |= {"num_buckets": buckets, "num_attention_heads": heads}

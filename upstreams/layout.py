@@ -22,6 +22,7 @@ from .weight import plain_names
 CONV = "feature_extractor.conv_layers"
 POSITION = "encoder.pos_conv_embed.conv"
 BATCH_NORM = "encoder.pos_conv_embed.batch_norm.weight"
+ADAPTED = "encoder.layers.0.adapter_layer.linear_1.weight"  # of MMS, in each block
 POSITION_BIAS = "encoder.layers.0.attention.rel_attn_embed.weight"  # of WavLM alone
 MASK_VECTOR = "masked_spec_embed"
 _FEED_FORWARD = r"encoder.layers.\1.feed_forward"
@@ -107,7 +108,7 @@ TRANSFORMERS = Layout(
     first=TORCHAUDIO.first,
     mark="feature_projection.projection.weight",
     encoder=((rf"((feature_extractor|feature_projection|encoder)\..*|{MASK_VECTOR})", r"\1"),),
-    heads=r"(quantizer|project_hid|project_q|lm_head|final_proj|label_embs_concat)(\..*)?",
+    heads=r"(adapter|quantizer|project_hid|project_q|lm_head|final_proj|label_embs_concat)(\..*)?",
 )
 LAYOUTS = (FAIRSEQ_BATCH_NORM, FAIRSEQ, TORCHAUDIO, TRANSFORMERS)
 

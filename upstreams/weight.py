@@ -96,11 +96,17 @@ def write_weights(weights: Mapping[str, Tensor], path: Path) -> Path:
 def plain_names(stored: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     """Return weights without what stands before each name, positional convolutions as in torch 2.
 
-    Where some names begin with ``prefix``, the others are kept, unless one is then the same.
+    Where some names begin with ``prefix``, the others are kept, unless one is then the same. How
+    many batches a batch norm has seen changes no number, and need not stand there.
     """
     found = {name: x for name, x in stored.items() if not name.startswith(prefix)}
     found |= {n.removeprefix(prefix): x for n, x in stored.items() if n.startswith(prefix)}
-    return {_renamed(name): tensor for name, tensor in found.items()}
+    plain = {_renamed(name): tensor for name, tensor in found.items()}
+    for name in [name for name in plain if name.endswith(".running_mean")]:
+        counter = f"{name.removesuffix('running_mean')}num_batches_tracked"
+        if counter not in plain or plain[counter].is_floating_point():  # by a cast of all tensors
+            plain[counter] = torch.tensor(0)
+    return plain
 
 
 def _renamed(name: str) -> str:

@@ -90,6 +90,7 @@ KINDS: Mapping[str, tuple[str, dict[str, Any], str]] = {
     "distilhubert": ("hubert", {"feat_proj_layer_norm": False}, "heads=4"),
     "wav2vec2": ("wav2vec2", {}, "heads=4"),
     "wav2vec2 biased": ("wav2vec2", {"conv_bias": True}, "heads=4,normalize=no"),
+    "wav2vec2 adapted": ("wav2vec2", _PRE | {"adapter_attn_dim": 8}, "heads=4"),
     "wavlm": ("wavlm", {"num_buckets": 24}, "norm=post"),
     "wavlm large": ("wavlm", _PRE, ""),
 }
@@ -135,6 +136,28 @@ def test_transformers_state_dicts(name: str, tmp_path: Path) -> None:
     twin = auscult.load(f"random({kind}:{tmp_path / 'plain.pt'}{mark})").spec
     assert twin.num_parameters == wanted.num_parameters and twin.sha256 != wanted.sha256
     assert twin.name == f"random({kind}:{tmp_path / 'plain.pt'}{mark})"
+
+
+def test_an_adapter_behind_the_encoder_is_left_out(tmp_path: Path) -> None:
+    model = transformers_model("wav2vec2", "AutoModelForCTC", add_adapter=True)
+    found = encode(f"wav2vec2:{save(model.state_dict(), tmp_path / 'a.pt')}?heads=4")
+    model.save_pretrained(tmp_path / "folder")
+    assert_equal("without its adapter", found, encode(f"hf:{tmp_path / 'folder'}"))
+
+
+def test_what_a_batch_norm_counts_changes_nothing(tmp_path: Path) -> None:
+    model = transformers_model("hubert", conv_pos_batch_norm=True)
+    plain = model.state_dict()
+    wanted = encode(f"hubert:{save(plain, tmp_path / 'a.pt')}?heads=4")
+    cast = {name: tensor.double() for name, tensor in plain.items()}
+    lacking = {name: x for name, x in plain.items() if not name.endswith("num_batches_tracked")}
+    assert len(lacking) == len(plain) - 1
+    for name, content in (("cast", cast), ("lacking", lacking)):
+        model.save_pretrained(tmp_path / name)
+        save_file(content, tmp_path / name / "model.safetensors")
+        file = save(content, tmp_path / f"{name}.pt")
+        for spec in (f"hubert:{file}?heads=4", f"hf:{tmp_path / name}"):
+            assert_equal(f"counter {name}", encode(spec), wanted)
 
 
 def test_weight_norm_may_have_been_removed(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """What a file builds is bounded by its size, in every family: it is refused before it is built."""
 
+import argparse
 import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +223,30 @@ def test_s3prl_hands_no_choice_of_code_on(hubert_folder: Path) -> None:
         with pytest.raises(UserError, match=f"sets {name} to .*hf reads the folder without"):
             auscult.load(f"s3prl:hf_hubert_custom:{hubert_folder}")
         auscult.load(f"hf:{hubert_folder}")
+
+
+def test_long_lists_are_refused_at_once(hubert_folder: Path) -> None:
+    """transformers looks at every entry, for seconds."""
+    path = hubert_folder / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"conv_dim": [8] * 1_000_000}))
+    with pytest.raises(UserError, match="conv_dim has 1,000,000 entries; expected 32 at most"):
+        auscult.load(f"hf:{hubert_folder}")
+
+
+@pytest.mark.parametrize("kind", ["list", "dict", "ordered", "namespace"])
+def test_what_stands_for_billions_is_not_written_out(tmp_path: Path, kind: str) -> None:
+    """A message quotes a value; lists of ten times the list before, forty deep, never end."""
+    value: Any = [1]
+    for _ in range(40):
+        value = [value] * 10
+    if kind != "list":
+        value = {"a": value}
+    if kind == "ordered":
+        value = OrderedDict(value)
+    if kind == "namespace":
+        value = argparse.Namespace(**value)
+    path = tmp_path / "a.pt"
+    path.write_bytes(pickle.dumps({"cfg": {"_name": value}, "model": {}}))
+    with pytest.raises(UserError, match=r"holds fairseq's .*\.\.\..*; hubert or wav2vec2 is read"):
+        auscult.load(f"hubert:{path}")
