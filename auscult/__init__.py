@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from auscult.dataset import Corpus
     from auscult.studies import (
         attention,
+        compare,
         describe,
         extract,
         finetune,
@@ -32,6 +33,7 @@ __all__ = [
     "Corpus",
     "Upstream",
     "attention",
+    "compare",
     "corpus",
     "describe",
     "extract",
@@ -49,6 +51,7 @@ __all__ = [
 ]
 _STUDIES = (
     "attention",
+    "compare",
     "describe",
     "extract",
     "finetune",

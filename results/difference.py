@@ -122,7 +122,7 @@ def differences(artifacts: Iterable[Artifact], curves: Sequence[Curve]) -> list[
             artifact,
             subjects.get(_subject(artifact)) or _name(artifact),
             names[artifact.upstream] + remark,
-            names[artifact.meta["over"]],
+            names[artifact.meta["over"]] + _other_weights(artifact),
         )
         for key in sorted(groups)
         for remark, artifact in _told_apart(groups[key])
@@ -191,12 +191,19 @@ def _told_apart(alike: Sequence[Artifact]) -> list[tuple[str, Artifact]]:
     """Return differences of the same encoders, each with a remark on what no other of them has."""
     settings = [_settings(artifact) for artifact in alike]
     several = len({artifact.upstream_sha256 for artifact in alike}) > 1
+    several |= any(_other_weights(artifact) != "" for artifact in alike)
     told = []
     for artifact, mine in zip(alike, settings, strict=True):
         remark = own_settings(mine, settings)
         weights = f" (weights {artifact.upstream_sha256[:8]})" if several else ""  # as curves do
         told.append((weights + (f" ({remark})" if remark else ""), artifact))
     return sorted(told, key=lambda pair: pair[0])
+
+
+def _other_weights(artifact: Artifact) -> str:
+    """Return a remark on the encoder that is subtracted, where it goes by the same name."""
+    meta = artifact.meta
+    return f" (weights {meta['over_sha256'][:8]})" if artifact.upstream == meta["over"] else ""
 
 
 def _settings(artifact: Artifact) -> dict[str, set[str]]:

@@ -11,9 +11,10 @@ from .desk import Desk
 from .execution import execute
 from .executor import Executor, Pool, Serial
 from .extraction import Extracted, extract, plan_extract
-from .findings import Findings
+from .finding import Findings
 from .finetuning import Finetuned, finetune
 from .item import Failure, Item, Outcome
+from .pairing import compare
 from .plan import Plan
 from .pretraining import Pretrained, pretrain
 from .search import search_subnets as search
@@ -40,6 +41,7 @@ __all__ = [
     "Pretrained",
     "Serial",
     "attention",
+    "compare",
     "describe",
     "execute",
     "extract",
@@ -84,13 +86,13 @@ def probe(
     Raises:
         UserError: Nothing could be measured as asked; the sentence says why.
     """
-    from .comparison import compare
+    from . import comparison
 
     Bench.of(out=out, store=store).prepare()  # neither fails after work was done
     options |= {"out": out, "store": store, "executor": executor}
     plan = plan_probe(upstreams, corpus, tasks, **options)
     outcomes, failures = execute(plan, executor)
-    differences = compare(outcomes, plan.bench.device)
+    differences = comparison.compare(outcomes, plan.bench.device)
     plan.bench.save((), differences)
     return Findings(
         outcomes=tuple(outcomes.values()),

@@ -16,7 +16,7 @@ from .item import Item, Outcome
 from .layer import KIND
 
 if TYPE_CHECKING:
-    from auscult.record import Artifact, Record
+    from auscult.record import Artifact, Provenance, Record
 
 
 def compare(outcomes: Mapping[Item, Outcome], device: str) -> "list[Artifact]":
@@ -35,33 +35,50 @@ def compare(outcomes: Mapping[Item, Outcome], device: str) -> "list[Artifact]":
     for item in measured:
         for over in company(item.upstream["address"], addresses):
             if other := by_place.get((over, item.what["task"])):
-                made = provenance(item.command_with(over), device)
                 pair = outcomes[item], outcomes[other]
-                used = [x.records[0].provenance.libraries for x in pair]
-                made = replace(made, libraries={**made.libraries, **used[1], **used[0]})
+                made = made_of(*pair, item.command_with(over), device)
                 found += [replace(x, provenance=made) for x in differences(*pair)]
     return found
 
 
+def made_of(ours: Outcome, theirs: Outcome, command: str, device: str) -> "Provenance":
+    """Return the provenance of what two outcomes come to: the libraries are those of both."""
+    made = provenance(command, device)
+    used = [x.records[0].provenance.libraries for x in (theirs, ours)]
+    return replace(made, libraries={**made.libraries, **used[0], **used[1]})
+
+
 def differences(ours: Outcome, theirs: Outcome) -> "list[Artifact]":
     """Return the difference of two encoders on one task, one for each probe that both have."""
+    found = []
+    for probe in probes_of(ours):
+        if probe in probes_of(theirs):
+            try:
+                found.append(difference(ours, theirs, probe))
+            except UserError as error:
+                names = f"{ours.records[0].upstream} minus {theirs.records[0].upstream}"
+                logger.info(f"{names}: {error}")
+    return found
+
+
+def probes_of(outcome: Outcome) -> list[str]:
+    """Return the probes of whose answers there are counts."""
+    return list(dict.fromkeys(key.probe for key in outcome.tallies))
+
+
+def difference(ours: Outcome, theirs: Outcome, probe: str) -> "Artifact":
+    """Return the difference of two encoders on one task under one probe.
+
+    Raises:
+        UserError: They did not hear the same utterances.
+    """
     from auscult.results.difference import build_difference
 
-    found = []
-    for probe in dict.fromkeys(key.probe for key in ours.tallies):
-        if not any(key.probe == probe for key in theirs.tallies):
-            continue
-        (layer, mine), (over_layer, others) = (_chosen(x, probe) for x in (ours, theirs))
-        try:
-            score = difference_of("accuracy", mine, others)
-        except UserError as error:
-            logger.info(f"{ours.records[0].upstream} minus {theirs.records[0].upstream}: {error}")
-            continue
-        sides = [_test_records(outcome, probe) for outcome in (ours, theirs)]
-        interval = (float(score.low or 0.0), float(score.high or 0.0))
-        layers = (layer, over_layer)
-        found.append(build_difference(sides[0], sides[1], layers, score.value, interval))
-    return found
+    (layer, mine), (over_layer, others) = (_chosen(x, probe) for x in (ours, theirs))
+    score = difference_of("accuracy", mine, others)
+    sides = [_test_records(outcome, probe) for outcome in (ours, theirs)]
+    interval = (float(score.low or 0.0), float(score.high or 0.0))
+    return build_difference(sides[0], sides[1], (layer, over_layer), score.value, interval)
 
 
 def _chosen(outcome: Outcome, probe: str) -> tuple[int, list[Tally]]:
@@ -73,6 +90,8 @@ def _chosen(outcome: Outcome, probe: str) -> tuple[int, list[Tally]]:
             dev.setdefault(key.layer, []).append(value_of("accuracy", tally))
         elif key.probe == probe:
             test.setdefault(key.layer, []).append(tally)
+    if not dev.keys() or dev.keys() != test.keys():
+        raise UserError(f"{probe} has no counts of the same layers on dev and test.")
     best = max(sorted(dev), key=lambda layer: float(np.mean(dev[layer])))
     return best, test[best]
 

@@ -23,7 +23,7 @@ from .desk import Desk
 from .execution import execute
 from .executor import Executor
 from .extracted import DTYPES, State, Target, paths_of
-from .findings import Findings
+from .finding import Findings
 from .item import Item, Outcome
 from .live import named
 from .plan import Plan

@@ -11,7 +11,7 @@ from auscult.record import fingerprint, with_origins
 
 from .bench import Bench
 from .call import unless_default
-from .findings import Findings
+from .finding import Findings
 from .item import Outcome
 from .live import named
 from .pretraining import curve_of

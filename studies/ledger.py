@@ -4,7 +4,7 @@ Two workers with one item write the same bits, so that there are no locks.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from auscult import kept
+from auscult import kept, tree
+from auscult.errors import UserError
 from auscult.record import Artifact, Provenance, Record
 from auscult.score import Tally
 
@@ -31,7 +32,30 @@ class Ledger:
 
     def read(self, item: Item) -> Outcome | None:
         """Return an item's outcome; None where it was not finished, or was damaged since."""
-        found = kept.read_tensors(self._path(item))
+        return self._read(self._path(item), item.key)
+
+    def outcomes(self, kind: str) -> Iterator[Outcome]:
+        """Yield the outcomes of all items of a kind, whichever study wrote them.
+
+        They are numbers alone: no item comes back, so that nothing that the files name, which may
+        be a stranger's, is ever built.
+
+        Raises:
+            UserError: A file is not what a ledger writes.
+        """
+        for path in tree.find(self.folder, f"{kind}-*-{FORMAT}.safetensors"):
+            try:
+                found = self._read(path, path.name.split("-")[-2])
+                _check_counts(found)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise UserError(
+                    f"{path} is no outcome that Auscult wrote ({error!r}); remove it."
+                ) from error
+            if found is not None:
+                yield found
+
+    def _read(self, path: Path, key: str) -> Outcome | None:
+        found = kept.read_tensors(path)
         if found is None:
             return None
         tensors, about = found
@@ -40,7 +64,7 @@ class Ledger:
             return None
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         return Outcome(
-            key=item.key,
+            key=key,
             records=tuple(Record.from_dict(flat) for flat in content["records"]),
             artifacts=tuple(_artifact(flat, arrays) for flat in content["artifacts"]),
             tallies=dict(_tallies(content["tallies"], arrays)),
@@ -56,7 +80,10 @@ class Ledger:
         """Keep an item's outcome, whole or not at all."""
         arrays: dict[str, np.ndarray] = {}
         content = {
-            "item": {"kind": item.kind, "command": item.command},
+            "item": {
+                **{"kind": item.kind, "command": item.command, "upstream": dict(item.upstream)},
+                **{"corpus": dict(item.corpus), "what": dict(item.what), "how": dict(item.how)},
+            },
             "records": [record.to_dict() for record in outcome.records],
             "artifacts": [_flat(artifact, arrays) for artifact in outcome.artifacts],
             "tallies": [_counts(key, x, arrays) for key, x in outcome.tallies.items()],
@@ -78,6 +105,12 @@ def _place(array: np.ndarray, arrays: dict[str, np.ndarray]) -> str:
     name = str(len(arrays))
     arrays[name] = array
     return name
+
+
+def _check_counts(outcome: Outcome | None) -> None:
+    for tally in () if outcome is None else outcome.tallies.values():
+        if not (np.isfinite(tally.right).all() and np.isfinite(tally.total).all()):
+            raise ValueError("counts that are no numbers")
 
 
 def _counts(key: TallyKey, tally: Tally, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from .call import unless_default
 from .criterion import Criterion
 from .desk import Desk
 from .executor import Executor, Map, executor_of
-from .findings import Findings
+from .finding import Findings
 from .item import Failure, Item, Outcome
 from .live import named
 from .score_log import ScoreLog

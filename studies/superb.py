@@ -20,7 +20,7 @@ from .desk import Desk
 from .estimate import real_time_factor
 from .execution import execute
 from .executor import Executor
-from .findings import Findings
+from .finding import Findings
 from .head import draw
 from .item import Failure, Item
 from .place import PLACES

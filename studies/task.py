@@ -21,7 +21,7 @@ from .company import with_baselines
 from .desk import Desk
 from .execution import execute
 from .executor import Executor
-from .findings import Findings
+from .finding import Findings
 from .head import HeadRun, draw, outcome_of, train
 from .item import Item, Outcome
 from .live import named

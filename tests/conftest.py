@@ -1,6 +1,7 @@
 """Speech and encoders small enough for tests: tones whose pitch is their label."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -101,31 +102,37 @@ def toy() -> ToyEncoder:
 @pytest.fixture
 def tone_corpus(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a tsv corpus of tones and gives its folder."""
+    return partial(_write_tones, tmp_path)
 
-    def build(speakers: int = 8, takes: int = 3, seconds: float = 0.3) -> Path:
-        folder = tmp_path / "tones"
-        folder.mkdir()
-        rows = ["path\tutt\tspeaker\tsex\tkeyword\tslots_json\tsplit"]
-        phones = ["utt\tstart\tend\tphone"]
-        generator = np.random.default_rng(0)
-        for s in range(speakers):
-            split = "test" if s % 4 == 3 else "dev" if s % 4 == 2 else "train"
-            for take in range(takes):
-                name = list(TONES)[take % 3]
-                size = int(16_000 * (seconds + 0.02 * take))
-                first, second = TONES[name], TONES[list(TONES)[(take + s + 1) % 3]]
-                pitch = np.where(np.arange(size) < size // 2, first, second)
-                wave = 0.3 * np.sin(2 * np.pi * np.cumsum(pitch) / 16_000)
-                wave += 0.01 * generator.standard_normal(size)
-                utt = f"s{s}-{take}"
-                soundfile.write(folder / f"{utt}.flac", wave, 16_000)
-                slots = f'{{"tone": "{name}"}}'
-                rows.append(f"{utt}.flac\t{utt}\ts{s}\t{'fm'[s % 2]}\t{name}\t{slots}\t{split}")
-                phones.append(f"{utt}\t0\t{size // 2}\t{name}")
-                other = list(TONES)[(take + s + 1) % 3]
-                phones.append(f"{utt}\t{size // 2}\t{size}\t{other}")
-        (folder / "MANIFEST.tsv").write_text("\n".join(rows) + "\n")
-        (folder / "PHONES.tsv").write_text("\n".join(phones) + "\n")
-        return folder
 
-    return build
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tsv corpus of tones, which no test changes."""
+    return _write_tones(tmp_path_factory.mktemp("shared"))
+
+
+def _write_tones(parent: Path, speakers: int = 8, takes: int = 3, seconds: float = 0.3) -> Path:
+    folder = parent / "tones"
+    folder.mkdir()
+    rows = ["path\tutt\tspeaker\tsex\tkeyword\tslots_json\tsplit"]
+    phones = ["utt\tstart\tend\tphone"]
+    generator = np.random.default_rng(0)
+    for s in range(speakers):
+        split = "test" if s % 4 == 3 else "dev" if s % 4 == 2 else "train"
+        for take in range(takes):
+            name = list(TONES)[take % 3]
+            size = int(16_000 * (seconds + 0.02 * take))
+            first, second = TONES[name], TONES[list(TONES)[(take + s + 1) % 3]]
+            pitch = np.where(np.arange(size) < size // 2, first, second)
+            wave = 0.3 * np.sin(2 * np.pi * np.cumsum(pitch) / 16_000)
+            wave += 0.01 * generator.standard_normal(size)
+            utt = f"s{s}-{take}"
+            soundfile.write(folder / f"{utt}.flac", wave, 16_000)
+            slots = f'{{"tone": "{name}"}}'
+            rows.append(f"{utt}.flac\t{utt}\ts{s}\t{'fm'[s % 2]}\t{name}\t{slots}\t{split}")
+            phones.append(f"{utt}\t0\t{size // 2}\t{name}")
+            other = list(TONES)[(take + s + 1) % 3]
+            phones.append(f"{utt}\t{size // 2}\t{size}\t{other}")
+    (folder / "MANIFEST.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "PHONES.tsv").write_text("\n".join(phones) + "\n")
+    return folder

@@ -9,6 +9,7 @@ import typer
 
 from auscult.cli import (
     attention,
+    compare,
     corpora,
     demo,
     describe,
@@ -78,10 +79,11 @@ _verb("run", run.run)
 _verb("report", report.report)
 
 _results = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(_results, name="results", help="List, show and export what a store holds.")
+app.add_typer(_results, name="results", help="List, show, export and compare results.")
 _verb("ls", results.ls, _results)
 _verb("show", results.show, _results)
 _verb("export", results.export, _results)
+_verb("compare", compare.compare, _results)
 
 _subnet = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(
