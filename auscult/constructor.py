@@ -27,14 +27,14 @@ class Refused(Exception):
     """Why a file is not read; becomes the end of a sentence that begins with its name."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Reference:
     """The name of a class or function that was not looked up."""
 
     module: str
     name: str
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.module}.{self.name}"
 
 

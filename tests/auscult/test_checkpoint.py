@@ -233,6 +233,9 @@ def test_the_whole_of_torch_save_is_guarded(
         torch.testing.assert_close(found["model"]["w"], torch.ones(2))
 
 
+_ENDLESS = b"]q\0" + b"".join(b"](%se" % (b"h%c" % i * 10) + b"q%c" % (i + 1) for i in range(40))
+
+
 def test_names_cannot_be_altered_and_registered_codes_are_not_followed(
     tmp_path: Path, trap: Path
 ) -> None:
@@ -246,6 +249,9 @@ def test_names_cannot_be_altered_and_registered_codes_are_not_followed(
         (b"\x80\x05\x97.", "opcode NEXT_BUFFER"),
         (b"\x80\x04I1\nI2\n\x93.", "by something else than text"),
         (b"cos\nsystem\nI1\nR.", "calls os.system with a int"),
+        # lists of ten times the list before, forty deep, are not written out
+        (b"%sI1\nR." % _ENDLESS, "calls [["),
+        (b"%sc_codecs\nencode\nX\1\0\0\0ah\x28\x86R." % _ENDLESS, "encoded as [["),
     ):
         assert reason in refusal(write_archive(tmp_path / "x.pt", program)), program
     copyreg.add_extension(os.system.__module__, "system", 240)
