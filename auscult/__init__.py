@@ -10,6 +10,11 @@ from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    import pandas as pd
+
     from auscult.dataset import Corpus
     from auscult.studies import (
         attention,
@@ -93,21 +98,31 @@ def load(spec: str, *, seed: int = 0) -> "Upstream":
     return load_upstream(spec, seed=seed)
 
 
-def corpus(spec: str, *, split: str | None = None, skip_bad: bool = False) -> "Corpus":
-    """Read the labelled speech that ``spec`` addresses.
+def corpus(
+    spec: "str | pd.DataFrame | Mapping[str, Iterable[Any]]",
+    *,
+    split: str | None = None,
+    skip_bad: bool = False,
+    name: str = "mine",
+) -> "Corpus":
+    """Read and check labelled speech.
 
     Args:
-        spec: ``reader[:folder]``, such as ``tsv:/data/mine``, ``timit:/data/TIMIT`` or ``demo``.
+        spec: ``reader[:folder]``, such as ``tsv:/data/mine``, ``timit:/data/TIMIT`` or ``demo``; a
+            pandas frame with the columns of ``MANIFEST.tsv``; or lhotse cuts by split.
         split: Name of the split column, where the corpus has several.
         skip_bad: Leave unreadable or inconsistent items out, counted in ``Corpus.skipped``,
             instead of stopping at the first.
+        name: What records call a frame or cuts.
 
     Raises:
         UserError: Unknown reader, missing folder, or the first bad item.
     """
-    from auscult.corpora import load_corpus
+    from auscult.corpora import load_corpus, read_object
 
-    return load_corpus(spec, split=split, skip_bad=skip_bad)
+    if isinstance(spec, str):
+        return load_corpus(spec, split=split, skip_bad=skip_bad)
+    return read_object(spec, name=name, split=split, skip_bad=skip_bad)
 
 
 def register_s3prl() -> None:

@@ -46,6 +46,24 @@ class Corpus:
     tested: str = "test"  # the name of the split that stands as test
     origin: str = ""  # whose code read it: "package==1.0"; empty for ours
 
+    @classmethod
+    def of_cuts(
+        cls, name: str, splits: Mapping[str, Iterable[Any]], *, skip_bad: bool = False
+    ) -> "Corpus":
+        """Return a corpus of lhotse cuts, checked like every other.
+
+        Args:
+            name: What records call it.
+            splits: Cuts by the name of the split, each with one supervision and audio in a file.
+            skip_bad: Leave bad items out, counted, instead of stopping at the first.
+
+        Raises:
+            UserError: The first bad item.
+        """
+        import auscult
+
+        return auscult.corpus(splits, name=name, skip_bad=skip_bad)
+
     def split(self, name: str) -> Any:
         """Return one split's CutSet.
 

@@ -1,7 +1,16 @@
 """Labelled speech as lhotse cuts: one reader for each layout found on disk, and a demo."""
 
 from .item import Item, Listing, Span
-from .reader import READERS, TABLE, Reader, check_corpus, load_corpus, read_files, read_folder
+from .reader import (
+    READERS,
+    TABLE,
+    Reader,
+    check_corpus,
+    load_corpus,
+    read_files,
+    read_folder,
+    read_object,
+)
 
 __all__ = [
     "READERS",
@@ -14,4 +23,5 @@ __all__ = [
     "load_corpus",
     "read_files",
     "read_folder",
+    "read_object",
 ]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Span(NamedTuple):
-    """A label in time, in samples at 16 kHz from the start of the file; ``end`` is exclusive."""
+    """A label in time, in samples at 16 kHz from the utterance's start; ``end`` is exclusive."""
 
     start: int
     end: int

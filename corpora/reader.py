@@ -8,11 +8,11 @@ or left out by name; and none gives sex, phones, slots or keyword classes where 
 
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from auscult.errors import UserError, unknown
 from auscult.progress import logger
@@ -22,6 +22,8 @@ from auscult.tree import find
 from .item import Listing
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from auscult.dataset import Corpus
 
 
@@ -198,6 +200,43 @@ def check_corpus(spec: str, *, split: str | None = None, skip_bad: bool = False)
     read: Callable[[Path, str | None], Listing]
     read = getattr(importlib.import_module(f".{module}", __package__), function)
     return assemble(spec, read(folder, split), skip_bad=skip_bad)
+
+
+def read_object(
+    content: "pd.DataFrame | Mapping[str, Iterable[Any]]",
+    *,
+    name: str,
+    split: str | None = None,
+    skip_bad: bool = False,
+) -> "Corpus":
+    """Check speech that somebody has in Python: a data frame, or lhotse cuts by split.
+
+    Args:
+        content: A frame with the columns of ``MANIFEST.tsv`` (see :mod:`auscult.corpora.tsv`),
+            paths relative to the working directory; or cuts with one supervision each.
+        name: What records call the corpus.
+        split: Split column of a frame that has several.
+        skip_bad: Leave bad items out.
+
+    Raises:
+        UserError: Neither of the two, or, without ``skip_bad``, the first bad item.
+    """
+    from .assembly import assemble
+    from .cuts import list_cuts
+    from .tsv import list_frame
+
+    if ":" in name or name in READERS:
+        raise UserError(f"{name!r} reads like an address; give the corpus another name.")
+    if isinstance(content, Mapping):
+        listing = list_cuts(content)
+    elif hasattr(content, "itertuples"):
+        listing = list_frame(content, split, Path())
+    else:
+        raise UserError(
+            f"A {type(content).__name__} is no corpus; expected an address, a pandas data frame "
+            "or lhotse cuts by split."
+        )
+    return _said(assemble(name, listing, skip_bad=skip_bad))
 
 
 def read_files(paths: Sequence[Path], *, skip_bad: bool = False) -> "Corpus":

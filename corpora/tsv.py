@@ -30,7 +30,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from auscult.dataset import Trial
 from auscult.errors import UserError, unknown
@@ -39,6 +39,9 @@ from auscult.tree import find
 
 from .item import Item, Listing, Span
 from .rttm import SLACK, read_rttm
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STANDARD = ("path", "utt", "speaker", "sex", "transcript", "language", "slots_json")
 DEV_NAMES = ("valid", "val", "validation", "development")  # other names for dev
@@ -70,8 +73,6 @@ def read(folder: Path, split: str | None) -> Listing:
         UserError: A table cannot be read, or its columns are not what they should be.
     """
     table = _read_table(folder / "MANIFEST.tsv", required=("path",))
-    if "slots" in table.header:
-        raise UserError(f"{table.path} has a column 'slots'; intent slots go into 'slots_json'.")
     column = _choose_split(table, split)
     times = [
         _read_times(folder / name, also)
@@ -82,6 +83,40 @@ def read(folder: Path, split: str | None) -> Listing:
     if turns:
         spans = {name: {"speaker": part} for name, part in turns.items()}
         times.append(_Times("RTTM files", spans, {}))
+    return _listing(folder, table, column, times, problems)
+
+
+def list_frame(frame: "pd.DataFrame", split: str | None, root: Path) -> Listing:
+    """List the utterances of a data frame with the columns of ``MANIFEST.tsv``.
+
+    Args:
+        frame: A row for each utterance; whatever is no text becomes it, NaN and None are empty.
+        split: Split column.
+        root: What paths are relative to.
+
+    Raises:
+        UserError: Its columns are not what they should be.
+    """
+    header = [str(name) for name in frame.columns]
+    table = _Table(Path("the data frame"), header)
+    _check_header(table.path, header, required=("path",))
+    for number, row in enumerate(frame.itertuples(index=False), start=1):
+        table.rows.append((number, dict(zip(header, map(_cell, row), strict=True))))
+    return _listing(root, table, _choose_split(table, split), [], [])
+
+
+def _cell(value: object) -> str:
+    import pandas as pd
+
+    known: Any = value
+    missing = pd.api.types.is_scalar(known) and pd.isna(known)
+    return "" if missing else str(value)
+
+
+def _listing(
+    folder: Path, table: _Table, column: str, times: Sequence[_Times], problems: Sequence[str]
+) -> Listing:
+    """Make items of the lines of a table."""
     items: list[Item] = []
     problems, notes = [*table.problems, *problems], _unknown_utterances(folder, table, times)
     used = [(line, row) for line, row in table.rows if row[column]]
@@ -110,13 +145,7 @@ def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[objec
 def _read_table(path: Path, required: Sequence[str]) -> _Table:
     lines = read_lines(path) or [""]
     header = lines[0].split("\t")
-    if missing := [name for name in required if name not in header]:
-        raise UserError(
-            f"{path} has no column {missing[0]!r}; its first line must name the columns, "
-            f"separated by tabs (found: {', '.join(header)[:200]})."
-        )
-    if twice := [name for name, count in Counter(header).items() if count > 1]:
-        raise UserError(f"{path} has the column {twice[0]!r} more than once.")
+    _check_header(path, header, required)
     table = _Table(path, header)
     for number, line in enumerate(lines[1:], start=2):
         fields = line.split("\t")
@@ -129,6 +158,18 @@ def _read_table(path: Path, required: Sequence[str]) -> _Table:
                 f"{path} line {number} has {len(fields)} fields where the header has {len(header)}"
             )
     return table
+
+
+def _check_header(path: Path, header: Sequence[str], required: Sequence[str]) -> None:
+    if missing := [name for name in required if name not in header]:
+        raise UserError(
+            f"{path} has no column {missing[0]!r}; its first line must name the columns, "
+            f"separated by tabs (found: {', '.join(header)[:200]})."
+        )
+    if twice := [name for name, count in Counter(header).items() if count > 1]:
+        raise UserError(f"{path} has the column {twice[0]!r} more than once.")
+    if "slots" in header:
+        raise UserError(f"{path} has a column 'slots'; intent slots go into 'slots_json'.")
 
 
 def _choose_split(table: _Table, asked: str | None) -> str:

@@ -14,6 +14,7 @@ from .extraction import Extracted, extract, plan_extract
 from .finding import Findings
 from .finetuning import Finetuned, finetune
 from .item import Failure, Item, Outcome
+from .live import Encoder, Speech
 from .pairing import compare
 from .plan import Plan
 from .pretraining import Pretrained, pretrain
@@ -22,9 +23,9 @@ from .superb import plan_superb, superb
 from .task import plan_run, run
 
 if TYPE_CHECKING:
-    from auscult.dataset import Corpus
     from auscult.probing import ProbeTask
-    from auscult.upstream import Upstream
+
+    from .divergence import Maps
 
 __all__ = [
     "Bench",
@@ -60,8 +61,8 @@ __all__ = [
 
 
 def probe(
-    upstreams: "str | Upstream | Iterable[str | Upstream]",
-    corpus: "str | Corpus",
+    upstreams: Encoder | Iterable[Encoder],
+    corpus: Speech,
     tasks: "str | ProbeTask | Iterable[str | ProbeTask]",
     *,
     executor: "str | Executor" = "serial",
@@ -75,8 +76,8 @@ def probe(
     Scores are on test; dev chooses the epoch and the learning rate.
 
     Args:
-        upstreams: Addresses such as ``hf:models/wavlm-base``, or encoders.
-        corpus: Address such as ``tsv:my/speech``, or a corpus.
+        upstreams: Addresses such as ``hf:models/wavlm-base``, encoders, or modules as they are.
+        corpus: Address such as ``tsv:my/speech``, a corpus, a data frame, or cuts by split.
         tasks: ``phone39``, ``speaker``, ``label:COLUMN``, ..., or tasks.
         executor: ``serial`` or ``local:N``, N processes on this machine.
         out: Folder for kept work and the store; the cache, and no store, where None.
@@ -103,8 +104,8 @@ def probe(
 
 
 def plan_probe(
-    upstreams: "str | Upstream | Iterable[str | Upstream]",
-    corpus: "str | Corpus",
+    upstreams: Encoder | Iterable[Encoder],
+    corpus: Speech,
     tasks: "str | ProbeTask | Iterable[str | ProbeTask]",
     *,
     probes: Sequence[str] = ("linear", "mlp1", "mlp2"),
@@ -168,7 +169,7 @@ def plan_probe(
         skip_bad=skip_bad,
         allow_shared_speakers=allow_shared_speakers,
     )
-    names, address, bench = named(bench, upstreams, corpus)
+    names, address, bench = named(bench, upstreams, corpus, split)
     wanted = [tasks] if isinstance(tasks, str) or not isinstance(tasks, Iterable) else list(tasks)
     return layer.plan_probe(
         Desk(bench),
@@ -187,21 +188,21 @@ def plan_probe(
 
 
 def attention(
-    upstreams: "str | Upstream | Iterable[str | Upstream]",
-    corpus: "str | Corpus",
+    upstreams: Encoder | Iterable[Encoder],
+    corpus: Speech,
     *,
     executor: "str | Executor" = "serial",
     out: str | Path | None = None,
     store: str | None = None,
     **options: Any,
-) -> Findings:
+) -> "Maps":
     """Map how far the attention heads of one or more encoders diverge from each other.
 
     Jensen-Shannon divergence of every pair of heads, mean over query frames, then utterances.
 
     Args:
-        upstreams: Addresses such as ``hf:models/wavlm-base``, or encoders.
-        corpus: Address such as ``tsv:my/speech``, or a corpus.
+        upstreams: Addresses such as ``hf:models/wavlm-base``, encoders, or modules as they are.
+        corpus: Address such as ``tsv:my/speech``, a corpus, a data frame, or cuts by split.
         executor: ``serial`` or ``local:N``, N processes on this machine.
         out: Folder for kept work, the store, and a figure of each kind and an .npz of the arrays
             for each encoder; the cache, no store and no files where None.
@@ -211,7 +212,7 @@ def attention(
     Raises:
         UserError: Nothing could be measured as asked; the sentence says why.
     """
-    from .divergence import draw
+    from .divergence import Maps, draw
 
     Bench.of(out=out, store=store).prepare()
     options |= {"out": out, "store": store, "executor": executor}
@@ -219,7 +220,7 @@ def attention(
     outcomes, failures = execute(plan, executor)
     artifacts = [artifact for found in outcomes.values() for artifact in found.artifacts]
     written = artifacts if out is not None else []
-    return Findings(
+    return Maps(
         outcomes=tuple(outcomes.values()),
         failures=tuple(failures),
         files=tuple(path for artifact in written for path in draw(artifact, plan.bench.out)),
@@ -228,8 +229,8 @@ def attention(
 
 
 def plan_attention(
-    upstreams: "str | Upstream | Iterable[str | Upstream]",
-    corpus: "str | Corpus",
+    upstreams: Encoder | Iterable[Encoder],
+    corpus: Speech,
     *,
     split_name: str = "test",
     limit: int | None = None,
@@ -272,7 +273,7 @@ def plan_attention(
         threads=threads,
         skip_bad=skip_bad,
     )
-    names, address, bench = named(bench, upstreams, corpus)
+    names, address, bench = named(bench, upstreams, corpus, split)
     return divergence.plan_attention(
         Desk(bench), names, address, split_name=split_name, limit=limit, base=base, split=split
     )

@@ -2,18 +2,20 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from auscult import audio, kept
 from auscult.analysis import BASES, check_attention
 from auscult.analysis import measure as measure_maps
 from auscult.contracts import TaskSpec
 from auscult.dataset import utterance_label
-from auscult.errors import unknown
+from auscult.errors import UserError, unknown
 from auscult.origin import made_by
 from auscult.record import Artifact, Record, provenance, with_origins
 from auscult.score import Tally, record_of, score_of
@@ -21,6 +23,7 @@ from auscult.whole_file import whole_file
 
 from .call import unless_default
 from .desk import Desk
+from .finding import Findings
 from .item import Item, Outcome, TallyKey
 from .plan import Plan
 
@@ -36,6 +39,47 @@ TASK = TaskSpec(
     metrics=("jsd_same_head", "jsd_all_pairs", "jsd_next_layer"),
 )
 _ARRAYS = ("all_pairs", "block_of", "head_of", "same_head", "mean")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maps(Findings):
+    """Maps of attention, one for each encoder."""
+
+    @property
+    def matrices(self) -> dict[str, NDArray[np.float64]]:
+        """Return the divergence of every head from every other, (head, head), by encoder."""
+        return {found.upstream: found.arrays["all_pairs"] for found in self.artifacts}
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """Return the one there is of ``matrices``.
+
+        Raises:
+            UserError: There are several.
+        """
+        if len(self.matrices) != 1:
+            names = ", ".join(self.matrices)
+            raise UserError(f"These are maps of {names}; matrices[NAME] gives one of them.")
+        return next(iter(self.matrices.values()))
+
+    def plot(self, path: str | Path, metric: str = "all_pairs") -> Path:
+        """Draw the map of one encoder: ``all_pairs`` of heads, or the ``same_head`` of layers."""
+        from auscult.results.figures import all_pairs_map, divergence_maps
+
+        drawers = {"all_pairs": all_pairs_map, "same_head": divergence_maps}
+        if metric not in drawers:
+            raise unknown("map", metric, drawers)
+        assert self.matrix is not None  # of one encoder
+        drawers[metric](self.artifacts[0], Path(path))
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what the maps come to."""
+        import pandas as pd
+
+        rows = summary(self.records)
+        table: str = pd.DataFrame(rows, columns=list(COLUMNS)).to_html(index=False, border=0)
+        return table
 
 
 def plan_attention(

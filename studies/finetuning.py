@@ -110,7 +110,7 @@ def finetune(
         skip_bad=skip_bad,
         allow_shared_speakers=allow_shared_speakers,
     )
-    _, name, bench = named(bench, address, corpus)
+    _, name, bench = named(bench, address, corpus, split)
     options = unless_default(preset=(preset, "published"), beam=(beam, 4), seed=(seed, 0))
     options |= unless_default(split=(split, None), limit=(limit, None))
     given = {"upstream": address, "corpus": name, "out": str(out)}

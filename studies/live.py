@@ -2,36 +2,46 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import nn
+
+import auscult
+from auscult.dataset import Corpus
 from auscult.errors import UserError
+from auscult.upstream import Upstream
+from auscult.wrapped import wrap
 
 from .bench import Bench
 
-if TYPE_CHECKING:
-    from auscult.dataset import Corpus
-    from auscult.upstream import Upstream
+Encoder = str | nn.Module  # an address, an Upstream, or a module that is wrapped as it is
+Speech = Any  # an address, a Corpus, a pandas frame, or lhotse cuts by split
 
 
 def named(
-    bench: Bench, upstreams: "str | Upstream | Iterable[str | Upstream]", corpus: "str | Corpus"
+    bench: Bench,
+    upstreams: Encoder | Iterable[Encoder],
+    corpus: Speech,
+    split: str | None = None,
 ) -> tuple[list[str], str, Bench]:
     """Return addresses of encoders and corpus, and a bench that knows which objects they are.
 
     Args:
         bench: Where work is done.
-        upstreams: Addresses or encoders, one or several.
-        corpus: An address or a corpus.
+        upstreams: Addresses or encoders, one or several; a module is wrapped as it is.
+        corpus: An address, a corpus, a data frame, or cuts by split.
+        split: Split column of a data frame.
 
     Raises:
         UserError: Two encoders go under one name, or a wrapped module under that of a family.
     """
-    from auscult.upstream import Upstream
-
     live: dict[str, Any] = {}
-    several = [upstreams] if isinstance(upstreams, str | Upstream) else list(upstreams)
-    addresses = {one for one in several if isinstance(one, str)}
-    names = [one if isinstance(one, str) else _name(one, addresses, live) for one in several]
+    several = [upstreams] if isinstance(upstreams, str | nn.Module) else list(upstreams)
+    encoders = [one if isinstance(one, str | Upstream) else wrap(one) for one in several]
+    if not isinstance(corpus, str | Corpus):
+        corpus = auscult.corpus(corpus, split=split, skip_bad=bench.skip_bad)
+    addresses = {one for one in encoders if isinstance(one, str)}
+    names = [one if isinstance(one, str) else _name(one, addresses, live) for one in encoders]
     address = corpus if isinstance(corpus, str) else corpus.spec
     if not isinstance(corpus, str):
         live[address] = corpus

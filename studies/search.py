@@ -122,7 +122,7 @@ def search_subnets(
         skip_bad=skip_bad,
         allow_shared_speakers=allow_shared_speakers,
     )
-    _, address, bench = named(bench, [], corpus)
+    _, address, bench = named(bench, [], corpus, split)
     desk = Desk(bench)
     wanted = Wanted(
         supernet=supernet,

@@ -24,21 +24,20 @@ from .executor import Executor
 from .finding import Findings
 from .head import HeadRun, draw, outcome_of, train
 from .item import Item, Outcome
-from .live import named
+from .live import Encoder, Speech, named
 from .plan import Plan
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
     from auscult.downstreams import HeadTask
     from auscult.downstreams.split import LabelledCorpus
-    from auscult.upstream import Upstream
 
 KIND = "head"
 
 
 def run(
-    upstreams: "str | Upstream | Iterable[str | Upstream]",
-    corpus: "str | Corpus",
+    upstreams: Encoder | Iterable[Encoder],
+    corpus: Speech,
     task: str,
     *,
     executor: str | Executor = "serial",
@@ -53,8 +52,8 @@ def run(
     its runner; dev chooses the step. The same call goes on after a kill.
 
     Args:
-        upstreams: Addresses such as ``hf:models/wavlm-base``, or encoders.
-        corpus: Address such as ``tsv:my/speech``, or a corpus.
+        upstreams: Addresses such as ``hf:models/wavlm-base``, encoders, or modules as they are.
+        corpus: Address such as ``tsv:my/speech``, a corpus, a data frame, or cuts by split.
         task: Such as ``keyword_spotting``.
         executor: ``serial`` or ``local:N``, N processes on this machine.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -84,8 +83,8 @@ def run(
 
 
 def plan_run(
-    upstreams: "str | Upstream | Iterable[str | Upstream]",
-    corpus: "str | Corpus",
+    upstreams: Encoder | Iterable[Encoder],
+    corpus: Speech,
     task: str,
     *,
     settings: Sequence[str] = (),
@@ -152,7 +151,7 @@ def plan_run(
         skip_bad=skip_bad,
         allow_shared_speakers=allow_shared_speakers,
     )
-    names, address, bench = named(bench, upstreams, corpus)
+    names, address, bench = named(bench, upstreams, corpus, split)
     wanted = with_baselines(names, bench.live) if baselines else list(dict.fromkeys(names))
     desk = Desk(bench)
     with bench.processes.leader_first():  # weights and corpora may have to be fetched

@@ -82,7 +82,7 @@ def test_a_killed_run_goes_on(
         with pytest.raises(KeyboardInterrupt):
             auscult.extract("fbank", corpus, out=out)
     plan = studies.plan_extract("fbank", corpus, out=out)
-    assert [row[2] for row in plan.rows()] == ["there", *["to do"] * 7]
+    assert [row["state"] for row in plan.to_dicts()] == ["there", *["to do"] * 7]
     times = {path: path.stat().st_mtime_ns for path in written}
     auscult.extract("fbank", corpus, out=out, executor=executor)
     assert contents(tmp_path / "whole") == contents(out)
