@@ -60,6 +60,12 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 250,
 }
 
+FORMATS: Mapping[str, Mapping[str, None]] = {  # without what makes the same figure another file
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None},
+    "svg": {"Date": None},
+}
+
 
 def layer_curves(
     records: Iterable[Record], path: Path, *, metric: str = "accuracy", title: str = ""
@@ -169,14 +175,21 @@ def layer_weights(artifact: Artifact, path: Path) -> None:
 
 @contextmanager
 def saved_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Give a figure in our style and write it when the block is done."""
+    """Give a figure in our style and write it when the block is done, in the format of its name.
+
+    Raises:
+        UserError: A format that is not known.
+    """
+    form = path.suffix.removeprefix(".").lower() or "png"
+    if form not in FORMATS:
+        raise unknown("format of a figure", form, FORMATS)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         for text in figure.findobj(Text):  # names come from files
             text.set_text(shown(text.get_text(), lines=True))
         with whole_file(path) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": None})
+            figure.savefig(temporary, format=form, metadata=FORMATS[form])
 
 
 def _width(columns: int) -> float:

@@ -88,7 +88,9 @@ def test_a_killed_run_goes_on(
     assert contents(tmp_path / "whole") == contents(out)
     kept = [path.stat().st_mtime_ns == times[path] for path in written]
     assert kept == [True] * 3 + [False] * 2
-    assert {row[2] for row in studies.plan_extract("fbank", corpus, out=out).rows()} == {"there"}
+    assert {row["state"] for row in studies.plan_extract("fbank", corpus, out=out).to_dicts()} == {
+        "there"
+    }
 
 
 def test_objects(corpus: str, tmp_path: Path) -> None:
