@@ -15,7 +15,6 @@ from auscult.precision import precision_of
 from auscult.probing import (
     PROBE_TABLE,
     PROBES,
-    TASK_TABLE,
     FrameExamples,
     PooledExamples,
     ProbeTask,
@@ -28,7 +27,6 @@ from auscult.probing import (
 )
 from auscult.progress import logger
 from auscult.record import fingerprint, provenance, with_origins
-from auscult.registry import FORM
 from auscult.score import Tally, record_of, score_of
 
 from .bench import Bench
@@ -36,6 +34,7 @@ from .call import unless_default
 from .desk import Desk
 from .item import Item, Outcome, TallyKey
 from .plan import Plan
+from .plugin import check_unchanged, movable, origins_of, theirs_of
 
 if TYPE_CHECKING:
     from auscult.dataset import Corpus
@@ -115,7 +114,7 @@ def plan_probe(
         for task in wanted:
             what = {**_said(task), **options, "layers": read_layers(layers, spec)}
             what["pooling"] = "" if task.frames else pooling
-            what |= _theirs(task, probes)
+            what |= theirs_of(task, probes)
             said = _given(task, {**options, "layers": layers, "pooling": pooling, "limit": limit})
             call = desk.bench.call("probe", upstream=address, corpus=corpus, **said)
             items.append(Item(kind=KIND, what=what, call=call, needs=(encode.key,), **about))
@@ -132,6 +131,7 @@ def encode(item: Item, desk: Desk) -> Outcome:
 def measure(item: Item, desk: Desk) -> Outcome:
     """Train and score the probes of one task on one encoder."""
     task = _task(item.what)
+    check_unchanged(task, item.what)
     encoder, stores, skipped = _stores(item, desk, frames=task.frames)
     encode_stores(encoder.spec.name, stores.values())  # where nothing was encoded before
     corpus = desk.corpus(item.corpus["address"], item.what["split"], item.corpus["limit"])
@@ -147,7 +147,7 @@ def measure(item: Item, desk: Desk) -> Outcome:
     }
     _warn_constant(task, examples["train"], encoder.spec, item.what["layers"])
     plan = training_plan(item.what)
-    theirs = [encoder.spec.origin, corpus.origin, *_origins(item.what)]
+    theirs = [encoder.spec.origin, corpus.origin, *origins_of(item.what)]
     made = with_origins(provenance(item.command, desk.bench.device), *theirs)
     config = _config(task, encoder, item, plan, len(classes), desk.bench, corpus)
     scores = sweep_layers(
@@ -226,26 +226,12 @@ def _tasks(bench: Bench, corpus: "Corpus", wanted: Sequence[str | ProbeTask]) ->
     flat = [cut for found in cuts.values() for cut in found]
     tasks: list[ProbeTask] = []
     for one in dict.fromkeys(wanted):
-        tasks += [_movable(one)] if isinstance(one, ProbeTask) else resolve_tasks(one, flat)
+        tasks += [movable(one)] if isinstance(one, ProbeTask) else resolve_tasks(one, flat)
     for task in tasks:
         check_labels(task, cuts, skip_unlabelled=bench.skip_bad)
     if not all(task.about_speakers for task in tasks):
         check_speakers(corpus, bench.allow_shared_speakers)
     return tasks
-
-
-def _movable(task: ProbeTask) -> ProbeTask:
-    """Return an object that is a task, unless another process could not know what it reads.
-
-    Raises:
-        UserError: It reads labels with a function.
-    """
-    if task.read is not None:
-        raise UserError(
-            f"{task.spec.name} reads labels with a function, which no key of kept work can hold; "
-            f"put it into a file and name it, {FORM}."
-        )
-    return task
 
 
 def _said(task: ProbeTask) -> dict[str, Any]:
@@ -276,17 +262,6 @@ def _task(what: Mapping[str, Any]) -> ProbeTask:
         direction=what.get("direction", ""),
     )
     return ProbeTask(spec, what["label"], what["aligned"])
-
-
-def _theirs(task: ProbeTask, probes: Sequence[str]) -> dict[str, Any]:
-    """Return, where task or probes are not ours, whose they are and the fingerprint of the code."""
-    found = [PROBE_TABLE.find(probe) for probe in probes if probe not in PROBES]
-    found += [TASK_TABLE.find(task.spec.name)] if task.spec.origin else []
-    return {"theirs": {x.name: [x.origin, x.code] for x in found}} if found else {}
-
-
-def _origins(what: Mapping[str, Any]) -> list[str]:
-    return [origin for origin, _ in what.get("theirs", {}).values()]
 
 
 def _given(task: ProbeTask, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,6 +109,8 @@ def test_a_store_and_the_kept_outcomes_of_a_study(
         ("results", "ls", out),
         ("results", "show", out),
         ("results", "export", out),
+        ("results", "compare", out),
+        ("results", "compare", out, "--over", evil),
         ("report", out, "--out", tmp_path / "page.html"),
         ("superb", "table", out),
     ):

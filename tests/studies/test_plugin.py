@@ -1,6 +1,7 @@
 """Other people's code in the studies: what it changes is measured anew, and records name it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import auscult
 import auscult.studies as studies
 from auscult.errors import UserError
+from auscult.studies.desk import Desk
 
 FILES = {
     "encoder.py": """
@@ -128,3 +130,21 @@ def test_what_their_code_raises_is_a_sentence(
     status, _, err = run(*words, "1", "--out", folder / "o", "--executor", executor)
     assert status == 1 and "AssertionError: odd (encoder.py, line 7)" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("file", ["task.py", "probe.py", "encoder.py"])
+def test_code_that_changes_after_the_plan_is_refused(
+    file: str, folder: Path, tone_corpus: Callable[..., Path]
+) -> None:
+    words = (f"python:{folder}/encoder.py:Encoder", f"tsv:{tone_corpus(4, 3)}")
+    plan = studies.plan_probe(
+        *words,
+        f"python:{folder}/task.py:TASK",
+        probes=[f"python:{folder}/probe.py:Probe"],
+        device="cpu",
+        baselines=False,
+    )
+    (folder / file).write_text((folder / file).read_text() + "# another\n")
+    fresh = replace(plan, desk=Desk(plan.bench))
+    with pytest.raises(UserError, match="(changed since|other weights than when) this was planned"):
+        studies.execute(fresh)
