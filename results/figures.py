@@ -58,6 +58,7 @@ STYLE: dict[Any, Any] = {
     "hatch.linewidth": 0.4,
     "text.parse_math": False,  # a dollar sign in a name is one
     "savefig.dpi": 250,
+    "svg.hashsalt": "auscult",  # names of its parts are drawn otherwise
 }
 
 FORMATS: Mapping[str, Mapping[str, None]] = {  # without what makes the same figure another file

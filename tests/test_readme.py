@@ -60,7 +60,7 @@ def test_the_python_of_the_readme(
     assert set(found.seed) == {0, 1} and (tmp_path / "report.html").stat().st_size > 10_000
     assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
     assert given["maps"].matrix.shape[0] == given["maps"].matrix.shape[1] > 1
-    assert len(given["head"].records) == 2 * 2
+    assert len(given["head"].records) == 3 * 2  # with log-mel and the twin
 
 
 @pytest.mark.slow

@@ -193,3 +193,21 @@ def test_long_labels_are_broken_to_fit_their_panel() -> None:
     label = "keyword\ntsv:speech-commands-v2-test-subset, test\naccuracy"
     lines = _wrapped(label).splitlines()
     assert max(map(len, lines)) <= 24 and "".join(lines).replace(" ", "") == "".join(label.split())
+
+
+@pytest.mark.parametrize(
+    "name, start", [("a.png", PNG), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml"), ("a", PNG)]
+)
+def test_the_name_chooses_the_format(
+    name: str, start: bytes, records: list[Record], tmp_path: Path
+) -> None:
+    layer_curves(records, tmp_path / name)
+    first = (tmp_path / name).read_bytes()
+    layer_curves(records, tmp_path / name)
+    assert first.startswith(start) and (tmp_path / name).read_bytes() == first
+
+
+def test_an_unknown_format_is_refused(records: list[Record], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Unknown format of a figure 'docx'"):
+        layer_curves(records, tmp_path / "a.docx")
+    assert not list(tmp_path.iterdir())
