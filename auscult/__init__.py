@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         compare,
         describe,
         extract,
+        findings,
         finetune,
         plan_attention,
         plan_extract,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         plan_run,
         pretrain,
         probe,
+        report,
         run,
     )
     from auscult.upstream import Upstream
@@ -42,6 +44,7 @@ __all__ = [
     "corpus",
     "describe",
     "extract",
+    "findings",
     "finetune",
     "load",
     "plan_attention",
@@ -51,6 +54,7 @@ __all__ = [
     "pretrain",
     "probe",
     "register_s3prl",
+    "report",
     "run",
     "wrap",
 ]
@@ -59,6 +63,7 @@ _STUDIES = (
     "compare",
     "describe",
     "extract",
+    "findings",
     "finetune",
     "plan_attention",
     "plan_extract",
@@ -66,6 +71,7 @@ _STUDIES = (
     "plan_run",
     "pretrain",
     "probe",
+    "report",
     "run",
 )
 _LAZY = {  # names of this face -> where they are; nothing heavy before one is asked for

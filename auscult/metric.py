@@ -9,7 +9,7 @@ Direction = Literal["higher", "lower", ""]  # "": the metric describes, and know
 
 _HIGHER = (
     *("accuracy", "macro_accuracy", "balanced_accuracy", "slot_accuracy", "macro_f1"),
-    *("slot_type_f1", "map", "mtwv"),
+    *("slot_type_f1", "map", "mtwv", "selectivity"),
 )
 _LOWER = (
     *("per", "wer", "wer_lm", "cer", "slot_value_cer", "eer", "min_dcf", "der", "loss"),

@@ -1,7 +1,8 @@
 """SUPERB tasks and their heads, trained by s3prl's runner."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 from auscult.contracts import TaskSpec
 from auscult.errors import unknown
@@ -9,7 +10,7 @@ from auscult.registry import Table, instance
 
 from .task import HeadTask
 
-__all__ = ["TABLE", "TASKS", "HeadTask", "find_task"]
+__all__ = ["TABLE", "TASKS", "HeadTask", "find_task", "protocols"]
 
 _ROWS = (
     HeadTask(
@@ -229,3 +230,8 @@ def find_task(name: str) -> HeadTask:
     task = instance(found, HeadTask)
     task.check(found.name)
     return replace(task, spec=replace(task.spec, name=name, origin=found.origin))
+
+
+def protocols() -> dict[str, Mapping[str, Any]]:
+    """Return the published configuration of every task of SUPERB."""
+    return {name: asdict(task.config()) for name, task in TASKS.items()}

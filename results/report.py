@@ -114,15 +114,14 @@ def write_report(
     if not records and not artifacts:
         names = " and ".join(str(store) for store in several) or "No store"
         raise UserError(f"{names} holds no results to report; measure something first.")
-    superb = _superb(records, protocols) if protocols else []
-    write_page(records, artifacts, path, superb)
+    write_page(records, artifacts, path, protocols)
 
 
 def write_page(
     records: Sequence[Record],
     artifacts: Sequence[Artifact],
     path: Path,
-    superb: Sequence[Table] = (),
+    protocols: Callable[[], Protocols] | None = None,
 ) -> None:
     """Write records and artifacts as one self-contained HTML page.
 
@@ -130,8 +129,9 @@ def write_page(
         records: At least one, or an artifact.
         artifacts: Maps, differences, layer weights.
         path: Of the page.
-        superb: Results beside published ones.
+        protocols: See :func:`write_report`.
     """
+    superb = _superb(records, protocols) if protocols else []
     write_text(_page(records, artifacts, superb), path)
 
 

@@ -19,6 +19,7 @@ from .pairing import compare
 from .plan import Plan
 from .pretraining import Pretrained, pretrain
 from .search import search_subnets as search
+from .stored import findings, report
 from .superb import plan_superb, superb
 from .task import plan_run, run
 
@@ -46,6 +47,7 @@ __all__ = [
     "describe",
     "execute",
     "extract",
+    "findings",
     "finetune",
     "plan_attention",
     "plan_extract",
@@ -54,6 +56,7 @@ __all__ = [
     "plan_superb",
     "pretrain",
     "probe",
+    "report",
     "run",
     "search",
     "superb",

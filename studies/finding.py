@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from auscult.record import Artifact, Record
 
@@ -17,6 +17,7 @@ FIRST = (  # columns of to_pandas, in front
     *("upstream", "corpus", "task", "probe", "layer", "seed", "metric", "split"),
     *("value", "low", "high", "majority"),
 )
+SELECTIVITY = "selectivity"  # a metric: accuracy minus that on a control task, where one was read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +44,16 @@ class Findings:
         """Return one row a number: what was measured, the value and its interval, and its key."""
         import pandas as pd
 
-        rows = [{**record.to_dict(), "key": record.key} for record in self.records]
+        selective = {_reader(r): r.value for r in self.records if r.metric == SELECTIVITY}
+        rows: list[dict[str, Any]] = []
+        for record in self.records:
+            rows.append({**record.to_dict(), "key": record.key})
+            if selective:
+                mine = record.metric == "accuracy"
+                rows[-1][SELECTIVITY] = selective.get(_reader(record)) if mine else None
         frame = pd.DataFrame(rows)
-        return frame[[*FIRST, *(name for name in frame if name not in FIRST)]] if rows else frame
+        first = [*FIRST, *([SELECTIVITY] if selective else [])]
+        return frame[[*first, *(name for name in frame if name not in first)]] if rows else frame
 
     def best(self) -> "pd.DataFrame":
         """Return one row for each task, encoder and probe: the layer that dev prefers, on test."""
@@ -74,9 +82,10 @@ class Findings:
 
     def to_html(self, path: str | Path) -> Path:
         """Write all of it as one self-contained page."""
+        from auscult.downstreams import protocols
         from auscult.results.report import write_page
 
-        write_page(self.records, (*self.artifacts, *self.differences), Path(path))
+        write_page(self.records, (*self.artifacts, *self.differences), Path(path), protocols)
         return Path(path)
 
     def save(self, store: str | Path) -> None:
@@ -97,3 +106,11 @@ class Findings:
 
             parts = [*parts, *(f"<p>{escape(str(failure))}</p>" for failure in self.failures)]
         return "\n".join(parts) or "<p>Nothing was measured.</p>"
+
+
+def _reader(record: Record) -> tuple[object, ...]:
+    """Return which reader of which layer a number is of."""
+    return (
+        *(record.upstream_sha256, record.corpus_sha256, record.task, record.task_version),
+        *(record.probe, record.layer, record.head, record.seed, record.split, record.config_sha256),
+    )

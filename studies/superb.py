@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from auscult.address import parse_address
 from auscult.corpora import READERS
 from auscult.dataset import check_speakers
-from auscult.downstreams import TASKS, HeadTask, find_task
+from auscult.downstreams import TASKS, HeadTask, find_task, protocols
 from auscult.errors import UserError
 from auscult.process import Processes
 from auscult.progress import logger
@@ -26,6 +26,10 @@ from .item import Failure, Item
 from .place import PLACES
 from .plan import Plan
 from .task import Heads, configure, read_rates
+
+if TYPE_CHECKING:
+    from auscult.record import Record
+    from auscult.results.superb import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,3 +394,10 @@ def _planned(choice: Choice, desk: Desk, asked: list[str], specs: list[str]) -> 
         costs=tuple(costs[place] for place in sorted(costs, key=lambda p: specs.index(p[1]))),
         missing=tuple(one for one in found if isinstance(one, Missing)),
     )
+
+
+def own_rows(records: "Iterable[Record]") -> "list[Row]":
+    """Return our results on SUPERB's tasks, each with why it may not be held to published ones."""
+    from auscult.results import superb_table
+
+    return superb_table.own_rows(records, protocols())

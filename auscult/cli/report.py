@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from auscult.cli.output import Json, Output, Quiet
-from auscult.errors import UserError
 
 
 def report(
@@ -25,13 +24,9 @@ def report(
     Examples:
       auscult report phones heads --out report.html
     """
-    from auscult.cli.superb import protocols
-    from auscult.results import open_store
-    from auscult.results.report import write_report
+    from auscult import studies
 
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder; expected a file, such as {out}/report.html.")
     output = Output(json=json, quiet=quiet)
-    write_report([open_store(store) for store in stores], out, protocols)
+    studies.report(*stores, out=out)
     output.print(f"Report: {out.resolve()}")
     output.finish(report=str(out))

@@ -163,11 +163,11 @@ def _show_records(
     output: Output, records: "Sequence[Record]", out: Path, store: str | None
 ) -> None:
     """Print what was run: SUPERB's tasks as `auscult superb table` does, then any others."""
-    from auscult.cli.superb import protocols
     from auscult.results.superb import BESIDE, TASKS, find_published
-    from auscult.results.superb_table import own_rows, tables
+    from auscult.results.superb_table import tables
+    from auscult.studies.superb import own_rows
 
-    own = own_rows(records, protocols())
+    own = own_rows(records)
     if own:
         beside = find_published(BESIDE)
         results, _scores, particulars = tables(own, [beside], beside)
