@@ -294,7 +294,8 @@ def check_attention(upstream: Upstream) -> None:
     if len(spec.heads) < 2:
         raise UserError(
             f"{spec.name} (family {spec.family}) has attention in {len(spec.heads)} blocks, but "
-            "divergence compares two or more; choose a transformer encoder."
+            "divergence compares two or more; choose a transformer encoder, or name the attention "
+            "of your own: auscult.wrap(..., attention=)."
         )
 
 

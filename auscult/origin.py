@@ -23,7 +23,10 @@ PACKAGE = "auscult"
 _SPEAKERS = ("errors", "progress", "shown", "watch")
 _WRITERS = ("board", "cache", "kept", "loss_curve", "origin", "record", "snapshot", "whole_file")
 _ROOMS = (f"{PACKAGE}.results.", f"{PACKAGE}.cli.")
-_SILENT = {PACKAGE, *(f"{PACKAGE}.{name}" for name in (*_SPEAKERS, *_WRITERS, "registry"))}
+_SILENT = {
+    PACKAGE,
+    *(f"{PACKAGE}.{name}" for name in (*_SPEAKERS, *_WRITERS, "foreign", "registry")),
+}
 _INSTALLED = ("site-packages", "dist-packages")  # folders of libraries, which have versions
 
 

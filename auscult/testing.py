@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from auscult.contracts import AttentionMap, HiddenStates, Waveforms
 from auscult.errors import UserError
-from auscult.registry import blame
+from auscult.foreign import blame
 from auscult.upstream import Upstream
 
 TOLERANCE = 1e-5  # float32, on values of unit size

@@ -7,7 +7,7 @@ from typing import Any
 
 from auscult.dataset import Corpus, supervision_of
 from auscult.errors import UserError
-from auscult.registry import Found, blamed, build, takes
+from auscult.foreign import Found, blamed, build, takes
 
 from .assembly import assemble
 from .item import Item, Listing

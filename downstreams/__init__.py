@@ -6,7 +6,8 @@ from typing import Any
 
 from auscult.contracts import TaskSpec
 from auscult.errors import unknown
-from auscult.registry import Table, instance
+from auscult.foreign import instance
+from auscult.registry import Table
 
 from .task import HeadTask
 

@@ -8,8 +8,8 @@ from typing import Any
 from auscult.contracts import TaskSpec
 from auscult.dataset import Corpus
 from auscult.errors import UserError
+from auscult.foreign import blamed
 from auscult.precision import Precision
-from auscult.registry import blamed
 from auscult.score import Score
 from auscult.upstream import Upstream
 

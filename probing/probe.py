@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from auscult.errors import UserError
-from auscult.registry import Found, Table, blamed, build
+from auscult.foreign import Found, blamed, build
+from auscult.registry import Table
 from auscult.seed import seeded
 
 HIDDEN = 768

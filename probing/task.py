@@ -7,7 +7,8 @@ from typing import Any
 from auscult.contracts import TaskSpec
 from auscult.dataset import supervision_of, utterance_label
 from auscult.errors import UserError, unknown
-from auscult.registry import Table, blamed, instance
+from auscult.foreign import blamed, instance
+from auscult.registry import Table
 
 METRICS = ("accuracy", "macro_accuracy")
 

@@ -6,10 +6,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from auscult.errors import UserError
+from auscult.foreign import blame
 from auscult.memory import lacks_memory
 from auscult.progress import logger
 from auscult.record import Artifact, Record, fingerprint
-from auscult.registry import blame
 
 from .call import Call
 

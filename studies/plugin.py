@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from auscult.errors import UserError
+from auscult.foreign import FORM
 from auscult.probing import PROBE_TABLE, PROBES, TASK_TABLE, ProbeTask
-from auscult.registry import FORM
 
 
 def movable(task: ProbeTask) -> ProbeTask:

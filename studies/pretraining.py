@@ -214,7 +214,7 @@ def _assignments(path: str | Path | None) -> list[str]:
     """Read KEY = VALUE lines; values become text again, which the configuration checks."""
     import tomllib
 
-    from auscult.registry import refuse_code
+    from auscult.foreign import refuse_code
     from auscult.text import read_text
 
     if path is None:

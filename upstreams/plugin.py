@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from auscult.address import Address
 from auscult.contracts import UpstreamSpec
 from auscult.errors import UserError
-from auscult.registry import Found, blamed, build, takes
+from auscult.foreign import Found, blamed, build, takes
 from auscult.seed import seeded
 from auscult.upstream import Upstream, fingerprint_weights
 from auscult.wrapped import Wrapped, wrap

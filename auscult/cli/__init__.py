@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from auscult.errors import UserError
+from auscult.foreign import blame
 from auscult.interrupt import Interrupts
-from auscult.registry import blame
 from auscult.shown import on_one_line, shown
 
 INTERRUPTED = 130

@@ -112,7 +112,7 @@ def show_installed(output: Output, table: "Table[Any]") -> list[dict[str, str]]:
     """Print what installed packages bring for a table, where any do, and return it."""
     from dataclasses import asdict
 
-    from auscult.registry import FORM
+    from auscult.foreign import FORM
 
     found = list(table.listed())
     if found:

@@ -8,7 +8,8 @@ import pytest
 
 from auscult import registry
 from auscult.errors import UserError
-from auscult.registry import Found, Table, build, import_object, refuse_code
+from auscult.foreign import Found, build, import_object, refuse_code
+from auscult.registry import Table
 
 ROWS = {"fbank": 1, "mfcc": 2}
 
@@ -57,7 +58,7 @@ def test_a_broken_package_is_named_and_stops_nothing_else(table: Table[int]) -> 
         table.find("broken")
     with pytest.raises(UserError, match=r"odd of \?\?\?, no package cannot be imported"):
         table.find("odd")
-    with pytest.raises(UserError, match="both bring an upstream 'both'; say which"):
+    with pytest.raises(UserError, match="both bring the upstream 'both'; say which"):
         table.find("both")
     assert table.find("mfcc").value == 2
 
@@ -86,7 +87,7 @@ def test_what_a_file_imports_from_beside_it_counts(tmp_path: Path) -> None:
     assert before.value() == 1
     for changed in ("beside_b.py", "deep/inner.py"):
         (tmp_path / changed).write_text("x = y = 2\n")
-        fresh = f"from auscult.registry import import_object as i; print(i({name!r}, 'task').code)"
+        fresh = f"from auscult.foreign import import_object as i; print(i({name!r}, 'task').code)"
         assert _python(fresh) != before.code
         before = Found(None, "", code=_python(fresh))
 

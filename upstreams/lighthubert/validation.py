@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from auscult.audio import read_batch
 from auscult.errors import UserError
 from auscult.extraction import plan_batches
+from auscult.foreign import refuse_code
 from auscult.progress import progress
-from auscult.registry import refuse_code
 from auscult.training_run import SETTINGS, read_training
 
 from .. import load_upstream
