@@ -124,12 +124,3 @@ def _plain_lines(
     for row in (columns, ["-" * width for width in widths], *rows):
         padded = (cell + " " * (w - cell_len(cell)) for cell, w in zip(row, widths, strict=True))
         yield "  ".join(padded).rstrip() + "\n"
-
-
-def command_line() -> str:
-    """Return the command as the user would type it again, without a database's password."""
-    import re
-    import shlex
-
-    command = shlex.join(["auscult", *sys.argv[1:]])
-    return re.sub(r"(://[^:/@\s]*:)[^@\s]+(?=@)", r"\1***", command)

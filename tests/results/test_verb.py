@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from auscult.cli import main
-from auscult.cli.output import command_line
 from auscult.record import Artifact, Record
 from auscult.results import open_store
 
@@ -174,13 +173,6 @@ def test_a_database_password_is_not_printed(
     assert "secret" not in out + err
     assert rest == [] or "No record in postgresql://me:***@host/db fits" in err
     assert verb != "ls" or "1 records in postgresql://me:***@host/db" in out
-
-
-def test_a_recorded_command_keeps_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["probe", "-u", "hf:a/b@c", "--store", "postgresql://me:secret@host/db"]
-    monkeypatch.setattr("sys.argv", ["auscult", *words])
-    expected = "auscult probe -u hf:a/b@c --store postgresql://me:***@host/db"
-    assert command_line() == expected
 
 
 def test_ls_says_the_same_of_many_rows_as_of_few(
