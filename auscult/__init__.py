@@ -105,7 +105,7 @@ def load(spec: str, *, seed: int = 0) -> "Upstream":
 
 
 def corpus(
-    spec: "str | pd.DataFrame | Mapping[str, Iterable[Any]]",
+    spec: "str | pd.DataFrame | Mapping[str, Iterable[Any]] | Iterable[Any]",
     *,
     split: str | None = None,
     skip_bad: bool = False,
@@ -115,7 +115,8 @@ def corpus(
 
     Args:
         spec: ``reader[:folder]``, such as ``tsv:/data/mine``, ``timit:/data/TIMIT`` or ``demo``; a
-            pandas frame with the columns of ``MANIFEST.tsv``; or lhotse cuts by split.
+            pandas frame with the columns of ``MANIFEST.tsv``; lhotse cuts by split; or
+            ``auscult.corpora.Item``s.
         split: Name of the split column, where the corpus has several.
         skip_bad: Leave unreadable or inconsistent items out, counted in ``Corpus.skipped``,
             instead of stopping at the first.

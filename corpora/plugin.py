@@ -10,9 +10,9 @@ from auscult.errors import UserError
 from auscult.foreign import Found, blamed, build, takes
 
 from .assembly import assemble
+from .cuts import list_cuts
 from .item import Item, Listing
-
-_OTHERS = (str, bytes, Mapping)  # what can be walked, and is no list of utterances
+from .tsv import list_frame
 
 
 def read(found: Found[Any], spec: str, *, split: str | None, skip_bad: bool) -> Corpus:
@@ -20,8 +20,8 @@ def read(found: Found[Any], spec: str, *, split: str | None, skip_bad: bool) -> 
 
     Args:
         found: A function; what follows its name is its first argument, a path. It may take
-            ``split``, the split column that was asked for, and ``skip_bad``. It yields or returns
-            items, or returns a `Listing` or a `Corpus`.
+            ``split``, the split column that was asked for, and ``skip_bad``. It returns what
+            :func:`list_object` takes, or a `Corpus`.
         spec: The address, under which records name it.
         split: Split column.
         skip_bad: Leave bad items out.
@@ -31,22 +31,41 @@ def read(found: Found[Any], spec: str, *, split: str | None, skip_bad: bool) -> 
     """
     skips = {"skip_bad": skip_bad} if takes(found.value, "skip_bad") else {}
     place = [Path(found.rest).expanduser()] if found.rest else []
-    made = build(found, *place, split=split, **skips)
+    splits = split if takes(found.value, "split") else None
+    made = build(found, *place, split=splits, **skips)
+    if split != splits and not hasattr(made, "itertuples"):
+        raise UserError(f"{found.name} takes no split, and {split!r} was given.")
+    if isinstance(made, Corpus):
+        with blamed(found.name, "is no whole corpus"):
+            _check(made, found.name)
+        return replace(made, spec=spec, origin=found.origin)
     with blamed(found.name, "cannot list its utterances"):
-        items = list(made) if isinstance(made, Iterable) and not isinstance(made, _OTHERS) else []
-    if items and all(isinstance(item, Item) for item in items):
-        made = Listing(items)
-    if isinstance(made, Listing):
-        with blamed(found.name, "lists items that cannot be read"):
-            return replace(assemble(spec, made, skip_bad=skip_bad), origin=found.origin)
-    if not isinstance(made, Corpus):
+        listing = list_object(made, split)
+    if listing is None:
         raise UserError(
-            f"{found.name} returns a {type(made).__name__}; expected at least "
-            "one auscult.corpora.Item, a Listing of them, or a Corpus."
+            f"{found.name} returns a {type(made).__name__}; expected at least one "
+            "auscult.corpora.Item, a Listing of them, a pandas data frame, lhotse cuts by split, "
+            "or a Corpus."
         )
-    with blamed(found.name, "is no whole corpus"):
-        _check(made, found.name)
-    return replace(made, spec=spec, origin=found.origin)
+    with blamed(found.name, "lists items that cannot be read"):
+        return replace(assemble(spec, listing, skip_bad=skip_bad), origin=found.origin)
+
+
+def list_object(content: Any, split: str | None) -> Listing | None:
+    """Return what an object lists; None where it lists nothing.
+
+    Args:
+        content: A listing, its items alone, a data frame, or lhotse cuts by split.
+        split: Split column of a frame that has several.
+    """
+    if isinstance(content, Listing):
+        return content
+    if isinstance(content, Mapping):
+        return list_cuts(content)
+    if hasattr(content, "itertuples"):
+        return list_frame(content, split, Path())
+    items = list(content) if isinstance(content, Iterable) else []
+    return Listing(items) if items and all(isinstance(x, Item) for x in items) else None
 
 
 def _check(corpus: Corpus, name: str) -> None:

@@ -203,7 +203,7 @@ def check_corpus(spec: str, *, split: str | None = None, skip_bad: bool = False)
 
 
 def read_object(
-    content: "pd.DataFrame | Mapping[str, Iterable[Any]]",
+    content: "pd.DataFrame | Mapping[str, Iterable[Any]] | Iterable[Any]",
     *,
     name: str,
     split: str | None = None,
@@ -213,7 +213,7 @@ def read_object(
 
     Args:
         content: A frame with the columns of ``MANIFEST.tsv`` (see :mod:`auscult.corpora.tsv`),
-            paths relative to the working directory; or cuts with one supervision each.
+            paths relative to the working directory; cuts with one supervision each; or a listing.
         name: What records call the corpus.
         split: Split column of a frame that has several.
         skip_bad: Leave bad items out.
@@ -222,19 +222,15 @@ def read_object(
         UserError: Neither of the two, or, without ``skip_bad``, the first bad item.
     """
     from .assembly import assemble
-    from .cuts import list_cuts
-    from .tsv import list_frame
+    from .plugin import list_object
 
     if ":" in name or name in READERS:
         raise UserError(f"{name!r} reads like an address; give the corpus another name.")
-    if isinstance(content, Mapping):
-        listing = list_cuts(content)
-    elif hasattr(content, "itertuples"):
-        listing = list_frame(content, split, Path())
-    else:
+    listing = list_object(content, split)
+    if listing is None:
         raise UserError(
-            f"A {type(content).__name__} is no corpus; expected an address, a pandas data frame "
-            "or lhotse cuts by split."
+            f"A {type(content).__name__} is no corpus; expected an address, a pandas data frame, "
+            "lhotse cuts by split, or auscult.corpora.Items."
         )
     return _said(assemble(name, listing, skip_bad=skip_bad))
 

@@ -79,8 +79,34 @@ def test_what_is_no_corpus(write: Callable[..., str], body: str, sentence: str) 
         auscult.corpus(write(f"{text}def mine():\n    {body}\n", "mine"))
 
 
-def test_a_split_column_that_it_does_not_know(write: Callable[..., str]) -> None:
-    with pytest.raises(UserError, match="takes no split, and 'other' was given"):
-        auscult.corpus(write(ITEMS, "items"), split="other")
+FRAME = """
+import pandas, auscult
+def frame(folder):
+    rows = [(str(x), x.stem.split("-")[0], x.stem.split("-")[0])
+            for x in sorted(folder.glob("*.wav"))]
+    return pandas.DataFrame(rows, columns=["path", "split", "other_split"])
+def cuts(folder):
+    return auscult.corpus(frame(folder)).splits
+"""
+
+
+def test_frames_and_cuts_are_listings_too(write: Callable[..., str], tmp_path: Path) -> None:
+    for name in ("frame", "cuts"):
+        corpus = auscult.corpus(f"{write(FRAME, name)}:{tmp_path}")
+        assert corpus.origin and {n: len(x) for n, x in corpus.splits.items()}["train"] == 2
+    assert auscult.corpus(f"{write(FRAME, 'frame')}:{tmp_path}", split="other_split").splits
+    folder = str(tmp_path / "here.py")
+    Path(folder).write_text(ITEMS)
+    from auscult.foreign import import_object
+
+    items = list(import_object(f"python:{folder}:items", "corpus").value(tmp_path))
+    assert len(auscult.corpus(items).split("train")) == 2, "and from Python"
+
+
+def test_a_split_column_that_it_does_not_know(write: Callable[..., str], tmp_path: Path) -> None:
+    for text, name in ((FRAME, "cuts"), (ITEMS, "items")):
+        address = f"{write(text, name)}:{tmp_path}"
+        with pytest.raises(UserError, match="takes no split, and 'other' was given"):
+            auscult.corpus(address, split="other")
     with pytest.raises(UserError, match=r"called as items\(\), and takes \(folder\)"):
         auscult.corpus(write(ITEMS, "items"))
