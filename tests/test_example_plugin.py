@@ -87,6 +87,45 @@ def test_a_broken_package_stops_nothing_and_replaces_nothing() -> None:
         auscult.load("example_encodr")
 
 
+ENCODER = """import auscult
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attend = nn.MultiheadAttention(16, 2, batch_first=True)
+    def forward(self, x):
+        return x + self.attend(x, x, x, average_attn_weights=False)[0]
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.front = nn.Conv1d(1, 16, 400, 320)
+        self.blocks = nn.Sequential(Block(), Block())
+    def forward(self, waves):
+        return self.blocks(self.front(waves[:, None]).transpose(1, 2))
+
+def encoder(): return auscult.wrap(Network(), blocks="blocks", attention="attend")
+"""
+
+
+def test_a_file_of_under_20_lines_goes_through_every_verb(run: Run) -> None:
+    assert len(ENCODER.splitlines()) < 20
+    Path("my.py").write_text(ENCODER)
+    words = ("-u", "python:my.py:encoder", "-c", "example_tones:wavs", "--out", "out", *CPU)
+    assert all(x["passed"] for x in said(run, "check", "python:my.py:encoder")["checks"])
+    assert said(run, "describe", "python:my.py:encoder")["upstream"]["num_layers"] == 2
+    assert said(run, "attention", *words)["records"]
+    plan = said(run, "probe", *words, "-t", "label:pitch", "--plan")["plan"]
+    assert {row["upstream"] for row in plan} >= {"random(python:my.py:encoder)"}
+    assert said(run, "probe", *words, "-t", "label:pitch", "--max-epochs", "1")["margins"]
+    head = ("-t", "example_pitch", "--steps", "25", "--no-baselines")
+    record = said(run, "run", *words, *head)["records"][0]
+    assert record["upstream"] == "python:my.py:encoder"
+    assert record["libraries"]["my.py"].startswith("sha256 ")
+    assert run("report", "out", "--out", "page.html")[0] == 0
+
+
 def test_verbs_about_the_encoder(run: Run) -> None:
     for upstream in ("example_encoder", "random(example_encoder, seed=2)"):
         found = said(run, "check", upstream)
