@@ -18,7 +18,7 @@ from .curve import (
     short_names,
 )
 from .place import without_password
-from .store import Store, collecting_later, open_store
+from .store import Store, collecting_later
 
 COLUMNS = (
     *("upstream", "corpus", "task", "split", "probe", "metric", "layers", "value", "at"),
@@ -68,6 +68,8 @@ def some_records(where: str, wanted: Mapping[str, str | None]) -> list[Record]:
     Raises:
         UserError: There are none.
     """
+    from . import open_store
+
     found = open_store(where).records(**wanted)
     if not found:
         shown = without_password(where)
