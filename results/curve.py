@@ -128,6 +128,15 @@ def chooser(curves: Iterable[Curve]) -> "Callable[[Curve], Choice | None]":
     return choose
 
 
+def chosen(series: Sequence[Series]) -> list[tuple[Curve, Choice | None]]:
+    """Return a store's curves on the splits reported on, each with the point that was chosen."""
+    reported = {id(record) for record in held_out(one.first for one in series)}
+    shown = gather_series(one for one in series if id(one.first) in reported)
+    selecting = (one for one in series if one.first.split == one.first.selected_on)
+    choose = chooser(gather_series(selecting))
+    return [(curve, choose(curve)) for curve in shown]
+
+
 def run_of(item: Record | Artifact) -> Run:
     """Identify the run that a number or a figure came from."""
     return (item.provenance.created, item.provenance.command, item.provenance.device)

@@ -10,10 +10,8 @@ from .cell import cell, place, span
 from .curve import (
     Choice,
     Curve,
-    chooser,
+    chosen,
     corpus_label,
-    gather_series,
-    held_out,
     metric_order,
     short_names,
 )
@@ -45,19 +43,15 @@ def listing(store: Store) -> tuple[int, list[Line]]:
     """
     with collecting_later():
         series = store.series()
-        reported = {id(record) for record in held_out(one.first for one in series)}
-        shown = gather_series(one for one in series if id(one.first) in reported)
-        shown.sort(key=_order)
-        selecting = (one for one in series if one.first.split == one.first.selected_on)
-        choose = chooser(gather_series(selecting))
-        groups = [_group(curve, choose(curve)) for curve in shown]
+        shown = sorted(chosen(series), key=lambda pair: _order(pair[0]))
+        groups = [_group(curve, choice) for curve, choice in shown]
     corpora = short_names(one.first.corpus for one in series)
     lines = [
         Line(
             (curve.label, _shown_corpus(curve, corpora), *list(group.values())[2:]),
             group | {"split_column": curve.first.config.get("split_column")},
         )
-        for curve, group in zip(shown, groups, strict=True)
+        for (curve, _), group in zip(shown, groups, strict=True)
     ]
     return sum(len(one.scores) for one in series), lines
 

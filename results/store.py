@@ -129,6 +129,11 @@ class Store:
         self._engine = engine
         self._file = file_of(engine)
 
+    @property
+    def file(self) -> Path | None:
+        """The file of an SQLite store, None for a server."""
+        return self._file
+
     def __str__(self) -> str:
         if self._file:
             return str(self._file)

@@ -24,6 +24,8 @@ from .curve import (
     subject_names,
 )
 from .fold import FoldMean
+from .series import Series
+from .summary import summary_text
 
 BEST_COLUMNS = (  # of best_rows
     *("task", "upstream", "probe", "layer"),
@@ -138,7 +140,9 @@ WRITERS: dict[str, Callable[[Iterable[Record]], Iterable[str]]] = {
     "json": json_lines,
     "markdown": lambda records: [to_markdown(records)],
     "latex": lambda records: [to_latex(records)],
+    "lm-eval": lambda records: [summary_text(Series(record, (record,)) for record in records)],
 }
+OF_ALL = ("csv", "json", "lm-eval")  # take the scores of the selecting split, too
 
 
 def _identity(curve: Curve) -> tuple[Subject, str, str]:

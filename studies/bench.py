@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from auscult.cache import cache_folder
 from auscult.config import parse_bytes
 from auscult.device import choose_device
+from auscult.errors import UserError
 from auscult.precision import Precision, check_precision
 from auscult.process import ALONE, Processes
+from auscult.progress import logger
 from auscult.whole_file import expect_folder, make_folder
 
 from .call import Call, unless_default
@@ -126,6 +128,17 @@ class Bench:
 
         if self.stored:
             open_store(self.store or self.out).add(records, artifacts)
+
+    def summarise(self) -> None:
+        """Write results.json beside the store, where there is one that is a file."""
+        from auscult.results import open_store
+        from auscult.results.summary import write_summary
+
+        if self.stored:
+            try:
+                write_summary(open_store(self.store or self.out))
+            except UserError as error:  # the numbers are safe
+                logger.warning(f"The summary beside the store was not written: {error}")
 
     def provenance(self, command: str) -> "Provenance":
         """Return what a record says of the run that measured it."""

@@ -46,6 +46,8 @@ def execute(
                 ledger.write(item, ended)
             if processes.leads:
                 plan.bench.save(ended.records, ended.artifacts)
+    if processes.leads:
+        plan.bench.summarise()
     if strict and failures and not any(x.records or x.files for x in outcomes.values()):
         if alone or len({failure.reason for failure in failures}) == 1:
             raise failures[0].error or UserError(failures[0].reason)

@@ -162,6 +162,7 @@ class _Study:
         if leads:
             check_content(x for name in ("dev", "test") for x in self.labelled.splits[name].cuts)
             self.bench.save(records, ())
+            self.bench.summarise()
         outcome = Outcome(key=fingerprint([x.key for x in records]), records=tuple(records))
         return Finetuned(
             outcomes=(outcome,), upstream=f"w2v_bert:{folder}", steps=steps, folder=folder

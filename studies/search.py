@@ -159,6 +159,7 @@ def search_subnets(
     about = {"upstream": supernet, "objective": objective, "strategy": strategy, "seed": seed}
     result = about | _result(going) | {"provenance": asdict(bench.provenance(command))}
     bench.save([record for outcome in outcomes for record in outcome.records], ())
+    bench.summarise()
     return Found(
         outcomes=tuple(outcomes),
         files=_write(going, result, bench.out),

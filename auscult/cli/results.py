@@ -100,7 +100,11 @@ def show(
 def export(
     store: StoreAt = ".",
     form: Annotated[
-        str, typer.Option("--format", help="csv, json: every record. markdown, latex: tables.")
+        str,
+        typer.Option(
+            "--format",
+            help="csv, json: every record. markdown, latex: tables. lm-eval: the harness' results.",
+        ),
     ] = "csv",
     out: Annotated[Path | None, typer.Option("--out", help="File instead of stdout.")] = None,
     upstream: Upstream = None,
@@ -120,7 +124,7 @@ def export(
     """
     from auscult.results.curve import held_out
     from auscult.results.listing import some_records
-    from auscult.results.table import WRITERS
+    from auscult.results.table import OF_ALL, WRITERS
 
     output = Output(json=json, quiet=quiet)
     if form not in WRITERS:
@@ -128,7 +132,7 @@ def export(
     wanted = {"upstream": upstream, "corpus": corpus, "task": task}
     wanted |= {"probe": probe, "metric": metric, "split": split}
     records = some_records(store, wanted)
-    parts = WRITERS[form](records if form in ("csv", "json") else held_out(records))
+    parts = WRITERS[form](records if form in OF_ALL else held_out(records))
     if out is None:
         output.write(parts)
     else:
