@@ -40,8 +40,8 @@ from .curve import (
 )
 from .difference import KIND, Difference, differences
 from .store import Store, records_of
-from .superb import BESIDE, TASKS, find_published, published, superb_s
-from .superb_table import Protocols, Table, own_rows, tables
+from .superb.score import BESIDE, TASKS, find_published, published, superb_s
+from .superb.table import Protocols, Table, own_rows, tables
 from .table import LayerTable, caption, layer_tables
 
 HERE = Path(__file__).parent

@@ -12,8 +12,8 @@ from auscult.text import read_text
 
 if TYPE_CHECKING:
     from auscult.downstreams.prediction import Predictions
-    from auscult.results.superb_check import Expected, PartReport
-    from auscult.results.superb_submission import Part
+    from auscult.results.superb.check import Expected, PartReport
+    from auscult.results.superb.submission import Part
 
 SAME_TEST = "all_train_split"  # LibriSpeech's column that differs in train alone
 WITH_LM = "prediction_lm"  # what speech recognition answers with a language model
@@ -43,8 +43,8 @@ def submit(
         UserError: There are no predictions that the leaderboard scores, those of several encoders,
             or several of one task.
     """
-    from auscult.results.superb_check import check_submission
-    from auscult.results.superb_submission import write_submission
+    from auscult.results.superb.check import check_submission
+    from auscult.results.superb.submission import write_submission
 
     chosen, left_out = _choose_runs([Path(folder) for folder in runs], upstream)
     path = Path(out)
@@ -67,7 +67,7 @@ def check(path: str | Path, against: Sequence[str] = ()) -> "tuple[PartReport, .
     Raises:
         UserError: No submission at all, or an assignment that cannot be read.
     """
-    from auscult.results.superb_check import check_submission
+    from auscult.results.superb.check import check_submission
 
     return tuple(check_submission(Path(path), _expected(against)))
 
@@ -81,7 +81,7 @@ def _choose_runs(
         UserError: There are none, those of several encoders, or several of one task.
     """
     from auscult.downstreams.prediction import find_predictions, read_predictions
-    from auscult.results.superb_submission import CODES, FILES
+    from auscult.results.superb.submission import CODES, FILES
 
     found = [read_predictions(place) for folder in folders for place in find_predictions(folder)]
     found = [run for run in found if run.run.task in CODES]
@@ -124,8 +124,8 @@ def _choose_runs(
 
 def _foreign(found: "Predictions") -> str:
     """Say why SUPERB's server cannot score these predictions, "" where it can."""
-    from auscult.results.superb_submission import SLOTS, has_official_slots
-    from auscult.results.superb_table import OFFICIAL
+    from auscult.results.superb.submission import SLOTS, has_official_slots
+    from auscult.results.superb.table import OFFICIAL
 
     run, official = found.run, OFFICIAL[found.run.task]
     if run.corpus.partition(":")[0] != official.reader:
@@ -149,14 +149,14 @@ def _fold(column: str) -> str | None:
 
 def _code(found: "Predictions") -> str:
     """Return what a submission calls the task of these predictions."""
-    from auscult.results.superb_submission import CODES
+    from auscult.results.superb.submission import CODES
 
     code = CODES[found.run.task]
     return f"er_fold{_fold(found.run.split_column)}" if code == "er" else code
 
 
 def _part(code: str, found: "Predictions") -> "Part":
-    from auscult.results.superb_submission import Part
+    from auscult.results.superb.submission import Part
 
     slots = dict.fromkeys(name.partition("=")[0] for name in found.run.classes)
     answer = WITH_LM if code == "asr_lm" else "prediction"
@@ -169,8 +169,8 @@ def _expected(assignments: Sequence[str]) -> "dict[str, Expected]":
     Raises:
         UserError: An assignment that cannot be read.
     """
-    from auscult.results.superb_check import FOLDS, names_in_list
-    from auscult.results.superb_submission import FILES
+    from auscult.results.superb.check import FOLDS, names_in_list
+    from auscult.results.superb.submission import FILES
 
     found: dict[str, Expected] = {}
     for assignment in assignments:
@@ -192,8 +192,8 @@ def _expected(assignments: Sequence[str]) -> "dict[str, Expected]":
 def _corpus_names(code: str, spec: str) -> "Iterator[tuple[str, float | None]]":
     """Yield the name and the seconds of what a corpus has to be scored."""
     import auscult
-    from auscult.results.superb_submission import item_name
-    from auscult.results.superb_table import OFFICIAL
+    from auscult.results.superb.submission import item_name
+    from auscult.results.superb.table import OFFICIAL
 
     official = OFFICIAL["speaker_verification"]
     column = code.removeprefix("er_") if code.startswith("er_fold") else None

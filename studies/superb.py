@@ -29,7 +29,7 @@ from .task import Heads, configure, read_rates
 
 if TYPE_CHECKING:
     from auscult.record import Record
-    from auscult.results.superb import Row
+    from auscult.results.superb.score import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -398,6 +398,6 @@ def _planned(choice: Choice, desk: Desk, asked: list[str], specs: list[str]) -> 
 
 def own_rows(records: "Iterable[Record]") -> "list[Row]":
     """Return our results on SUPERB's tasks, each with why it may not be held to published ones."""
-    from auscult.results import superb_table
+    from auscult.results.superb import table
 
-    return superb_table.own_rows(records, protocols())
+    return table.own_rows(records, protocols())

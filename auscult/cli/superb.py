@@ -13,7 +13,7 @@ from auscult.progress import logger
 from auscult.whole_file import write_text
 
 if TYPE_CHECKING:
-    from auscult.results.superb_check import PartReport
+    from auscult.results.superb.check import PartReport
 
 
 def table(
@@ -46,8 +46,8 @@ def table(
     """
     from auscult.results import open_store
     from auscult.results.store import records_of
-    from auscult.results.superb import find_published, published
-    from auscult.results.superb_table import WRITERS, flat_rows, tables
+    from auscult.results.superb.score import find_published, published
+    from auscult.results.superb.table import WRITERS, flat_rows, tables
     from auscult.studies.superb import own_rows
 
     output = Output(json=json, quiet=quiet)

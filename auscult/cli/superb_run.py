@@ -163,8 +163,8 @@ def _show_records(
     output: Output, records: "Sequence[Record]", out: Path, store: str | None
 ) -> None:
     """Print what was run: SUPERB's tasks as `auscult superb table` does, then any others."""
-    from auscult.results.superb import BESIDE, TASKS, find_published
-    from auscult.results.superb_table import tables
+    from auscult.results.superb.score import BESIDE, TASKS, find_published
+    from auscult.results.superb.table import tables
     from auscult.studies.superb import own_rows
 
     own = own_rows(records)

@@ -15,7 +15,7 @@ from auscult.corpora import READERS
 from auscult.downstreams import TASKS
 from auscult.record import Record
 from auscult.results import open_store
-from auscult.results.superb_table import OFFICIAL
+from auscult.results.superb.table import OFFICIAL
 from auscult.studies import task as heads
 from auscult.studies.bench import Bench
 from auscult.studies.cost import Job, cost

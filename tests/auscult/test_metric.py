@@ -10,7 +10,7 @@ from auscult.contracts import TaskSpec
 from auscult.metric import DIRECTIONS, direction_of, direction_of_record
 from auscult.record import Provenance, Record
 from auscult.results.curve import chooser, gather
-from auscult.results.superb import COLUMNS
+from auscult.results.superb.score import COLUMNS
 from auscult.score import Score, record_of
 
 RUN = Provenance(command="x", created="now", code_version="0", libraries={}, device="cpu")

@@ -19,7 +19,7 @@ from auscult.results import open_store
 from auscult.results.artifact import check_artifacts
 from auscult.results.report import write_report
 from auscult.results.store import Store
-from auscult.results.superb_table import own_rows
+from auscult.results.superb.table import own_rows
 
 Make = Callable[..., Artifact]
 

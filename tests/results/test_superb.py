@@ -10,7 +10,7 @@ import pytest
 
 from auscult.errors import UserError
 from auscult.record import Provenance, Record
-from auscult.results.superb import (
+from auscult.results.superb.score import (
     COLUMNS,
     TASKS,
     WITH_LM,
@@ -25,7 +25,7 @@ from auscult.results.superb import (
     superb_s,
     superb_s_interval,
 )
-from auscult.results.superb_table import OFFICIAL, WRITERS, flat_rows, own_rows, tables
+from auscult.results.superb.table import OFFICIAL, WRITERS, flat_rows, own_rows, tables
 
 SCORES = {  # as published, or as the leaderboard's own code gives them
     "FBANK": 0.0,

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from auscult.errors import UserError
-from auscult.results import superb_check
-from auscult.results.superb_check import check_submission
+from auscult.results.superb import check as superb_check
+from auscult.results.superb.check import check_submission
 
 KS = "predict/ks_public/predict.txt"
 QBE = "predict/qbe_public/benchmark.stdlist.xml"
@@ -103,7 +103,7 @@ def test_entries_that_share_bytes_are_refused(tmp_path: Path) -> None:
 def test_entries_without_number_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("auscult.results.archive.MOST_ENTRIES", 3)
+    monkeypatch.setattr("auscult.results.superb.archive.MOST_ENTRIES", 3)
     path = zipped(tmp_path / "a.zip", {f"predict/{i}": b"" for i in range(4)})
     with pytest.raises(UserError, match="more than 3 entries"):
         check_submission(path)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from auscult.errors import UserError
-from auscult.results.superb_check import COUNTS, Expected, check_submission, names_in_list
-from auscult.results.superb_submission import FILES, Part, write_submission
+from auscult.results.superb.check import COUNTS, Expected, check_submission, names_in_list
+from auscult.results.superb.submission import FILES, Part, write_submission
 
 PAIR = ["id10270-x6uYqmx31kE-00001", "id10270-8jEAjG6SegY-00008"]
 OTHER = ["id10270-x6uYqmx31kE-00001", "id10300-ize_eiCFEg0-00003"]

@@ -387,7 +387,7 @@ def _submission(folder: Path) -> None:
 
 
 def _read_submission(folder: Path) -> object:
-    from auscult.results.superb_check import check_submission
+    from auscult.results.superb.check import check_submission
 
     return check_submission(folder / "predict.zip")
 

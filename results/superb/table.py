@@ -16,9 +16,10 @@ import pandas as pd
 from auscult.record import Record
 from auscult.shown import csv_cell, latex_cell, markdown_cell
 
-from .curve import Choice, Curve, Point, chooser, gather, held_out, short_names
-from .fold import FoldMean, fold_means, fold_of
-from .superb import (
+from ..curve import Choice, Curve, Point, chooser, gather, held_out, short_names
+from ..fold import FoldMean, fold_means, fold_of
+from .check import COUNTS
+from .score import (
     COLUMNS,
     TASKS,
     WITH_LM,
@@ -31,7 +32,6 @@ from .superb import (
     superb_s,
     superb_s_interval,
 )
-from .superb_check import COUNTS
 
 DECODING = {"lm_weight", "word_penalty", "beam_size", "beam_threshold"}  # with a language model
 FREE = {"learning_rate", "save_step", "log_step", "lm", "lexicon"}  # open, no number, or a path

@@ -27,7 +27,7 @@ from auscult.errors import UserError
 from auscult.value import shorten
 
 from .archive import Archive, open_archive
-from .superb_submission import FILES, SLOTS, folder_of, import_h5py
+from .submission import FILES, SLOTS, folder_of, import_h5py
 
 Expected = Mapping[str, float | None]  # name -> seconds of the recording, None where unknown
 
@@ -83,7 +83,7 @@ def check_submission(
 
     Raises:
         UserError: Not a zip, a damaged one, one that no submission would be (see
-            :mod:`auscult.results.archive`), or one without a folder ``predict``.
+            :mod:`auscult.results.superb.archive`), or one without a folder ``predict``.
     """
     lists = expected or {}
     with open_archive(path) as archive:

@@ -177,7 +177,11 @@ def superb_s_interval(cells: Mapping[str, Cell]) -> tuple[float, float] | None:
 @cache
 def published() -> tuple[Row, ...]:
     """Return published results; a model may lack tasks."""
-    text = resources.files("auscult.results").joinpath("published.tsv").read_text(encoding="utf-8")
+    text = (
+        resources.files("auscult.results.superb")
+        .joinpath("published.tsv")
+        .read_text(encoding="utf-8")
+    )
     names = [*(column.name for column in COLUMNS), WITH_LM]
     return tuple(
         Row(

@@ -1,0 +1,1 @@
+"""What SUPERB is: its tasks and scores, results beside published ones, submissions."""
