@@ -124,8 +124,8 @@ def _choose_runs(
 
 def _foreign(found: "Predictions") -> str:
     """Say why SUPERB's server cannot score these predictions, "" where it can."""
+    from auscult.results.superb.official import OFFICIAL
     from auscult.results.superb.submission import SLOTS, has_official_slots
-    from auscult.results.superb.table import OFFICIAL
 
     run, official = found.run, OFFICIAL[found.run.task]
     if run.corpus.partition(":")[0] != official.reader:
@@ -192,8 +192,8 @@ def _expected(assignments: Sequence[str]) -> "dict[str, Expected]":
 def _corpus_names(code: str, spec: str) -> "Iterator[tuple[str, float | None]]":
     """Yield the name and the seconds of what a corpus has to be scored."""
     import auscult
+    from auscult.results.superb.official import OFFICIAL
     from auscult.results.superb.submission import item_name
-    from auscult.results.superb.table import OFFICIAL
 
     official = OFFICIAL["speaker_verification"]
     column = code.removeprefix("er_") if code.startswith("er_fold") else None

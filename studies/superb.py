@@ -12,6 +12,7 @@ from auscult.downstreams import TASKS, HeadTask, find_task, protocols
 from auscult.errors import UserError
 from auscult.process import Processes
 from auscult.progress import logger
+from auscult.results.superb.official import OFFICIAL
 
 from .bench import Bench
 from .company import with_baselines
@@ -23,7 +24,6 @@ from .executor import Executor
 from .finding import Findings
 from .head import draw
 from .item import Failure, Item
-from .place import PLACES
 from .plan import Plan
 from .task import Heads, configure, read_rates
 
@@ -69,7 +69,7 @@ def read_jobs(choice: Choice, desk: Desk) -> Iterator[Job | Missing | Failure]:
     """
     if not choice.root.is_dir():
         raise UserError(f"--data {choice.root} is no folder; expected one that holds the corpora.")
-    tasks = [find_task(name) for name in choice.tasks or {**PLACES, **choice.corpora}]
+    tasks = [find_task(name) for name in choice.tasks or {**OFFICIAL, **choice.corpora}]
     _refuse_unused(choice, [task.spec.name for task in tasks])
     # mistakes in settings come before hours of reading
     configs = [_configured(task, find_corpus(task.spec.name, choice), choice) for task in tasks]
@@ -114,9 +114,9 @@ def find_corpus(task: str, choice: Choice) -> str | None:
     """Return the address of a task's corpus, None where there is none."""
     if task in choice.corpora:
         return choice.corpora[task]
-    if task not in PLACES:
+    if task not in OFFICIAL:
         return None
-    place = PLACES[task]
+    place = OFFICIAL[task]
     for name in place.folders:
         if READERS[place.reader].matches(choice.root / name):
             return f"{place.reader}:{choice.root / name}"
@@ -178,7 +178,7 @@ def _configured(task: HeadTask, spec: str | None, choice: Choice) -> Any:
 
 def _files(task: str, spec: str, choice: Choice) -> Iterator[str]:
     """Yield settings that name SUPERB's own files, where these are found and none were named."""
-    place = PLACES.get(task)
+    place = OFFICIAL.get(task)
     reader, _, folder = spec.partition(":")
     if place is None or reader != place.reader:
         return
@@ -194,15 +194,15 @@ def _columns(task: str, spec: str, choice: Choice) -> Sequence[str | None]:
     """Return the split columns that a task is run on."""
     if task in choice.columns:
         return choice.columns[task]
-    place = PLACES.get(task)
+    place = OFFICIAL.get(task)
     official = place is not None and spec.partition(":")[0] == place.reader
     return place.columns if place is not None and official else (None,)
 
 
 def _not_found(task: str) -> str:
-    if task not in PLACES:
+    if task not in OFFICIAL:
         return "SUPERB has no corpus for it; name one with --corpus"
-    place = PLACES[task]
+    place = OFFICIAL[task]
     return f"no {place.reader} corpus; looked for {', '.join(place.folders)}"
 
 

@@ -27,6 +27,7 @@ from auscult.errors import UserError
 from auscult.value import shorten
 
 from .archive import Archive, open_archive
+from .official import BY_CODE
 from .submission import FILES, SLOTS, folder_of, import_h5py
 
 Expected = Mapping[str, float | None]  # name -> seconds of the recording, None where unknown
@@ -37,10 +38,8 @@ LARGEST_DETECTIONS = 2**30  # bytes of the list of detections; an official one h
 MOST_DETECTIONS = 2**23  # an official list has 7 million
 LONGEST_TAG = 2**20  # bytes
 
-COUNTS = {  # items of the official test sets
-    **{"pr": 2620, "asr": 2620, "asr_lm": 2620, "ks": 3081, "ic": 3793, "sid": 8251},
-    **{"sv": 37_720, "sd": 3000},
-    **{f"er_fold{i}": n for i, n in enumerate((1085, 1023, 1151, 1031, 1241), start=1)},
+COUNTS = {  # items of the official test sets, by part
+    part: count for row in BY_CODE.values() for part, count in row.parts() if count is not None
 }
 FOLDS = tuple(code for code in FILES if code.startswith("er_fold"))
 KEYWORDS = {"yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"}

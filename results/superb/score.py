@@ -23,6 +23,8 @@ from statistics import fmean
 
 from auscult.errors import unknown
 
+from .official import BOARD, OFFICIAL
+
 Values = Mapping[str, float]  # column -> percent
 
 
@@ -47,18 +49,12 @@ class Column:
         return 1000 * (percent - self.fbank) / (self.best - self.fbank)
 
 
-COLUMNS = (  # the leaderboard's order
-    Column("PR", "phoneme_recognition", "per", 82.01, 3.53, "LibriSpeech"),
-    Column("KS", "keyword_spotting", "accuracy", 41.3826674, 96.66, "Speech Commands"),
-    Column("IC", "intent_classification", "accuracy", 9.649354219, 98.76, "Fluent"),
-    Column("SID", "speaker_identification", "accuracy", 20.058174, 90.3, "VoxCeleb1"),
-    Column("ER", "emotion_recognition", "accuracy", 48.23672168, 67.62, "IEMOCAP"),
-    Column("ASR", "speech_recognition", "wer", 23.18, 3.62, "LibriSpeech"),
-    Column("QbE", "query_by_example", "mtwv", 0.58, 7.36, "QUESST"),
-    Column("SF-F1", "slot_filling", "slot_type_f1", 69.64, 89.81, "SNIPS"),
-    Column("SF-CER", "slot_filling", "slot_value_cer", 52.94, 21.76, "SNIPS"),
-    Column("ASV", "speaker_verification", "eer", 9.56, 5.11, "VoxCeleb1"),
-    Column("SD", "speaker_diarization", "der", 10.05, 5.62, "LibriSpeech"),  # LibriMix
+COLUMNS = tuple(  # the leaderboard's order
+    Column(name, task, metric.name, metric.fbank, metric.best, row.speech)
+    for name in BOARD
+    for task, row in OFFICIAL.items()
+    for metric in row.metrics
+    if metric.column == name
 )
 BESIDE = "HuBERT Base"  # the published model that results stand beside where none is chosen
 WITH_LM = "ASR+LM"  # a column that only one of the overall means counts

@@ -20,31 +20,12 @@ import numpy as np
 from auscult.errors import UserError
 from auscult.whole_file import whole_file
 
-FILES = {  # of each task that is scored from predictions, in the order of the layout's own list
-    "pr": "predict.ark",
-    "sid": "predict.txt",
-    "ks": "predict.txt",
-    "ic": "predict.csv",
-    **{f"er_fold{fold}": "predict.txt" for fold in range(1, 6)},
-    "asr": "predict.ark",
-    "asr_lm": "predict.ark",
-    "qbe": "benchmark.stdlist.xml",
-    "sf": "predict.ark",
-    "sv": "predict.txt",
-    "sd": "scoring/predictions",  # a folder
+from .official import BY_CODE, OFFICIAL
+
+FILES = {  # of each part that is scored from predictions, in the order of the layout's own list
+    part: row.file for row in BY_CODE.values() for part, _ in row.parts()
 }
-CODES = {  # task -> the name that its folder begins with
-    "phoneme_recognition": "pr",
-    "speaker_identification": "sid",
-    "keyword_spotting": "ks",
-    "intent_classification": "ic",
-    "emotion_recognition": "er",
-    "speech_recognition": "asr",
-    "query_by_example": "qbe",
-    "slot_filling": "sf",
-    "speaker_verification": "sv",
-    "speaker_diarization": "sd",
-}
+CODES = {task: row.code for task, row in OFFICIAL.items()}  # task -> what its folder begins with
 SLOTS = ("action", "object", "location")
 DETECTED = 2.0  # standard deviations above a query's mean score, as s3prl decides
 

@@ -19,6 +19,7 @@ from auscult.shown import csv_cell, latex_cell, markdown_cell
 from ..curve import Choice, Curve, Point, chooser, gather, held_out, short_names
 from ..fold import FoldMean, fold_means, fold_of
 from .check import COUNTS
+from .official import FIVE_FOLDS, OFFICIAL
 from .score import (
     COLUMNS,
     TASKS,
@@ -41,30 +42,6 @@ METRICS = (  # column, task, metric
     (WITH_LM, "speech_recognition", "wer_lm"),
 )
 Protocols = Mapping[str, Mapping[str, Any]]  # task -> the published configuration
-
-
-@dataclass(frozen=True, slots=True)
-class Official:
-    """SUPERB's own data for a task."""
-
-    reader: str
-    num_items: int | None  # utterances or trials of the test set; None where we have no count
-    split_column: str = "split"
-
-
-FIVE_FOLDS = "five folds"
-OFFICIAL = {
-    "phoneme_recognition": Official("librispeech", 2620),
-    "keyword_spotting": Official("speech_commands", 3081),
-    "intent_classification": Official("fluent_speech_commands", 3793),
-    "speaker_identification": Official("voxceleb1", 8251),
-    "emotion_recognition": Official("iemocap", 5531, FIVE_FOLDS),
-    "speech_recognition": Official("librispeech", 2620),
-    "query_by_example": Official("quesst14", None),
-    "slot_filling": Official("snips", None),
-    "speaker_verification": Official("voxceleb1", 37_720, "veri_split"),
-    "speaker_diarization": Official("librimix", 3000),
-}
 FOLDS = (1, 2, 3, 4, 5)
 LANGUAGE_MODEL = "4-gram.arpa"  # of LibriSpeech, which SUPERB decodes with
 

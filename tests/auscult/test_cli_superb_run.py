@@ -15,13 +15,12 @@ from auscult.corpora import READERS
 from auscult.downstreams import TASKS
 from auscult.record import Record
 from auscult.results import open_store
-from auscult.results.superb.table import OFFICIAL
+from auscult.results.superb.official import OFFICIAL
 from auscult.studies import task as heads
 from auscult.studies.bench import Bench
 from auscult.studies.cost import Job, cost
 from auscult.studies.desk import Desk
 from auscult.studies.estimate import real_time_factor
-from auscult.studies.place import PLACES
 from auscult.studies.superb import Choice, read_jobs
 
 Run = Callable[..., tuple[int, str, str]]
@@ -85,15 +84,15 @@ def _command(root: Path, *others: object) -> tuple[object, ...]:
 
 
 def test_every_task_has_a_place_by_its_official_reader() -> None:
-    assert set(PLACES) == set(OFFICIAL) <= set(TASKS)
-    for task, place in PLACES.items():
-        assert place.reader == OFFICIAL[task].reader and place.folders
+    assert len(OFFICIAL) == 10 and set(OFFICIAL) <= set(TASKS)
+    for task, place in OFFICIAL.items():
+        assert place.folders and place.metrics
         columns = [column for column in place.columns if column is not None]
         assert set(columns) <= set(READERS[place.reader].split_columns)
         assert all(hasattr(TASKS[task].config(), setting) for setting, _ in place.files)
-    assert PLACES["speaker_verification"].columns == (
-        OFFICIAL["speaker_verification"].split_column,
-    )
+    assert OFFICIAL["speaker_verification"].columns == ("veri_split",)
+    emotions = OFFICIAL["emotion_recognition"]
+    assert sum(emotions.fold_items) == emotions.num_items and len(emotions.columns) == 5
 
 
 def test_plan_says_what_is_there_and_trains_nothing(run: Run, root: Path, tmp_path: Path) -> None:
@@ -103,7 +102,7 @@ def test_plan_says_what_is_there_and_trains_nothing(run: Run, root: Path, tmp_pa
     assert status == 0, stderr
     answer = json.loads(stdout)
     assert not out.exists() and answer["records"] == [] and answer["failures"] == []
-    assert {line["name"] for line in answer["missing"]} == set(PLACES) - {
+    assert {line["name"] for line in answer["missing"]} == set(OFFICIAL) - {
         "keyword_spotting",
         "emotion_recognition",
     }
@@ -302,7 +301,7 @@ def test_superbs_own_files_beside_the_corpora_are_used(run: Run, tmp_path: Path)
     (failure,) = json.loads(stdout)["failures"]
     assert status == 1 and "lexicon=FILE" in failure["reason"]
 
-    ((_, names),) = PLACES["phoneme_recognition"].files
+    ((_, names),) = OFFICIAL["phoneme_recognition"].files
     for name in names:
         (tmp_path / name).write_text("HELLO HH AH0 L OW1\n")
     status, stdout, stderr = run(*command)
