@@ -60,7 +60,7 @@ def probed(executor: str, corpus: str, encoders: int, out: Path) -> tuple[float,
         corpus,
         "keyword",
         probes=("linear", "mlp1", "mlp2"),
-        max_epochs=20,
+        max_epochs=30,
         baselines=False,
         out=out / "out",
         executor=executor,
@@ -95,7 +95,7 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--encoders", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=240.0, help="of audio")
+    parser.add_argument("--seconds", type=float, default=600.0, help="of audio")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
