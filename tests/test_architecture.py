@@ -85,7 +85,7 @@ OWN_FOLDERS = (  # where what we wrote ourselves is listed; people's folders go 
     "auscult/whole_file.py",
     "auscult/snapshot.py",
     "auscult/cli/subnet.py",
-    "upstreams/hubert_network.py",
+    "upstreams/hubert/network.py",
     "upstreams/lighthubert/export.py",
 )
 WALKS = {"rglob", "glob", "iglob", "iterdir", "walk", "fwalk", "listdir", "scandir"}

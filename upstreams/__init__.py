@@ -72,7 +72,7 @@ _ROWS = (
     ),
     Family(
         name="hf",
-        target="auscult.upstreams.huggingface:load",
+        target="auscult.upstreams.huggingface.upstream:load",
         needs="a folder or hub id",
         description="a transformers speech encoder (HuBERT, wav2vec 2.0, WavLM, w2v-BERT 2.0, ...)",
         example="hf:facebook/hubert-base-ls960",

@@ -21,7 +21,7 @@ from auscult.errors import UserError, quoted
 from auscult.progress import logger
 from auscult.upstream import Upstream
 
-from . import front_end, huggingface
+from . import front_end
 from .bare import check_choices, describe_bare, read_choices
 from .conversion import (
     NORMS,
@@ -33,8 +33,10 @@ from .conversion import (
     read_sizes,
     write_config,
 )
-from .distiller import describe_distiller, split_distiller
+from .distilhubert.distiller import describe_distiller, split_distiller
 from .hub import WHOLE_MODELS, find_source, read_config
+from .huggingface.upstream import HuggingFaceUpstream
+from .huggingface.upstream import load as load_folder
 from .layout import (
     FAIRSEQ,
     FAIRSEQ_BATCH_NORM,
@@ -122,7 +124,7 @@ def load(address: Address, seed: int) -> Upstream:
             f"{'normalised' if normalize else 'read as they are'}, as goes with its extractor's "
             f"{config.feat_extract_norm} norm."
         )
-    return huggingface.HuggingFaceUpstream(
+    return HuggingFaceUpstream(
         fill_model(path, config, stored.encoder, seed if address.random else None),
         name=str(address),
         source=str(path),
@@ -203,7 +205,7 @@ def _load_folder(address: Address, seed: int) -> Upstream:
             f"{address}: {address.checkpoint} holds {_TITLES.get(family, family)}, not "
             f"{_TITLES[address.family]}; write hf:{address.checkpoint}."
         )
-    return huggingface.load(address, seed)
+    return load_folder(address, seed)
 
 
 def _of_distiller(path: Path, content: Mapping[Any, Any]) -> Found:

@@ -64,13 +64,13 @@ _ROWS = (
     ),
     Pretraining(
         name="hubert",
-        module="auscult.upstreams.hubert_pretraining",
+        module="auscult.upstreams.hubert.pretraining",
         description="clusters of MFCC, or of a layer of an encoder, are predicted at hidden frames",
         loads_as="hubert:{}",
     ),
     Pretraining(
         name="distilhubert",
-        module="auscult.upstreams.distilhubert_pretraining",
+        module="auscult.upstreams.distilhubert.pretraining",
         description="layers of a teacher are predicted by heads on two blocks",
         loads_as="distilhubert:{}",
     ),

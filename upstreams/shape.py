@@ -20,7 +20,9 @@ class Shape:
     """An architecture without weights."""
 
     name: str
-    target: str = "auscult.upstreams.huggingface:load_shape"  # called with the address and a seed
+    target: str = (
+        "auscult.upstreams.huggingface.upstream:load_shape"  # called with the address and a seed
+    )
     family: str  # architecture; for transformers' encoders the name of the configuration class
     settings: Mapping[str, Any]  # what the target makes of it
     normalize: bool  # zero mean, unit variance over each utterance before the encoder

@@ -301,7 +301,7 @@ def test_39_probes_of_hubert_base_encode_timit_once(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """13 layers x 3 depths on real speech: every utterance goes through the encoder once."""
-    from auscult.upstreams.huggingface import HuggingFaceUpstream
+    from auscult.upstreams.huggingface.upstream import HuggingFaceUpstream
 
     seen: list[int] = []
     forward = HuggingFaceUpstream.forward

@@ -233,7 +233,9 @@ def test_mended_code_makes_its_work_anew(
 ) -> None:
     assert command(verb, tmp_path)[0] == 0
     of = origin._sha256
-    encoder = "auscult.upstreams.huggingface" if verb == "attention" else type(toy).__module__
+    encoder = (
+        "auscult.upstreams.huggingface.upstream" if verb == "attention" else type(toy).__module__
+    )
 
     def mended(*names: str) -> None:
         monkeypatch.setattr(origin, "_sha256", lambda n: f"{of(n)} mended" if n in names else of(n))

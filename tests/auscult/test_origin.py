@@ -48,5 +48,5 @@ def test_other_code_of_a_module_that_is_imported_changes_it(
 
 def test_an_encoder_counts_with_its_modules_and_not_with_all_others() -> None:
     found = origin._reached(frozenset({"auscult.upstreams.spectral"}))
-    assert "auscult.contracts" in found and "auscult.upstreams.huggingface" not in found
+    assert "auscult.contracts" in found and "auscult.upstreams.huggingface.upstream" not in found
     assert not any(name.startswith(("auscult.cli", "auscult.results")) for name in found)

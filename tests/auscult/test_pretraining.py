@@ -31,7 +31,7 @@ from auscult.record import fingerprint
 from auscult.snapshot import newest_snapshot, write_archive
 from auscult.speech_pool import SpeechPool, draw_of
 from auscult.training_run import Run, check_settings
-from auscult.upstreams.hubert_network import NetworkTraining
+from auscult.upstreams.hubert.network import NetworkTraining
 from auscult.upstreams.lighthubert.sharing import Sharing
 from auscult.upstreams.lighthubert.validation import read_settings
 

@@ -336,7 +336,7 @@ def test_training_is_repeatable_there(
     """Pretraining and heads, in their steps and where they are asked."""
     from auscult.downstreams import TASKS
     from auscult.downstreams.training import HeadTraining
-    from auscult.upstreams.hubert_pretraining import HubertObjective
+    from auscult.upstreams.hubert.pretraining import HubertObjective
 
     monkeypatch.setenv("AUSCULT_CACHE", str(tmp_path))
     seen: dict[str, set[int]] = {}

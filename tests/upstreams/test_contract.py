@@ -10,7 +10,7 @@ from auscult.testing import run_checks, upstream_checks
 from auscult.upstream import Upstream
 from auscult.upstreams import FAMILIES, SHAPES, load_upstream
 from auscult.upstreams.hub import SUPPORTED
-from auscult.upstreams.huggingface import HuggingFaceUpstream
+from auscult.upstreams.huggingface.upstream import HuggingFaceUpstream
 
 SPECTRAL = ("fbank", "mfcc", "log_mel")
 
@@ -46,7 +46,7 @@ def test_shapes(padding: Any) -> None:
 def test_nothing_is_left_out(architectures: Mapping[str, Any]) -> None:
     assert len(architectures) >= 14
     assert {found.model_type for found in architectures.values()} == set(SUPPORTED)
-    hf = [s for s in SHAPES.values() if s.target.endswith("huggingface:load_shape")]
+    hf = [s for s in SHAPES.values() if s.target.endswith(":load_shape")]
     assert len(hf) >= 14 and {shape.family for shape in hf} <= set(SUPPORTED)
     elsewhere = {"s3prl", "lighthubert", "mockingjay", "audio_albert", "w2v_bert"}
     converted = {"hubert", "wav2vec2", "wavlm", "distilhubert"}  # test_fairseq_files, test_bare

@@ -12,10 +12,10 @@ import auscult
 from auscult.contracts import Waveforms
 from auscult.errors import UserError
 from auscult.objective import Batch, Term
-from auscult.upstreams.distilhubert_pretraining import Config, DistilHubertObjective
-from auscult.upstreams.distiller import read_prediction_heads
-from auscult.upstreams.hubert_network import NetworkTraining
-from auscult.upstreams.huggingface import HuggingFaceUpstream
+from auscult.upstreams.distilhubert.distiller import read_prediction_heads
+from auscult.upstreams.distilhubert.pretraining import Config, DistilHubertObjective
+from auscult.upstreams.hubert.network import NetworkTraining
+from auscult.upstreams.huggingface.upstream import HuggingFaceUpstream
 from auscult.upstreams.pretraining import PRETRAININGS
 
 TINY = "layers=2 width=32 inner=48 heads=4 channels=16".split()

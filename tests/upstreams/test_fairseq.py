@@ -23,7 +23,7 @@ from auscult.contracts import Waveforms
 from auscult.errors import UserError
 from auscult.upstreams import load_upstream
 from auscult.upstreams.bare import PUBLISHED_HEADS
-from auscult.upstreams.distiller import read_prediction_heads
+from auscult.upstreams.distilhubert.distiller import read_prediction_heads
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`")  # s3prl's
 

@@ -18,7 +18,7 @@ from auscult.errors import UserError
 from auscult.testing import run_checks
 from auscult.upstreams import outline_upstream
 from auscult.upstreams.conversion import parse_convolutions
-from auscult.upstreams.huggingface import HuggingFaceUpstream
+from auscult.upstreams.huggingface.upstream import HuggingFaceUpstream
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`")  # s3prl's
 

@@ -16,9 +16,9 @@ from auscult.errors import UserError
 from auscult.frame import FrameGeometry
 from auscult.objective import Batch, Objective, Term
 from auscult.upstream import Upstream
-from auscult.upstreams.cluster import Clusters, Labelled
-from auscult.upstreams.hubert_network import GEOMETRY
-from auscult.upstreams.hubert_pretraining import Config, HubertObjective
+from auscult.upstreams.hubert.cluster import Clusters, Labelled
+from auscult.upstreams.hubert.network import GEOMETRY
+from auscult.upstreams.hubert.pretraining import Config, HubertObjective
 from auscult.upstreams.pretraining import PRETRAININGS
 
 TINY = "layers=2 width=32 inner=48 heads=4 channels=16 projection=16 clusters=8".split()

@@ -13,7 +13,7 @@ from auscult.testing import noise
 from auscult.upstream import Upstream
 from auscult.upstreams import SHAPES, load_upstream, outline_upstream
 from auscult.upstreams.hub import build_model
-from auscult.upstreams.huggingface import HuggingFaceUpstream, build_config
+from auscult.upstreams.huggingface.upstream import HuggingFaceUpstream, build_config
 
 SAMPLES = (400, 5123, 7680)  # one frame; frames odd and even in number
 

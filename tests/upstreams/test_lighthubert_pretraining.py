@@ -14,7 +14,7 @@ from auscult.contracts import Waveforms
 from auscult.errors import UserError
 from auscult.objective import Batch
 from auscult.upstreams import load_upstream
-from auscult.upstreams.huggingface import HuggingFaceUpstream
+from auscult.upstreams.huggingface.upstream import HuggingFaceUpstream
 from auscult.upstreams.lighthubert import LightHubertUpstream, target
 from auscult.upstreams.lighthubert.checkpoint import write_supernet
 from auscult.upstreams.lighthubert.network import num_frames

@@ -11,9 +11,9 @@ import torch
 import auscult
 from auscult.errors import UserError
 from auscult.upstreams import SHAPES, outline_upstream
-from auscult.upstreams.huggingface import build_config
+from auscult.upstreams.huggingface.upstream import build_config
 
-TRANSFORMERS = "auscult.upstreams.huggingface:"
+TRANSFORMERS = "auscult.upstreams.huggingface.upstream:"
 # Of the released encoders, without pretraining heads and with the mask vector.
 PUBLISHED = {
     "hubert_base": 94_371_712,

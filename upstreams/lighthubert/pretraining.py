@@ -19,7 +19,7 @@ from auscult.objective import Batch, Objective, Term, Training
 from auscult.upstream import fingerprint_weights
 
 from .. import load_upstream
-from ..huggingface import HuggingFaceUpstream
+from ..huggingface.upstream import HuggingFaceUpstream
 from ..masking import span_mask
 from ..pretraining import need_teacher
 from .checkpoint import find_file, read_published, write_supernet

@@ -13,7 +13,7 @@ from auscult.contracts import Waveforms
 from auscult.errors import UserError
 from auscult.upstream import Upstream
 
-from ..huggingface import HuggingFaceUpstream
+from ..huggingface.upstream import HuggingFaceUpstream
 from .network import num_frames
 
 Norm = Literal["instance", "layer"]

@@ -14,8 +14,8 @@ from auscult.errors import UserError
 from auscult.frame import FrameGeometry, conv_geometry, conv_lengths
 from auscult.objective import Training
 
-from .hook import exact_padding
-from .hub import build_model, write_pretrained
+from ..hook import exact_padding
+from ..hub import build_model, write_pretrained
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 GEOMETRY: FrameGeometry = conv_geometry(KERNELS, STRIDES)  # 25 ms every 20 ms

@@ -13,9 +13,9 @@ from auscult.errors import UserError, quoted
 from auscult.progress import logger
 from auscult.text import read_table
 
-from .front_end import STACKED
-from .hub import Source, find_file
-from .packaged import WEIGHTS
+from ..front_end import STACKED
+from ..hub import Source, find_file
+from ..packaged import WEIGHTS
 
 _PROCESSOR, _PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
 _NESTED = ("feature_extractor", "audio_processor")

@@ -19,11 +19,11 @@ from auscult.progress import logger
 from auscult.seed import seeded
 from auscult.upstream import Upstream
 
-from . import load_upstream
+from .. import load_upstream
+from ..hubert.network import GEOMETRY, HubertNetwork, NetworkTraining
+from ..pretraining import need_teacher
 from .distiller import PredictionHeads
-from .distiller_file import write_distiller
-from .hubert_network import GEOMETRY, HubertNetwork, NetworkTraining
-from .pretraining import need_teacher
+from .file import write_distiller
 
 CHECKPOINT = "distiller.ckpt"  # as s3prl stores it, with the heads
 

@@ -17,11 +17,11 @@ from auscult.objective import Batch, Objective, Pool, Term
 from auscult.seed import seeded
 from auscult.upstream import Upstream
 
-from . import load_upstream
+from .. import load_upstream
+from ..masking import span_mask
+from ..spectral import Recipe, SpectralUpstream
 from .cluster import Clusters, Labelled
-from .hubert_network import GEOMETRY, HubertNetwork, NetworkTraining
-from .masking import span_mask
-from .spectral import Recipe, SpectralUpstream
+from .network import GEOMETRY, HubertNetwork, NetworkTraining
 
 TEMPERATURE = 0.1
 # Kaldi's cepstra and their deltas, not normalised: what fairseq clusters at first.

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from auscult.checkpoint import read_checkpoint
 from auscult.errors import UserError, quoted
 
-from .configuration import MAX_LAYERS
-from .conversion import NORMS, parse_convolutions, read_activation, read_options
+from ..configuration import MAX_LAYERS
+from ..conversion import NORMS, parse_convolutions, read_activation, read_options
 
 _CONVOLUTIONS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 _SIZES = {

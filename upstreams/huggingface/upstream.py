@@ -14,13 +14,13 @@ from auscult.cost import Macs
 from auscult.errors import UserError
 from auscult.upstream import AttentionVisitor, Upstream, fingerprint_weights
 
+from ..front_end import EPSILON, front_end_of
+from ..hook import exact_padding, recorded_states, single_precision, visited_attention
+from ..hub import build_model, draw_model, find_source, read_config, read_model
+from ..padded import PaddedUpstream, Padding
+from ..shape import SHAPES, Shape
+from .cost import encoder_macs
 from .extractor import reads_normalized
-from .front_end import EPSILON, front_end_of
-from .hook import exact_padding, recorded_states, single_precision, visited_attention
-from .hub import build_model, draw_model, find_source, read_config, read_model
-from .huggingface_cost import encoder_macs
-from .padded import PaddedUpstream, Padding
-from .shape import SHAPES, Shape
 
 # What changes the numbers, beside the weights; training options and library versions do not.
 _FINGERPRINTED = (

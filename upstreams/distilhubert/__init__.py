@@ -1,0 +1,1 @@
+"""DistilHuBERT: s3prl's Distiller, its files and its objective."""

@@ -1,0 +1,1 @@
+"""HuBERT's pretraining: clusters, the network, the objective."""

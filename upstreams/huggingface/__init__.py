@@ -1,0 +1,1 @@
+"""Encoders of the transformers library: folders, hub ids and named shapes."""
