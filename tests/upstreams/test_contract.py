@@ -46,7 +46,7 @@ def test_shapes(padding: Any) -> None:
 def test_nothing_is_left_out(architectures: Mapping[str, Any]) -> None:
     assert len(architectures) >= 14
     assert {found.model_type for found in architectures.values()} == set(SUPPORTED)
-    hf = [s for s in SHAPES.values() if s.target.endswith(":load_shape")]
+    hf = [s for s in SHAPES.values() if s.target.endswith("huggingface.upstream:load_shape")]
     assert len(hf) >= 14 and {shape.family for shape in hf} <= set(SUPPORTED)
     elsewhere = {"s3prl", "lighthubert", "mockingjay", "audio_albert", "w2v_bert"}
     converted = {"hubert", "wav2vec2", "wavlm", "distilhubert"}  # test_fairseq_files, test_bare
