@@ -64,7 +64,7 @@ class Maps(Findings):
 
     def plot(self, path: str | Path, metric: str = "all_pairs") -> Path:
         """Draw the map of one encoder: ``all_pairs`` of heads, or the ``same_head`` of layers."""
-        from auscult.results.figures import all_pairs_map, divergence_maps
+        from auscult.results.figure.drawing import all_pairs_map, divergence_maps
 
         drawers = {"all_pairs": all_pairs_map, "same_head": divergence_maps}
         if metric not in drawers:
@@ -196,7 +196,7 @@ def measure(item: Item, desk: Desk) -> Outcome:
 
 def draw(artifact: Artifact, out: Path) -> list[Path]:
     """Write the figures and the arrays of one encoder; return their paths."""
-    from auscult.results.figures import all_pairs_map, divergence_maps
+    from auscult.results.figure.drawing import all_pairs_map, divergence_maps
 
     # The key tells apart specs that the file system would not, such as hf:a/b and hf:a-b.
     words = re.sub(r"[^A-Za-z0-9]+", "-", artifact.upstream).strip("-")[-60:]

@@ -75,7 +75,7 @@ class Findings:
 
     def plot(self, path: str | Path, metric: str = "accuracy") -> Path:
         """Draw the scores over layers; the name's ending chooses the format, png by default."""
-        from auscult.results.figures import layer_curves
+        from auscult.results.figure.drawing import layer_curves
 
         layer_curves(self.records, Path(path), metric=metric)
         return Path(path)

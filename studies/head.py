@@ -233,7 +233,7 @@ def outcome_of(head: TrainedHead, key: str) -> Outcome:
 
 def draw(weights: Artifact, out: Path) -> Path:
     """Draw the layer weights of a head and return the figure's path."""
-    from auscult.results.figures import layer_weights
+    from auscult.results.figure.drawing import layer_weights
 
     words = re.sub(r"[^A-Za-z0-9]+", "-", weights.upstream).strip("-")[-60:]
     path = out / f"layer_weights_{words}_{weights.key[:8]}.png"

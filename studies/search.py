@@ -368,7 +368,7 @@ def _interval(score: Score) -> dict[str, float]:
 def _write(found: _Search, result: Mapping[str, Any], out: Path) -> tuple[Path, ...]:
     """Write the front, its figure, and the best as a file that an address takes."""
     from auscult.results.curve import short_names
-    from auscult.results.pareto import Place, pareto_front
+    from auscult.results.figure.pareto import Place, pareto_front
 
     def place(subnet: Subnet) -> Place:
         return Place(found.costs[found.cost](subnet), **_interval(found.score(subnet)))

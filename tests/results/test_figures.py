@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from auscult.errors import UserError
 from auscult.record import Artifact, Record
 from auscult.results.curve import gather, label_order
-from auscult.results.figures import (
+from auscult.results.figure.drawing import (
     PALETTE,
     _wrapped,
     all_pairs_map,

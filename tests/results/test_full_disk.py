@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from auscult.errors import UserError
 from auscult.record import Artifact, Record
 from auscult.results import open_store
-from auscult.results.figures import layer_curves, layer_weights
+from auscult.results.figure.drawing import layer_curves, layer_weights
 from auscult.results.store import Store
 
 Run = Callable[..., tuple[int, str, str]]

@@ -17,7 +17,7 @@ from auscult.progress import logger, progress
 from auscult.record import Artifact, Provenance, Record
 from auscult.results import open_store
 from auscult.results.difference import build_difference
-from auscult.results.figures import divergence_maps, layer_curves, layer_weights
+from auscult.results.figure.drawing import divergence_maps, layer_curves, layer_weights
 
 Run = Callable[..., tuple[int, str, str]]
 Make = Callable[..., Artifact]

@@ -17,7 +17,7 @@ from auscult.record import Artifact, Record
 from auscult.results import open_store
 from auscult.results.curve import gather, looks
 from auscult.results.difference import build_difference
-from auscult.results.figures import PALETTE
+from auscult.results.figure.drawing import PALETTE
 from auscult.results.report import write_report
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"

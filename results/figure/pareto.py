@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .figures import GREY, MARKERS, PALETTE, legend_below, saved_figure
+from .drawing import GREY, MARKERS, PALETTE, legend_below, saved_figure
 
 _WIDTH, _HEIGHT = 5.2, 3.4  # inches
 _SCALES = {

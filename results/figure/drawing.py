@@ -26,7 +26,7 @@ from auscult.record import Artifact, Record
 from auscult.shown import shown
 from auscult.whole_file import whole_file
 
-from .curve import (
+from ..curve import (
     Curve,
     corpus_label,
     gather,

@@ -1,0 +1,1 @@
+"""Figures of results, and what the page draws of them."""
