@@ -6,7 +6,6 @@ page's two scripts by their fingerprints, keeps anything else from running or be
 
 import base64
 import hashlib
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -39,13 +37,13 @@ from .curve import (
     short_names,
 )
 from .difference import KIND, Difference, differences
+from .figure import sections
 from .store import Store, records_of
 from .superb.score import BESIDE, TASKS, find_published, published, superb_s
 from .superb.table import Protocols, Table, own_rows, tables
 from .table import LayerTable, caption, layer_tables
 
 HERE = Path(__file__).parent
-DIGITS = 5  # significant digits of a map's cell, far below its uncertainty
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +172,7 @@ def _page(records: Sequence[Record], artifacts: Sequence[Artifact], superb: Sequ
                     for label, look in looks(c for table in found for c in table.curves).items()
                 },
                 "panels": _panels(found),
-                "maps": [_map(*x) for x in labelled if x[1].kind == "attention_divergence"],
-                "weights": [_weights(*x) for x in labelled if x[1].kind == "layer_weights"],
+                **sections(labelled),
             }
         ),
     )
@@ -377,26 +374,6 @@ def _curve(curve: Curve) -> dict[str, Any]:
     }
 
 
-def _map(label: str, artifact: Artifact) -> dict[str, Any]:
-    """Return what the divergence maps of one encoder are drawn from."""
-    arrays = artifact.arrays
-    return {
-        "label": label,
-        "unit": artifact.meta["unit"],
-        "blocks": np.unique(arrays["block_of"]).tolist(),
-        "block_of": arrays["block_of"].tolist(),
-        "head_of": arrays["head_of"].tolist(),
-        "mean": _rounded(arrays["mean"].tolist()),
-        "same_head": _rounded(arrays["same_head"].tolist()),
-        "all_pairs": _rounded(arrays["all_pairs"].tolist()),
-    }
-
-
-def _weights(label: str, artifact: Artifact) -> dict[str, Any]:
-    weights = np.asarray(artifact.arrays["weights"], np.float64).tolist()
-    return {"label": f"{label} · {artifact.task}", "weights": _rounded(weights)}
-
-
 def _artifact_labels(artifacts: Sequence[Artifact]) -> list[str]:
     """Name artifacts by encoder, corpus and size, for a reader to choose from."""
     upstreams = short_names(artifact.upstream for artifact in artifacts)
@@ -408,10 +385,3 @@ def _artifact_labels(artifacts: Sequence[Artifact]) -> list[str]:
             parts.append(f"{artifact.meta['num_utterances']:,} utterances")
         labels.append(" · ".join(parts))
     return labels
-
-
-def _rounded(value: Any) -> Any:
-    """Round nested lists for the page; what is missing becomes null, as JSON wants it."""
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None

@@ -1,6 +1,5 @@
 """The attention study: how far the heads of encoders diverge, as maps and as numbers."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -196,17 +195,11 @@ def measure(item: Item, desk: Desk) -> Outcome:
 
 def draw(artifact: Artifact, out: Path) -> list[Path]:
     """Write the figures and the arrays of one encoder; return their paths."""
-    from auscult.results.figure.drawing import all_pairs_map, divergence_maps
+    from auscult.results import figure
 
-    # The key tells apart specs that the file system would not, such as hf:a/b and hf:a-b.
-    words = re.sub(r"[^A-Za-z0-9]+", "-", artifact.upstream).strip("-")[-60:]
-    stem = f"attention_{words}_{artifact.key[:8]}"
-    paths = [out / f"{stem}_{kind}" for kind in ("same_head.png", "all_pairs.png")]
-    paths.append(out / f"{stem}.npz")
-    divergence_maps(artifact, paths[0])
-    all_pairs_map(artifact, paths[1])
+    paths = [*figure.draw(artifact, out), out / f"{figure.stem_of(artifact)}.npz"]
     arrays: dict[str, Any] = {**artifact.arrays, "unit": artifact.meta["unit"]}
-    with whole_file(paths[2]) as temporary, temporary.open("wb") as file:
+    with whole_file(paths[-1]) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
     return paths
 

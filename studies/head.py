@@ -1,6 +1,5 @@
 """The head of one encoder: trained, asked about test, and kept as records."""
 
-import re
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -229,16 +228,6 @@ def outcome_of(head: TrainedHead, key: str) -> Outcome:
             ),
         },
     )
-
-
-def draw(weights: Artifact, out: Path) -> Path:
-    """Draw the layer weights of a head and return the figure's path."""
-    from auscult.results.figure.drawing import layer_weights
-
-    words = re.sub(r"[^A-Za-z0-9]+", "-", weights.upstream).strip("-")[-60:]
-    path = out / f"layer_weights_{words}_{weights.key[:8]}.png"
-    layer_weights(weights, path)
-    return path
 
 
 def _warn_constant(upstream: CorpusUpstream, run: HeadRun) -> None:

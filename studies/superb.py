@@ -12,6 +12,7 @@ from auscult.downstreams import TASKS, HeadTask, find_task, protocols
 from auscult.errors import UserError
 from auscult.process import Processes
 from auscult.progress import logger
+from auscult.results.figure import draw
 from auscult.results.superb.official import OFFICIAL
 
 from .bench import Bench
@@ -22,7 +23,6 @@ from .estimate import real_time_factor
 from .execution import execute
 from .executor import Executor
 from .finding import Findings
-from .head import draw
 from .item import Failure, Item
 from .plan import Plan
 from .task import Heads, configure, read_rates
@@ -266,7 +266,7 @@ def superb(
     return Findings(
         outcomes=tuple(outcomes.values()),
         failures=tuple(failures),
-        files=tuple(draw(artifact, plan.bench.out) for artifact in weights),
+        files=tuple(path for artifact in weights for path in draw(artifact, plan.bench.out)),
         plan=plan,
     )
 

@@ -14,6 +14,7 @@ from auscult.errors import UserError
 from auscult.origin import made_by
 from auscult.process import Processes
 from auscult.record import with_origins
+from auscult.results.figure import draw
 
 from .bench import Bench
 from .call import unless_default
@@ -22,7 +23,7 @@ from .desk import Desk
 from .execution import execute
 from .executor import Executor
 from .finding import Findings
-from .head import HeadRun, draw, outcome_of, train
+from .head import HeadRun, outcome_of, train
 from .item import Item, Outcome
 from .live import Encoder, Speech, named
 from .plan import Plan
@@ -77,7 +78,7 @@ def run(
         return Findings(
             outcomes=tuple(outcomes.values()),
             failures=tuple(failures),
-            files=tuple(draw(artifact, plan.bench.out) for artifact in weights),
+            files=tuple(path for artifact in weights for path in draw(artifact, plan.bench.out)),
             plan=plan,
         )
 
