@@ -1,13 +1,17 @@
 """Which way is better: of our metrics, of other people's, and in stores of tasks that we lack."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import auscult
+import auscult.studies as studies
 from auscult.contracts import TaskSpec
 from auscult.metric import DIRECTIONS, direction_of, direction_of_record
+from auscult.probing import ProbeTask
 from auscult.record import Provenance, Record
 from auscult.results.curve import chooser, gather
 from auscult.results.superb.score import COLUMNS
@@ -103,3 +107,20 @@ def test_dev_chooses_by_a_quantity() -> None:
             "dev",
             direction == "lower",
         )
+
+
+def test_a_task_that_somebody_has_says_it_in_its_records(tones: Path) -> None:
+    """From an object in Python to the record, by way of an item's values."""
+    task = ProbeTask(
+        replace(spec(direction="lower"), output="utterance", metrics=("accuracy", "edits")),
+        "keyword",
+    )
+    options: dict[str, Any] = {"probes": ("linear",), "max_epochs": 2, "baselines": False}
+    found = studies.probe("fbank", f"tsv:{tones}", task, layers="0", **options)
+    said = {record.metric: record.config.get("direction") for record in found.records}
+    assert said == {"accuracy": None, "edits": "lower"}
+
+
+def test_the_face_has_what_the_studies_offer() -> None:
+    names = ("compare", "findings", "report", "search", "superb")
+    assert all(getattr(auscult, name) is getattr(studies, name) for name in names)
