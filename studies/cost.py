@@ -1,6 +1,6 @@
 """What the head of a task takes for one encoder, before anything is trained."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from auscult.downstreams import HeadTask
@@ -51,6 +51,24 @@ class Cost:
     kept: bool  # they fit the budget and stay the same, else every batch is encoded anew
     finetuned: bool  # the encoder is trained too
     seconds: float  # of encoding; a rough guess
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        job = self.job
+        return {
+            "task": job.task.spec.name,
+            "split_column": job.heads.corpus.split_column,
+            "corpus": job.heads.address,
+            "utterances": {name: len(split.cuts) for name, split in job.labelled.splits.items()},
+            "seconds": {name: job.seconds(name) for name in job.labelled.splits},
+            "steps": job.config.total_steps if job.task.trains else 0,
+            "config": asdict(job.config),
+            "upstream": self.upstream,
+            "feature_bytes": self.num_bytes,
+            "kept": self.kept,
+            "finetuned": self.finetuned,
+            "encoding_seconds_guessed": self.seconds,
+        }
 
 
 def cost(job: Job, encoder: Upstream, factor: float, budget: int) -> Cost:

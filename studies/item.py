@@ -103,6 +103,11 @@ class Failure:
     def __str__(self) -> str:
         return ", ".join(filter(None, (self.upstream, f"{self.name}: {self.reason}")))
 
+    def to_dict(self) -> dict[str, str]:
+        """Return it as JSON values."""
+        about = {"name": self.name, "upstream": self.upstream}
+        return {**about, "reason": self.reason, "command": self.command}
+
     def say(self) -> None:
         """Say it now, and where it was if nobody foresaw it."""
         logger.error(f"{self}{f' ({self.command})' * bool(self.command)}", exc_info=self.error)

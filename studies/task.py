@@ -1,6 +1,6 @@
 """The head study: a task of SUPERB, its head trained by s3prl's runner on frozen encoders."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -326,3 +326,53 @@ def _check_training(task: "HeadTask", **options: object) -> None:
     asked = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
     if asked and not task.trains:
         raise UserError(f"{task.spec.name} trains nothing, so {asked[0]} does not apply to it.")
+
+
+def resolved(
+    upstreams: Sequence[str], corpus: str, task: str, given: Mapping[str, Any]
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return a title, the configuration, and what else is asked for; nothing is read for it.
+
+    Args:
+        upstreams: Addresses.
+        corpus: Address.
+        task: Its name.
+        given: Options of :func:`plan_run`.
+    """
+    found = find_task(task)
+    config = asdict(configure(found, given["steps"], given["settings"]))
+    rates = read_rates(given["learning_rates"], given["settings"])
+    names = with_baselines(upstreams) if given["baselines"] else upstreams
+    values = {"upstreams": " ".join(names), "corpus": corpus, **config}
+    values |= {"finetune": given["finetune"], "limit": given["limit"]}
+    if rates:
+        values["learning_rate"] = " ".join(f"{rate:g}" for rate in rates)
+    return f"{task} (version {found.spec.version})", config, values
+
+
+def summary(outcomes: Sequence[Outcome]) -> tuple[str, list[str], list[list[object]]]:
+    """Return title, columns and one row for each head."""
+    scored = [outcome for outcome in outcomes if outcome.records]
+    first, *others = scored[0].records
+    columns = ["upstream", first.metric.replace("_", " "), "95 %"]
+    columns += [record.metric.replace("_", " ") for record in others]
+    columns += ["majority", "n", "spk", "best step", "learning rate"]
+    columns.append("heaviest layer" if "step" in scored[0].notes else "best layer")
+    return f"{first.task}, scored on test", columns, [_row(outcome) for outcome in scored]
+
+
+def _row(outcome: Outcome) -> list[object]:
+    first, *others = outcome.records
+    rate = outcome.notes.get("learning_rate")
+    return [
+        f"{first.upstream} (fine-tuned)" if outcome.notes["finetuned"] else first.upstream,
+        f"{first.value:.3f}",
+        "" if first.low is None else f"{first.low:.3f} - {first.high:.3f}",
+        *(f"{record.value:.3f}" for record in others),
+        "" if first.majority is None else f"{first.majority:.3f}",
+        first.num_items,
+        first.num_speakers,
+        outcome.notes.get("step", ""),
+        "" if rate is None else f"{rate:g}",
+        outcome.notes["layer"],
+    ]

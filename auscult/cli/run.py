@@ -1,7 +1,5 @@
 """`auscult run`: a SUPERB task, its head trained by s3prl's runner on frozen encoders."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,7 +36,7 @@ from auscult.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from auscult.studies import Findings, Outcome
+    from auscult.studies import Findings
 
 Task = Annotated[
     str, typer.Option("-t", "--task", help="A task of SUPERB, such as keyword_spotting.")
@@ -115,10 +113,8 @@ def run(
         "out": out,
         "store": store,
     }
-    if dry_run and leads:
-        show_config(output, upstream, corpus, task, **given)
     if dry_run:
-        return
+        return _show_config(output, upstream, corpus, task, given) if leads else None
     if plan:
         return show_plan(output, studies.plan_run(upstream, corpus, task, **given))
     found = studies.run(upstream, corpus, task, **given)
@@ -126,56 +122,23 @@ def run(
         _show(output, found)
 
 
-def show_config(
-    output: Output, upstreams: Sequence[str], corpus: str, task: str, **given: Any
+def _show_config(
+    output: Output, upstreams: list[str], corpus: str, task: str, given: dict[str, Any]
 ) -> None:
     """Print the resolved configuration; nothing is read for it."""
-    from auscult.downstreams import find_task
-    from auscult.studies.company import with_baselines
-    from auscult.studies.task import configure, read_rates
+    from auscult.studies.task import resolved
 
-    found = find_task(task)
-    config = configure(found, given["steps"], given["settings"])
-    rates = read_rates(given["learning_rates"], given["settings"])
-    names = with_baselines(upstreams) if given["baselines"] else upstreams
-    values = {"upstreams": " ".join(names), "corpus": corpus, **asdict(config)}
-    values |= {"finetune": given["finetune"], "limit": given["limit"]}
-    if rates:
-        values["learning_rate"] = " ".join(f"{rate:g}" for rate in rates)
-    rows = [[key, value] for key, value in values.items()]
-    output.table(f"{task} (version {found.spec.version})", ["key", "value"], rows)
-    output.finish(config=asdict(config))
+    title, config, values = resolved(upstreams, corpus, task, given)
+    output.table(title, ["key", "value"], [[key, value] for key, value in values.items()])
+    output.finish(config=config)
 
 
 def _show(output: Output, found: "Findings") -> None:
     """Print one row for each head, and where its layer weights are drawn."""
-    from auscult.downstreams import find_task
+    from auscult.studies.task import summary
 
-    outcomes = [outcome for outcome in found.outcomes if outcome.records]
-    first = outcomes[0].records
-    trains = find_task(first[0].task).trains
-    columns = ["upstream", first[0].metric.replace("_", " "), "95 %"]
-    columns += [record.metric.replace("_", " ") for record in first[1:]]
-    columns += ["majority", "n", "spk", "best step", "learning rate"]
-    columns.append("heaviest layer" if trains else "best layer")
-    output.table(f"{first[0].task}, scored on test", columns, map(_row, outcomes))
+    title, columns, rows = summary(found.outcomes)
+    output.table(title, columns, rows)
     for figure in found.files:
         output.print(f"Layer weights: {figure}")
     finish(output, found, figures=[str(figure) for figure in found.files])
-
-
-def _row(outcome: "Outcome") -> list[object]:
-    first, *others = outcome.records
-    rate = outcome.notes.get("learning_rate")
-    return [
-        f"{first.upstream} (fine-tuned)" if outcome.notes["finetuned"] else first.upstream,
-        f"{first.value:.3f}",
-        "" if first.low is None else f"{first.low:.3f} - {first.high:.3f}",
-        *(f"{record.value:.3f}" for record in others),
-        "" if first.majority is None else f"{first.majority:.3f}",
-        first.num_items,
-        first.num_speakers,
-        outcome.notes.get("step", ""),
-        "" if rate is None else f"{rate:g}",
-        outcome.notes["layer"],
-    ]

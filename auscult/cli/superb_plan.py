@@ -1,4 +1,4 @@
-"""What `auscult superb run` is going to do, as tables."""
+"""What `auscult superb run` is going to do and what came of it, as tables."""
 
 import shutil
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from auscult.cli.output import Output
 from auscult.progress import logger
 
 if TYPE_CHECKING:
+    from auscult.record import Record
     from auscult.studies.cost import Cost, Job
     from auscult.studies.superb import SuperbPlan
 
@@ -83,3 +84,30 @@ def _free_bytes() -> tuple[Path, int]:
     folder = cache_folder() / "features"
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return folder, shutil.disk_usage(there).free
+
+
+def show_records(output: Output, records: "Sequence[Record]", out: Path, store: str | None) -> None:
+    """Print what was run: SUPERB's tasks as `auscult superb table` does, then any others."""
+    from auscult.results.superb.score import BESIDE, TASKS, find_published
+    from auscult.results.superb.table import tables
+    from auscult.studies.superb import own_rows
+
+    own = own_rows(records)
+    if own:
+        beside = find_published(BESIDE)
+        results, _scores, particulars = tables(own, [beside], beside)
+        for table in (results, particulars):
+            output.table(table.title, table.columns, table.rows)
+    others = [record for record in records if record.task not in TASKS]
+    if others:
+        rows = [(r.task, r.upstream, r.metric, f"{r.value:.3f}", r.num_items) for r in others]
+        output.table(
+            "Tasks that SUPERB has not", ("task", "upstream", "metric", "on test", "n"), rows
+        )
+    if records:
+        place = "the store" if store else out  # whose URL may hold a password
+        table_of = "STORE" if store else out
+        output.print(
+            f"Results are in {place}; `auscult superb table {table_of}` shows them beside all "
+            "published ones."
+        )

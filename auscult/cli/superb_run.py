@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from auscult.cli.company import Baselines
-from auscult.cli.option import ExecutorName, Finetune, LearningRates, Limit, Steps, Threads
+from auscult.cli.option import ExecutorName, Finetune, LearningRates, Limit, Seed, Steps, Threads
 from auscult.cli.output import (
-    MOST_SEED,
     AllowSharedSpeakers,
     Budget,
     ComputePrecision,
@@ -24,11 +23,10 @@ from auscult.cli.output import (
     StoreUrl,
     Upstreams,
 )
-from auscult.cli.superb_plan import show_superb_plan
+from auscult.cli.superb_plan import show_records, show_superb_plan
 
 if TYPE_CHECKING:
     from auscult.record import Record
-    from auscult.studies.cost import Cost
     from auscult.studies.item import Failure
     from auscult.studies.superb import SuperbPlan
 
@@ -67,9 +65,7 @@ def run_(
     learning_rates: LearningRates = None,
     finetune: Finetune = False,
     limit: Limit = None,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the heads and of the data order.", min=0, max=MOST_SEED)
-    ] = 0,
+    seed: Seed = 0,
     baselines: Baselines = True,
     budget: Budget = "8GB",
     allow_shared_speakers: AllowSharedSpeakers = False,
@@ -128,16 +124,13 @@ def run_(
         return _finish(output, planned, (), planned.failures)
     announce = partial(show_superb_plan, output)
     found = studies.superb(upstream, data, announce=announce, **given)
-    _show_records(output, found.records, out, store)
+    show_records(output, found.records, out, store)
     assert isinstance(found.plan, SuperbPlan)
     _finish(output, found.plan, found.records, found.failures)
 
 
 def _finish(
-    output: Output,
-    plan: "SuperbPlan",
-    records: "Sequence[Record]",
-    failures: "Sequence[Failure]",
+    output: Output, plan: "SuperbPlan", records: "Sequence[Record]", failures: "Sequence[Failure]"
 ) -> None:
     """Say what failed, and end with status 1 where something did."""
     if failures:
@@ -148,59 +141,9 @@ def _finish(
         )
     output.finish(
         records,
-        plan=[_flat(line) for line in plan.costs],
+        plan=[line.to_dict() for line in plan.costs],
         missing=[asdict(one) for one in plan.missing],
-        failures=[
-            {"name": x.name, "upstream": x.upstream, "reason": x.reason, "command": x.command}
-            for x in failures
-        ],
+        failures=[failure.to_dict() for failure in failures],
     )
     if failures:
         raise SystemExit(1)
-
-
-def _show_records(
-    output: Output, records: "Sequence[Record]", out: Path, store: str | None
-) -> None:
-    """Print what was run: SUPERB's tasks as `auscult superb table` does, then any others."""
-    from auscult.results.superb.score import BESIDE, TASKS, find_published
-    from auscult.results.superb.table import tables
-    from auscult.studies.superb import own_rows
-
-    own = own_rows(records)
-    if own:
-        beside = find_published(BESIDE)
-        results, _scores, particulars = tables(own, [beside], beside)
-        for table in (results, particulars):
-            output.table(table.title, table.columns, table.rows)
-    others = [record for record in records if record.task not in TASKS]
-    if others:
-        rows = [(r.task, r.upstream, r.metric, f"{r.value:.3f}", r.num_items) for r in others]
-        output.table(
-            "Tasks that SUPERB has not", ("task", "upstream", "metric", "on test", "n"), rows
-        )
-    if records:
-        place = "the store" if store else out  # whose URL may hold a password
-        table_of = "STORE" if store else out
-        output.print(
-            f"Results are in {place}; `auscult superb table {table_of}` shows them beside all "
-            "published ones."
-        )
-
-
-def _flat(line: "Cost") -> dict[str, Any]:
-    job = line.job
-    return {
-        "task": job.task.spec.name,
-        "split_column": job.heads.corpus.split_column,
-        "corpus": job.heads.address,
-        "utterances": {name: len(split.cuts) for name, split in job.labelled.splits.items()},
-        "seconds": {name: job.seconds(name) for name in job.labelled.splits},
-        "steps": job.config.total_steps if job.task.trains else 0,
-        "config": asdict(job.config),
-        "upstream": line.upstream,
-        "feature_bytes": line.num_bytes,
-        "kept": line.kept,
-        "finetuned": line.finetuned,
-        "encoding_seconds_guessed": line.seconds,
-    }
