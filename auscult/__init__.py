@@ -139,7 +139,7 @@ def register_s3prl() -> None:
     bridge.register(load)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> "Any":
     """Return what studies offer, imported when it is asked for (PEP 562)."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

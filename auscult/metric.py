@@ -34,9 +34,8 @@ def direction_of(metric: str, unit: str = "", said: object = "") -> Direction:
     """
     if metric in DIRECTIONS:
         return DIRECTIONS[metric]
-    if said == "higher" or said == "lower":
-        return said
-    return "" if unit else "higher"
+    declared: Direction = "higher" if said == "higher" else "lower" if said == "lower" else ""
+    return declared or ("" if unit else "higher")
 
 
 def direction_of_record(record: "Record") -> Direction:

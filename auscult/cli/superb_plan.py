@@ -26,8 +26,8 @@ def show_superb_plan(output: Output, plan: "SuperbPlan") -> None:
         ]
         for job in plan.jobs
     ]
-    rows += [[one.name, "missing", one.reason] for one in plan.missing]
-    rows += [[one.name, "FAIL", one.reason] for one in plan.failures if not one.upstream]
+    rows.extend([one.name, "missing", one.reason] for one in plan.missing)
+    rows.extend([one.name, "FAIL", one.reason] for one in plan.failures if not one.upstream)
     output.table("Plan", ("task", "corpus", "utterances (hours)", "steps"), rows)
     if plan.missing:
         output.print("Where a corpus is missing: --corpus TASK=READER:FOLDER names one elsewhere.")

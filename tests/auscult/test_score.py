@@ -72,7 +72,8 @@ def test_intervals_are_those_of_the_cluster_bootstrap() -> None:
     for metric, resampled in wanted.items():
         score = score_of(metric, found, commonest=2)
         assert (score.low, score.high) == quantiles(resampled)
-    assert score_of("accuracy", found, 2).majority == (found.total.argmax(1) == 2).mean()
+    score = score_of("accuracy", found, 2)
+    assert score.majority == (found.total.argmax(1) == 2).mean()
     assert (score.num_items, score.num_speakers) == (40, 8)
 
 
