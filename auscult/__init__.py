@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         report,
         run,
     )
+    from auscult.studies.search import search_subnets as search
+    from auscult.studies.superb import plan_superb, superb
     from auscult.upstream import Upstream
     from auscult.wrapped import wrap
 
@@ -51,11 +53,14 @@ __all__ = [
     "plan_extract",
     "plan_probe",
     "plan_run",
+    "plan_superb",
     "pretrain",
     "probe",
     "register_s3prl",
     "report",
     "run",
+    "search",
+    "superb",
     "wrap",
 ]
 _STUDIES = (
@@ -69,10 +74,13 @@ _STUDIES = (
     "plan_extract",
     "plan_probe",
     "plan_run",
+    "plan_superb",
     "pretrain",
     "probe",
     "report",
     "run",
+    "search",
+    "superb",
 )
 _LAZY = {  # names of this face -> where they are; nothing heavy before one is asked for
     **dict.fromkeys(_STUDIES, "auscult.studies"),

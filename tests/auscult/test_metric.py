@@ -122,5 +122,5 @@ def test_a_task_that_somebody_has_says_it_in_its_records(tones: Path) -> None:
 
 
 def test_the_face_has_what_the_studies_offer() -> None:
-    names = ("compare", "findings", "report", "search", "superb")
+    names = ("compare", "findings", "plan_superb", "report", "search", "superb")
     assert all(getattr(auscult, name) is getattr(studies, name) for name in names)
