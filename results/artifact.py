@@ -20,7 +20,9 @@ from auscult.value import check_mapping, shorten
 
 from .row import explained, from_json
 
-LIMIT = 2**28  # bytes of the arrays of one artifact
+LIMIT = 2**26  # bytes of all arrays of a store, beside UNPACKED times those that they are packed in
+UNPACKED = 64
+MOST_HEADS = 2048  # of one map; encoders of 2 billion parameters have 768
 DIMENSIONS = {  # kind -> array -> number of dimensions
     "attention_divergence": {
         **{"all_pairs": 2, "block_of": 1, "head_of": 1},
@@ -47,28 +49,37 @@ def artifact_row(artifact: Artifact) -> dict[str, Any]:
     return flat | {"arrays": _pack(artifact.arrays)}
 
 
-def read_artifact(row: Mapping[str, Any], store: str) -> Artifact:
-    """Return the artifact that a row of the table holds.
+def read_artifacts(rows: Iterable[Mapping[str, Any]], store: str) -> list[Artifact]:
+    """Return the artifacts that rows of the table hold.
 
     Args:
-        row: By column.
+        rows: By column.
         store: What messages call the store.
 
     Raises:
-        UserError: The row is none of ours.
+        UserError: A row is none of ours, or all would take far more memory than the store.
     """
-    values = dict(row)
-    key = values.pop("key")
-    with explained(f"{store}, table auscult_artifacts, row {shorten(key)}"):
-        for name in ("libraries", "meta"):
-            values[name] = from_json(name, values[name])
-            check_mapping(name, values[name], of_text=name == "libraries")
-        arrays = _unpack(values.pop("arrays"))
-        for name, value in values.items():
-            if name not in ("libraries", "meta") and not isinstance(value, str):
-                raise ValueError(f"{name}: expected text, got {shorten(value)}")
-        run = {f.name: values.pop(f.name) for f in fields(Provenance)}
-        return Artifact(**values, arrays=arrays, provenance=Provenance(**run))
+    found, left = [], LIMIT
+    for row in rows:
+        with explained(f"{store}, table auscult_artifacts, row {shorten(row['key'])}"):
+            artifact = _read(row, left)
+        packed = UNPACKED * len(row["arrays"])
+        left -= max(0, sum(array.nbytes for array in artifact.arrays.values()) - packed)
+        found.append(artifact)
+    return found
+
+
+def _read(row: Mapping[str, Any], limit: int) -> Artifact:
+    values = {name: value for name, value in row.items() if name != "key"}
+    for name in ("libraries", "meta"):
+        values[name] = from_json(name, values[name])
+        check_mapping(name, values[name], of_text=name == "libraries")
+    arrays = _unpack(values.pop("arrays"), limit)
+    for name, value in values.items():
+        if name not in ("libraries", "meta") and not isinstance(value, str):
+            raise ValueError(f"{name}: expected text, got {shorten(value)}")
+    run = {f.name: values.pop(f.name) for f in fields(Provenance)}
+    return Artifact(**values, arrays=arrays, provenance=Provenance(**run))
 
 
 def check_artifacts(artifacts: Iterable[Artifact]) -> None:
@@ -92,18 +103,23 @@ def _pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def _unpack(blob: Any) -> dict[str, NDArray[Any]]:
+def _unpack(blob: Any, limit: int) -> dict[str, NDArray[Any]]:
     """Return the arrays of an .npz file's bytes.
 
+    Args:
+        blob: The bytes.
+        limit: How many more the arrays may have than UNPACKED times as many.
+
     Raises:
-        ValueError: Torn, or larger than any of ours.
+        ValueError: Torn, or larger than that.
     """
     if not isinstance(blob, bytes):
         raise ValueError(f"arrays: expected the bytes of an .npz file, got {shorten(blob)}")
     try:
         with zipfile.ZipFile(io.BytesIO(blob)) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > LIMIT:
-                raise ValueError(f"more than {LIMIT:,} bytes when unpacked")
+            most = limit + UNPACKED * len(blob)
+            if sum(entry.file_size for entry in archive.infolist()) > most:
+                raise ValueError(f"more than {most:,} bytes when unpacked")
             return {
                 entry.filename.removesuffix(".npy"): _array(archive.read(entry))
                 for entry in archive.infolist()
@@ -161,6 +177,8 @@ def _given(meta: Mapping[str, Any]) -> dict[str, type]:
 
 def _check_maps(arrays: Mapping[str, NDArray[Any]]) -> None:
     num_items, num_blocks = len(arrays["block_of"]), len(np.unique(arrays["block_of"]))
+    if max(num_items, len(arrays["same_head"])) > MOST_HEADS:
+        raise ValueError(f"arrays: expected at most {MOST_HEADS:,} heads")
     shapes = {"head_of": (num_items,), "all_pairs": (num_items, num_items)}
     shapes["mean"] = (num_blocks, num_blocks)
     shapes["same_head"] = (len(arrays["same_head"]), num_blocks, num_blocks)

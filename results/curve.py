@@ -14,6 +14,8 @@ from .series import Scored, Series
 
 CHOSEN = "learning_rate"  # the setting that dev chooses for each layer
 SYNTHETIC = "demo"  # the corpus reader whose speech comes from a synthesiser
+_PATH = r"[^\s():@,]"
+_FOLDERS = re.compile(rf"(?<!{_PATH}){_PATH}*/(?=[^/])")  # looked for once a path: they may be long
 
 
 Subject = tuple[str, str, str, int, str]  # corpus, task, split, task version, fingerprint
@@ -209,7 +211,7 @@ def looks(curves: Iterable[Curve]) -> dict[str, Look]:
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """Return each address without the folders of its path, where that leaves it unique."""
     distinct = sorted(set(names))
-    short = {name: re.sub(r"[^\s():@,]*/(?=[^/])", "", name) for name in distinct}
+    short = {name: _FOLDERS.sub("", name) for name in distinct}
     taken = Counter(short.values())
     return {name: s if taken[s] == 1 else name for name, s in short.items()}
 

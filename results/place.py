@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
 from auscult.errors import UserError
@@ -21,6 +21,8 @@ from auscult.whole_file import writing
 
 FILE_NAME = "results.sqlite"
 BUSY_SECONDS = 60  # how long a writer of SQLite waits for another one
+STEPS = 20  # of SQLite for each byte of a store; reading all takes less than one
+LEAST_STEPS, LEAST_LENGTH = 10**6, 10**6  # steps, and bytes of a value, that any store may take
 FORMS = "expected a folder, a .sqlite or .db file, or a database URL"
 EXAMPLES = "postgresql+psycopg://user@host/name or sqlite:///folder/name.sqlite"
 
@@ -54,6 +56,29 @@ def file_of(engine: Engine) -> Path | None:
     if (kind := _kind(path)) not in ("file", ""):
         raise UserError(f"{path} is no store, but a {kind}; {FORMS}.")
     return path
+
+
+@contextmanager
+def bounded(connection: Connection, file: Path | None) -> Iterator[None]:
+    """Let no statement take more steps, and no value be longer, than an SQLite file accounts for.
+
+    The pages of a file may say to follow each other a million times. A statement that goes on for
+    too long ends as one that is interrupted.
+    """
+    raw = connection.connection.dbapi_connection
+    if file is None or not isinstance(raw, sqlite3.Connection):
+        yield
+        return
+    paths = [path for path in (file, *_beside(file)) if path.is_file()]
+    num_bytes = sum(path.stat().st_size for path in paths)
+    longest = raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(LEAST_LENGTH, num_bytes))
+    steps = min(LEAST_STEPS + STEPS * num_bytes, 2**31 - 1)
+    raw.set_progress_handler(lambda: 1, steps)
+    try:
+        yield
+    finally:
+        raw.set_progress_handler(None, 0)
+        raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
 
 
 @contextmanager
@@ -148,7 +173,7 @@ def _engine(url: URL) -> Engine:
 def _opens(engine: Engine) -> bool:
     """Say whether SQLite can read a store in its place."""
     try:
-        with engine.connect() as connection:
+        with engine.connect() as connection, bounded(connection, file_of(engine)):
             connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
     except OperationalError as error:
         name = getattr(error.orig, "sqlite_errorname", "")

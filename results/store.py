@@ -37,7 +37,7 @@ from auscult.record import Artifact, Record
 from auscult.value import check_json, shorten
 from auscult.whole_file import disk_problem, writing
 
-from .place import BUSY_SECONDS, file_of, open_engine, reading, without_password
+from .place import BUSY_SECONDS, bounded, file_of, open_engine, reading, without_password
 from .row import COLUMNS, read_records, read_series
 from .series import Series
 
@@ -46,6 +46,11 @@ ATTEMPTS = 3  # how often a writer tries when another one has made the tables me
 AT_ONCE = 2000  # rows in memory while a table is read
 
 T = TypeVar("T")
+_COLUMN = (
+    r"""\s*(?:"?\w+"? [A-Z]+(?:\(\d+\))?(?: NOT NULL)?(?: DEFAULT (?:'[^']*'|[\d.-]+))?"""
+    r"""|PRIMARY KEY \("key"\))\s*"""
+)
+_PLAIN_TABLE = re.compile(rf'CREATE TABLE "?\w+"? \({_COLUMN}(?:,{_COLUMN})*\)')
 _METADATA = MetaData()
 
 
@@ -202,13 +207,13 @@ class Store:
         Raises:
             UserError: As :meth:`records`.
         """
-        from .artifact import read_artifact
+        from .artifact import read_artifacts
 
         wanted = {"kind": kind, "upstream": upstream, "corpus": corpus, "task": task}
         names = [column.name for column in _ARTIFACTS.c]
 
         def read(rows: Iterable[Row[Any]]) -> list[Artifact]:
-            return [read_artifact(dict(zip(names, row, strict=True)), str(self)) for row in rows]
+            return read_artifacts((dict(zip(names, r, strict=True)) for r in rows), str(self))
 
         found = self._read(_ARTIFACTS, names, wanted, read)
         return sorted(found, key=lambda a: (a.kind, a.corpus, a.task, a.upstream, a.key))
@@ -236,9 +241,23 @@ class Store:
             self._explaining(),
             reading(self._engine) as engine,
             engine.connect() as connection,
+            bounded(connection, self._file),
         ):
             self._check_schema(connection)
-            return read(connection.execution_options(yield_per=AT_ONCE).execute(query))
+            rows = connection.execution_options(yield_per=AT_ONCE).execute(query)
+            return read(self._once(rows, table))
+
+    def _once(self, rows: Iterable[Row[Any]], table: Table) -> Iterator[Row[Any]]:
+        """Yield rows, whose first column is their key, and refuse one that comes again."""
+        keys: set[object] = set()
+        for row in rows:
+            if row[0] in keys:
+                raise UserError(
+                    f"{self} is damaged: row {shorten(row[0])} of {table.name} comes twice; take "
+                    "another copy of the store."
+                )
+            keys.add(row[0])
+            yield row
 
     def _write(self, rows: Mapping[Table, Mapping[str, Mapping[str, Any]]]) -> None:
         """Replace rows in one transaction; make the tables where there are none yet."""
@@ -246,10 +265,11 @@ class Store:
             if self._file:
                 _keep_in_one_file(connection)
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # waits here, never half-way
-            if not inspect(connection).has_table(_SCHEMA.name):
-                _METADATA.create_all(connection)
-                connection.execute(insert(_SCHEMA).values(version=SCHEMA_VERSION))
-            self._check_schema(connection)
+            with bounded(connection, self._file):
+                if not inspect(connection).has_table(_SCHEMA.name):
+                    _METADATA.create_all(connection)
+                    connection.execute(insert(_SCHEMA).values(version=SCHEMA_VERSION))
+                self._check_schema(connection)
             # On a server, the one row of this table is the lock that writers wait for.
             connection.execute(update(_SCHEMA).values(version=_SCHEMA.c.version))
             for table, by_key in rows.items():
@@ -261,7 +281,8 @@ class Store:
             raise UserError(f"{self} is a database, but holds no results of Auscult.")
         if self._file and (strange := _computed(connection)):
             raise UserError(
-                f"{self} was not written by Auscult: it computes what is read of it ({strange})."
+                f"{self} was not written by Auscult: it computes or compares what stands there "
+                f"({strange})."
             )
         version = connection.execute(select(_SCHEMA.c.version)).scalar()
         if version != SCHEMA_VERSION:
@@ -283,6 +304,11 @@ class Store:
                 reason = (
                     f"another program has had it open for {BUSY_SECONDS} s; close that, then type "
                     "the same command again: it goes on from there"
+                )
+            elif reason == "interrupted":
+                reason = (
+                    "it is damaged, and reading it would take far longer than its size accounts "
+                    "for; take another copy of it"
                 )
             raise UserError(f"{self} cannot be used as a store: {reason}.") from error
 
@@ -323,19 +349,21 @@ def _keep_in_one_file(connection: Connection) -> None:
 
 
 def _computed(connection: Connection) -> str:
-    """Name a part of an SQLite file that is no table with columns as ours are, "" if none is.
+    """Name a part of an SQLite file that is no plain table where ours should stand, "" if none is.
 
-    Views, virtual tables and generated columns could take any time and memory when they are read.
+    Views, generated columns and virtual tables could take any time and memory when they are read,
+    triggers, checks and indexes when they are written, and change what is kept; a collation finds
+    other rows. SQLite does not tell names by case.
     """
-    names = [table.name for table in _METADATA.tables.values()]
-    query = text("SELECT name, type, sql FROM sqlite_master WHERE name IN :names").bindparams(
-        bindparam("names", names, expanding=True)
-    )
-    for name, kind, sql in connection.execute(query):
-        if kind != "table" or re.search(
-            r"\bVIRTUAL\b|\bGENERATED\b|\bAS\b", str(sql), re.IGNORECASE
-        ):
-            return f"{kind} {name}"
+    query = text("SELECT name, tbl_name, type, sql FROM sqlite_master")
+    for name, table, kind, sql in connection.execute(query):
+        if not {str(name).lower(), str(table).lower()} & _METADATA.tables.keys():
+            continue
+        plain = (
+            _PLAIN_TABLE.fullmatch(sql or "") if kind == "table" else kind == "index" and not sql
+        )
+        if not plain:
+            return f"{kind} {shorten(name)}"
     return ""
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import sqlite3
+import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -158,9 +159,22 @@ def test_arrays_that_would_fill_memory(store: Store, monkeypatch: pytest.MonkeyP
         store.artifacts()
 
 
+def test_arrays_of_several_rows_that_would_fill_memory(
+    store: Store, make_divergence: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("auscult.results.artifact.LIMIT", 2**20)
+    made = make_divergence(heads=2, layers=2)
+    store.add([], [replace(made, upstream=f"e{i}") for i in range(3)])
+    assert len(store.artifacts()) == 5
+    tamper(store, "UPDATE auscult_artifacts SET arrays = ?", npz(mean=np.zeros(2**16)))
+    with pytest.raises(UserError, match="bytes when unpacked"):
+        store.artifacts()
+
+
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
+        ("attention_divergence", {"same_head": np.zeros((3000, 2, 2))}, "at most 2,048 heads"),
         ("attention_divergence", {"mean": None}, "in 2 dimensions as mean"),
         ("attention_divergence", {"mean": np.eye(3)}, r"expected mean of shape \(2, 2\)"),
         (
@@ -218,6 +232,78 @@ def test_what_computes_when_it_is_read_is_refused(store: Store, statement: str) 
     for use in (store.records, store.series, lambda: store.add([])):
         with pytest.raises(UserError, match="was not written by Auscult: it computes"):
             use()
+
+
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"CREATE VIEW AUSCULT_Records AS {ENDLESS} SELECT theirs.* FROM theirs, n",
+        "CREATE TRIGGER t AFTER INSERT ON theirs BEGIN UPDATE theirs SET value = 0.99; END",
+        "CREATE TRIGGER t BEFORE DELETE ON theirs BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE TRIGGER t AFTER UPDATE ON auscult_schema BEGIN INSERT INTO auscult_schema "
+        f"{ENDLESS} SELECT x FROM n WHERE x < 0; END",
+        "CREATE INDEX i ON theirs(length(upstream || hex(zeroblob(1e6))))",
+        "CREATE UNIQUE INDEX i ON theirs(layer, head)",
+        *(
+            f"PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = "
+            f"replace(sql, 'upstream TEXT', 'upstream TEXT {changed}')"
+            for changed in ("COLLATE NOCASE", "CHECK (hex(zeroblob(1e6)) > 0)", "DEFAULT (7 + 7)")
+        ),
+    ],
+)
+def test_what_computes_when_it_is_written_is_refused(
+    store: Store, records: list[Record], statement: str
+) -> None:
+    """A trigger changed every score; a view in capitals was read without an end."""
+    view = "VIEW" in statement
+    with sqlite3.connect(str(store)) as connection:
+        if view:
+            connection.execute("ALTER TABLE auscult_records RENAME TO theirs")
+        connection.executescript(
+            statement if view else statement.replace("theirs", "auscult_records")
+        )
+    for use in (store.records, store.series, lambda: store.add(records[:1])):
+        with pytest.raises(UserError, match="was not written by Auscult: it computes"):
+            use()
+
+
+def interior(size: int, children: list[int]) -> bytes:
+    """Return a page of a table's tree in SQLite's format that leads to ``children``."""
+    cells = [struct.pack(">IB", child, 1 + i) for i, child in enumerate(children[:-1])]
+    starts = [size - 5 * (i + 1) for i in range(len(cells))]
+    head = struct.pack(">BHHHBI", 5, 0, len(cells), starts[-1], 0, children[-1])
+    table = head + b"".join(struct.pack(">H", start) for start in starts)
+    return table.ljust(starts[-1], b"\0") + b"".join(reversed(cells))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [({}, "is damaged: row '.*' of auscult_records comes twice"), ({"task": "none"}, "far longer")],
+)
+def test_pages_that_are_read_again_and_again(
+    store: Store, wanted: dict[str, str], message: str
+) -> None:
+    """Eight pages that lead to the next a hundred times are 10,000,000,000,000,000 rows."""
+    file = Path(str(store))
+    with sqlite3.connect(file) as connection:
+        (root,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'auscult_records'"
+        ).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    pages = [file.read_bytes()[i : i + size] for i in range(0, file.stat().st_size, size)]
+    first = len(pages) + 1  # pages count from 1
+    leaf = struct.unpack(">I", pages[root - 1][8:12])[0]
+    pages[root - 1] = interior(size, [first] * 100)
+    pages += [interior(size, [first + level] * 100) for level in range(1, 8)]
+    pages.append(interior(size, [leaf] * 100))
+    content = bytearray(b"".join(pages))
+    content[28:32], content[92:96] = struct.pack(">I", len(pages)), content[24:28]
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        store.records(**wanted)
 
 
 @pytest.mark.parametrize(
