@@ -13,10 +13,11 @@ from auscult.feature import frame_bytes
 from auscult.upstream import Upstream
 
 from .desk import Desk
+from .extracted import cuts_of
 from .item import Item
 
 NOISE_SECONDS = 10  # that the speed of encoding is guessed from
-_ENCODES = ("encode", "attention", "head")  # kinds of items
+_ENCODES = ("encode", "attention", "head", "extract")  # kinds of items
 _KEEPS = ("encode", "head")
 _COPIES = 3  # of a batch's states while it is encoded; a rule of thumb
 
@@ -34,8 +35,7 @@ class Estimate:
         """Return what an item takes; None for one that reads what another has encoded."""
         if item.kind not in _ENCODES:
             return None
-        encoder, corpus = desk.encoder_of(item), desk.corpus_of(item)
-        cuts = [cut for name in item.corpus["sha256"] for cut in corpus.split(name)]
+        encoder, cuts = desk.encoder_of(item), _cuts(item, desk)
         lengths = [cut.duration for cut in cuts]
         factor = desk.once(("factor", item.upstream["sha256"]), lambda: real_time_factor(encoder))
         return cls(
@@ -43,6 +43,13 @@ class Estimate:
             disk=_disk(item, encoder, cuts, desk.bench.budget),
             memory=_memory(encoder, lengths),
         )
+
+
+def _cuts(item: Item, desk: Desk) -> list[Any]:
+    if item.kind == "extract":
+        return cuts_of(item.what)
+    corpus = desk.corpus_of(item)
+    return [cut for name in item.corpus["sha256"] for cut in corpus.split(name)]
 
 
 def real_time_factor(encoder: Upstream) -> float:
@@ -60,6 +67,8 @@ def real_time_factor(encoder: Upstream) -> float:
 
 def _disk(item: Item, encoder: Upstream, cuts: Sequence[Any], budget: int) -> int:
     """Return the size of features that will be kept: frames within the budget, means always."""
+    if item.kind == "extract":
+        return frame_bytes(encoder, cuts) * (2 if item.what["dtype"] == "float32" else 1)
     if item.kind not in _KEEPS:
         return 0
     states = (encoder.spec.num_layers + 1) * encoder.spec.dim

@@ -3,6 +3,7 @@
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -121,6 +122,13 @@ def _set_aside(path: Path) -> None:
     with writing(other):
         path.replace(other)
     logger.warning(f"{path} is no safetensors file; it is now {other.name}, and made anew.")
+
+
+def cuts_of(what: Mapping[str, Any]) -> list[Any]:
+    """Return the cuts that stand in an item as JSON values."""
+    from lhotse.serialization import deserialize_item
+
+    return [deserialize_item(deepcopy(flat)) for flat in what["cuts"]]  # it takes them apart
 
 
 def paths_of(ids: Sequence[str], out: Path) -> list[Path]:

@@ -1,12 +1,10 @@
 """The extraction study: every layer of every utterance as files, for people who want features."""
 
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lhotse.serialization import deserialize_item
 from lhotse.utils import fastcopy
 
 from auscult.corpora import read_files
@@ -22,7 +20,7 @@ from .call import Call, unless_default
 from .desk import Desk
 from .execution import execute
 from .executor import Executor
-from .extracted import DTYPES, State, Target, paths_of
+from .extracted import DTYPES, State, Target, cuts_of, paths_of
 from .finding import Findings
 from .item import Item, Outcome
 from .live import named
@@ -221,7 +219,7 @@ def write(item: Item, desk: Desk) -> Outcome:
         UserError: Audio is another than when this was planned, or a state cannot be written.
     """
     encoder, what = desk.encoder_of(item), item.what
-    cuts = [deserialize_item(deepcopy(flat)) for flat in what["cuts"]]  # which takes them apart
+    cuts = cuts_of(what)
     made = {name: what[name] for name in ("precision", "dtype")}
     targets = [
         Target.of(cut, Path(file), encoder, made, item.how["code"])
