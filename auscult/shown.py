@@ -6,7 +6,7 @@ from functools import lru_cache
 
 _FORMULA = "=+\\-@\uff1d\uff0b\uff0d\uff20"  # what a spreadsheet calculates; also in full width
 _CELL = re.compile(rf"^(?=\s*[{_FORMULA}]|[\t\r\n])|(?<=;)(?=\s*[{_FORMULA}])")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~#$])")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~#$]|:(?=//)|(?<=www)\.)")  # bare links are links too
 _LATEX = str.maketrans(
     {
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -59,7 +59,7 @@ def _csv_text(text: str) -> str:
 
 
 def markdown_cell(value: object) -> str:
-    """Return a value for a cell of a Markdown table: no markup, no HTML, on one line."""
+    """Return a value for a cell of a Markdown table: no markup, link or HTML, on one line."""
     text = " ".join(shown(value, lines=True).split())
     return _MARKDOWN.sub(r"\\\1", text).replace("&", "&amp;")
 

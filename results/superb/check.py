@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
-from auscult.value import shorten
+from auscult.value import LONGEST, shorten
 
 from .archive import Archive, open_archive
 from .official import BY_CODE
@@ -36,6 +36,8 @@ LARGEST_TEXT = 2**23  # bytes of a file with an item on each line; official ones
 LARGEST_RECORDING = 2**22  # bytes, and numbers, of one recording's probabilities
 LARGEST_DETECTIONS = 2**30  # bytes of the list of detections; an official one has 700 MB
 MOST_DETECTIONS = 2**23  # an official list has 7 million
+MOST_QUERIES = 2**14  # an official list has 555
+DEEPEST_TAG = 16
 LONGEST_TAG = 2**20  # bytes
 
 COUNTS = {  # items of the official test sets, by part
@@ -115,7 +117,7 @@ def names_in_list(code: str, text: str) -> Expected:
     The lines of VoxCeleb1's list of trials are read as they are: ``1 SPEAKER/VIDEO/FILE.wav
     SPEAKER/VIDEO/FILE.wav``.
     """
-    lines = [line.split() for line in text.splitlines() if line.strip()]
+    lines = [line.split() for line in _lines(text) if line.strip()]
     if code == "ic":
         lines = [line[0].split(",") for line in lines]
     if code == "sv" and all(len(fields) == 3 for fields in lines):
@@ -210,24 +212,30 @@ def _check_lines(code: str, inside: _Inside, expected: Expected | None) -> _Resu
         )
     separator = "," if code == "ic" else " "
     names, values = [], []
-    for line in text.splitlines():
+    for line in _lines(text):
         name, _, value = line.strip().partition(separator)
         names.append(name)
         values.append(value)
     if blank := names.count(""):
         problems.append(f"{blank:,} lines are empty or have no name")
     if text and not text.endswith("\n"):
-        problems.append(f"the last line has no end ({names[-1]}): the file may have been cut short")
+        last = _short(names[-1])
+        problems.append(f"the last line has no end ({last}): the file may have been cut short")
     wrong = {name: v for name, v in zip(names, values, strict=True) if name and not _fits(code, v)}
     if wrong:
         name, value = next(iter(wrong.items()))
         problems.append(
             f"{len(wrong):,} items have no value that the task knows, the first "
-            f"{shorten(value)} of {name}"
+            f"{shorten(value)} of {_short(name)}"
         )
     if code == "ks" and (bare := [n for n in names if n and not re.fullmatch(r".+-.+\.wav", n)]):
         problems.append(_some(bare, "names are not made as WORD-FILE.wav"))
     return _Result.of_names([name for name in names if name], problems)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yield lines as files have them; a name may hold what str.splitlines takes for an end."""
+    return iter(io.StringIO(text, newline=None))
 
 
 def _fits(code: str, value: str) -> bool:
@@ -356,6 +364,7 @@ class _Detections:
         self._query = ""
         self._names: dict[str, str] = {}  # each document once in memory
         self._count = 0
+        self._depth = 0
 
     def __iter__(self) -> Iterator[str]:
         return _pairs(self.documents)
@@ -374,6 +383,12 @@ class _Detections:
         Raises:
             ExpatError: It is none, or one that no submission has.
         """
+        try:
+            self._parse(file)
+        except (LookupError, ValueError) as error:  # it may name any of Python's encodings
+            raise expat.ExpatError(f"its encoding is not read: {shorten(str(error))}") from error
+
+    def _parse(self, file: IO[bytes]) -> None:
         parser = expat.ParserCreate()
         parser.StartDoctypeDeclHandler = _refuse_entities
         parser.StartElementHandler = self._start
@@ -387,9 +402,14 @@ class _Detections:
         parser.Parse(b"", True)
 
     def _start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        self._depth += 1
+        if self._depth > DEEPEST_TAG:
+            raise expat.ExpatError(f"tags in each other more than {DEEPEST_TAG} deep")
         if tag == "detected_termlist":
             self._query = attributes.get("termid", "")
             self.documents.setdefault(self._query, set())
+            if len(self.documents) > MOST_QUERIES:
+                raise expat.ExpatError(f"more than {MOST_QUERIES:,} queries")
         elif tag == "term":
             self._count += 1
             if self._count > MOST_DETECTIONS:
@@ -405,6 +425,7 @@ class _Detections:
                 mine.add(name)
 
     def _end(self, tag: str) -> None:
+        self._depth -= 1
         if tag == "detected_termlist":
             self._query = "\0"  # that no XML can name
 
@@ -418,7 +439,11 @@ def _refuse_entities(*_declaration: object) -> None:
 
 
 def _some(names: Sequence[str], what: str) -> str:
-    return f"{len(names):,} {what}, the first {names[0]}"
+    return f"{len(names):,} {what}, the first {_short(names[0])}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else shorten(name)
 
 
 def _sentences(problems: Sequence[str]) -> tuple[str, ...]:

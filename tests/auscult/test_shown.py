@@ -31,5 +31,6 @@ def test_csv(start: str) -> None:
 
 
 def test_markdown() -> None:
+    assert markdown_cell("https://x.org www.x.org") == r"https\://x.org www\.x.org"
     assert markdown_cell("a|b\n<script>") == r"a\|b \<script\>"
     assert markdown_cell("[x](y) & `z`") == r"\[x\](y) &amp; \`z\`"

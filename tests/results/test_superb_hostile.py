@@ -183,6 +183,38 @@ def test_xml_without_entities(tmp_path: Path) -> None:
     assert "benchmark.stdlist.xml is missing or not XML (a document type" in problems(path)[0]
 
 
+@pytest.mark.parametrize("name", ["zlib_codec", "rot13", "idna", "utf-7", "cp037", "nonsense"])
+def test_xml_may_not_name_any_encoding(name: str, tmp_path: Path) -> None:
+    content = f"<?xml version='1.0' encoding='{name}'?><stdlist/>".encode()
+    path = zipped(tmp_path / "a.zip", {QBE: content})
+    assert "benchmark.stdlist.xml is missing or not XML" in problems(path)[0]
+
+
+def test_tags_in_each_other_are_not_followed(tmp_path: Path) -> None:
+    """A thousand times what the zip has in bytes was taken in memory."""
+    path = zipped(tmp_path / "a.zip", {QBE: b"<a>" * 1000})
+    assert "tags in each other more than 16 deep" in problems(path)[0]
+
+
+def test_queries_without_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(superb_check, "MOST_QUERIES", 9)
+    lists = "".join(f"<detected_termlist termid='{i}'/>" for i in range(10))
+    path = zipped(tmp_path / "a.zip", {QBE: detections(lists)})
+    assert "more than 9 queries" in problems(path)[0]
+
+
+@pytest.mark.parametrize("line", ["\0" * 99_999, f"{'n' * 99_999} yes\n", f"a {'v' * 99_999}\n"])
+def test_sentences_stay_short(line: str, tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", {"predict/ks_public/predict.txt": line.encode()})
+    assert all(len(sentence) < 300 for sentence in problems(path))
+
+
+def test_a_line_ends_where_files_end_it(tmp_path: Path) -> None:
+    line = "yes-a.wav yes\u2028yes-b.wav no\n"
+    path = zipped(tmp_path / "a.zip", {"predict/ks_public/predict.txt": line.encode()})
+    assert problems(path)[0].startswith("1 items have no value that the task knows")
+
+
 def test_a_tag_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(superb_check, "LONGEST_TAG", 2**17)
     path = zipped(tmp_path / "a.zip", {QBE: detections(f"<term file='{'a' * 2**18}'/>")})
