@@ -48,14 +48,15 @@ def file_of(engine: Engine) -> Path | None:
     """Return the file of an SQLite store.
 
     Raises:
-        UserError: Something that is no file stands there.
+        UserError: Something that is no file stands there, or beside it where SQLite looks.
     """
     if engine.dialect.name != "sqlite":
         return None
-    path = Path(engine.url.database or "")
-    if (kind := _kind(path)) not in ("file", ""):
-        raise UserError(f"{path} is no store, but a {kind}; {FORMS}.")
-    return path
+    file = Path(engine.url.database or "")
+    for path in (file, *_beside(file), file.with_name(f"{file.name}-shm")):
+        if (kind := _kind(path)) not in ("file", ""):
+            raise UserError(f"{path} is no store, but a {kind}; {FORMS}.")
+    return file
 
 
 @contextmanager

@@ -88,6 +88,16 @@ def test_a_folder_and_a_pipe_are_no_file(tmp_path: Path) -> None:
             open_store(tmp_path / f"{name}.sqlite")
 
 
+@pytest.mark.parametrize("end", ["-journal", "-wal", "-shm"])
+def test_a_pipe_beside_a_store_is_not_waited_for(
+    end: str, tmp_path: Path, records: list[Record]
+) -> None:
+    open_store(tmp_path).add(records[:2])
+    os.mkfifo(tmp_path / f"results.sqlite{end}")
+    with pytest.raises(UserError, match=f"results.sqlite{end} is no store, but a pipe or device"):
+        open_store(tmp_path)
+
+
 def test_a_finished_store_is_one_file(tmp_path: Path, records: list[Record]) -> None:
     store = open_store(tmp_path)
     store.add(records[:2])
