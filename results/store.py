@@ -2,8 +2,9 @@
 
 import gc
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,7 +44,7 @@ from .series import Series
 
 SCHEMA_VERSION = 3  # bumped whenever a table below changes
 ATTEMPTS = 3  # how often a writer tries when another one has made the tables meanwhile
-AT_ONCE = 2000  # rows in memory while a table is read
+AT_ONCE = {"auscult_records": 2000, "auscult_artifacts": 16}  # rows in memory while it is read
 
 T = TypeVar("T")
 _COLUMN = (
@@ -244,20 +245,22 @@ class Store:
             bounded(connection, self._file),
         ):
             self._check_schema(connection)
-            rows = connection.execution_options(yield_per=AT_ONCE).execute(query)
-            return read(self._once(rows, table))
+            at_once = AT_ONCE[table.name]
+            rows = connection.execution_options(yield_per=at_once).execute(query)
+            return read(self._once(rows.partitions(), table))
 
-    def _once(self, rows: Iterable[Row[Any]], table: Table) -> Iterator[Row[Any]]:
+    def _once(self, batches: Iterable[Sequence[Row[Any]]], table: Table) -> Iterator[Row[Any]]:
         """Yield rows, whose first column is their key, and refuse one that comes again."""
         keys: set[object] = set()
-        for row in rows:
-            if row[0] in keys:
+        count = 0
+        for batch in batches:
+            keys.update(map(itemgetter(0), batch))
+            count += len(batch)
+            if len(keys) < count:
                 raise UserError(
-                    f"{self} is damaged: row {shorten(row[0])} of {table.name} comes twice; take "
-                    "another copy of the store."
+                    f"{self} is damaged: a row of {table.name} comes twice; take another copy."
                 )
-            keys.add(row[0])
-            yield row
+            yield from batch
 
     def _write(self, rows: Mapping[Table, Mapping[str, Mapping[str, Any]]]) -> None:
         """Replace rows in one transaction; make the tables where there are none yet."""

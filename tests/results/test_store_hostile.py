@@ -281,7 +281,7 @@ def interior(size: int, children: list[int]) -> bytes:
 
 @pytest.mark.parametrize(
     ("wanted", "message"),
-    [({}, "is damaged: row '.*' of auscult_records comes twice"), ({"task": "none"}, "far longer")],
+    [({}, "is damaged: a row of auscult_records comes twice"), ({"task": "none"}, "far longer")],
 )
 def test_pages_that_are_read_again_and_again(
     store: Store, wanted: dict[str, str], message: str
