@@ -103,7 +103,8 @@ def test_a_store_and_the_kept_outcomes_of_a_study(
         kept.write_tensors(tensors, path, {**about, "outcome": text})
     again = studies.probe("log_mel", corpus, "keyword", **given)
     assert {record.upstream for record in again.records} == {evil}, "they were read"
-    assert run("probe", "-u", "log_mel", "-c", corpus, "-t", "keyword", "--plan", "--out", out)
+    words = ("-u", "log_mel", "-c", corpus, "-t", "keyword", "--plan", "--out", out)
+    assert run("probe", *words)[0] == 0
     open_store(out).add(records, others)
     for words in (
         ("results", "ls", out),
