@@ -41,6 +41,10 @@ Seed = Annotated[
 TestSplit = Annotated[
     str, typer.Option("--test-split", help="Score on this split, such as test-other.")
 ]
+Baselines = Annotated[
+    bool,
+    typer.Option("--baselines/--no-baselines", help="Add log_mel and each encoder's random twin."),
+]
 ExecutorName = Annotated[
     str,
     typer.Option("--executor", help="serial, or local:N: N processes that share the threads."),

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from auscult.cli.company import Baselines
-from auscult.cli.option import ExecutorName, Limit, PlanOnly, Threads, finish, show_plan
+from auscult.cli.option import Baselines, ExecutorName, Limit, PlanOnly, Threads, finish, show_plan
 from auscult.cli.output import (
     MOST,
     AllowSharedSpeakers,
@@ -89,25 +88,12 @@ def probe(
     from auscult.config import parse_rates
 
     output = Output(json=json, quiet=quiet)
-    given: dict[str, Any] = {
-        "layers": layers,
-        "seeds": seeds,
-        "learning_rates": parse_rates(learning_rates),
-        "max_epochs": max_epochs,
-        "pooling": pooling,
-        "baselines": baselines,
-        "split": split,
-        "limit": limit,
-        "budget": budget,
-        "precision": precision,
-        "device": device,
-        "executor": executor,
-        "threads": threads,
-        "skip_bad": skip_bad,
-        "allow_shared_speakers": allow_shared_speakers,
-        "out": out,
-        "store": store,
-    }
+    given: dict[str, Any] = {"layers": layers, "seeds": seeds}
+    given |= {"learning_rates": parse_rates(learning_rates), "max_epochs": max_epochs}
+    given |= {"pooling": pooling, "baselines": baselines, "split": split, "limit": limit}
+    given |= {"budget": budget, "precision": precision, "device": device, "executor": executor}
+    given |= {"threads": threads, "skip_bad": skip_bad}
+    given |= {"allow_shared_speakers": allow_shared_speakers, "out": out, "store": store}
     if probe:
         given["probes"] = probe
     if plan:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from auscult.cli.company import Baselines
 from auscult.cli.option import (
+    Baselines,
     ExecutorName,
     Finetune,
     LearningRates,
@@ -93,26 +93,12 @@ def run(
 
     leads = Processes.of_environment().leads
     output = Output(json=json, quiet=quiet or not leads)
-    given: dict[str, Any] = {
-        "settings": settings or [],
-        "steps": steps,
-        "learning_rates": learning_rates,
-        "finetune": finetune,
-        "limit": limit,
-        "seed": seed,
-        "baselines": baselines,
-        "split": split,
-        "test_split": test_split,
-        "budget": budget,
-        "precision": precision,
-        "device": device,
-        "executor": executor,
-        "threads": threads,
-        "skip_bad": skip_bad,
-        "allow_shared_speakers": allow_shared_speakers,
-        "out": out,
-        "store": store,
-    }
+    given: dict[str, Any] = {"settings": settings or [], "steps": steps}
+    given |= {"learning_rates": learning_rates, "finetune": finetune, "limit": limit, "seed": seed}
+    given |= {"baselines": baselines, "split": split, "test_split": test_split, "budget": budget}
+    given |= {"precision": precision, "device": device, "executor": executor, "threads": threads}
+    given |= {"skip_bad": skip_bad, "allow_shared_speakers": allow_shared_speakers, "out": out}
+    given |= {"store": store}
     if dry_run:
         return _show_config(output, upstream, corpus, task, given) if leads else None
     if plan:

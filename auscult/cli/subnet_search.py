@@ -1,7 +1,7 @@
 """`auscult subnet search`: which subnets of a supernet are worth what they cost."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -90,28 +90,12 @@ def search(
     import auscult.studies as studies
 
     output = Output(json=json, quiet=quiet)
-    found = studies.search(
-        upstream,
-        corpus,
-        objective,
-        budget=budget,
-        cost=cost,
-        strategy=strategy,
-        evaluations=evaluations,
-        seed=seed,
-        layer=layer,
-        limit=limit,
-        teacher=teacher,
-        top_layers=top_layers,
-        split=split,
-        device=device,
-        executor=executor,
-        threads=threads,
-        skip_bad=skip_bad,
-        allow_shared_speakers=allow_shared_speakers,
-        out=out,
-        store=store,
-    )
+    given: dict[str, Any] = {"budget": budget, "cost": cost, "strategy": strategy}
+    given |= {"evaluations": evaluations, "seed": seed, "layer": layer, "limit": limit}
+    given |= {"teacher": teacher, "top_layers": top_layers, "split": split, "device": device}
+    given |= {"executor": executor, "threads": threads, "skip_bad": skip_bad}
+    given |= {"allow_shared_speakers": allow_shared_speakers, "out": out, "store": store}
+    found = studies.search(upstream, corpus, objective, **given)
     _show(output, found)
     output.finish(found.records, **found.result)
 

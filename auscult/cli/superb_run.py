@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from auscult.cli.company import Baselines
-from auscult.cli.option import ExecutorName, Finetune, LearningRates, Limit, Seed, Steps, Threads
+from auscult.cli.option import (
+    Baselines,
+    ExecutorName,
+    Finetune,
+    LearningRates,
+    Limit,
+    Seed,
+    Steps,
+    Threads,
+)
 from auscult.cli.output import (
     AllowSharedSpeakers,
     Budget,
@@ -95,28 +103,15 @@ def run_(
     from auscult.studies.superb import SuperbPlan, by_task
 
     output = Output(json=json, quiet=quiet)
-    given: dict[str, Any] = {
-        "tasks": tasks.split(",") if tasks else (),
-        "corpora": by_task(corpus or [], "--corpus"),
-        "splits": {k: v.split(",") for k, v in by_task(split or [], "--split").items()},
-        "test_splits": by_task(test_split or [], "--test-split"),
-        "settings": settings or [],
-        "steps": steps,
-        "learning_rates": learning_rates,
-        "finetune": finetune,
-        "limit": limit,
-        "seed": seed,
-        "baselines": baselines,
-        "budget": budget,
-        "precision": precision,
-        "device": device,
-        "executor": executor,
-        "threads": threads,
-        "skip_bad": skip_bad,
-        "allow_shared_speakers": allow_shared_speakers,
-        "out": out,
-        "store": store,
-    }
+    given: dict[str, Any] = {"tasks": tasks.split(",") if tasks else ()}
+    given |= {"corpora": by_task(corpus or [], "--corpus")}
+    given |= {"splits": {k: v.split(",") for k, v in by_task(split or [], "--split").items()}}
+    given |= {"test_splits": by_task(test_split or [], "--test-split"), "settings": settings or []}
+    given |= {"steps": steps, "learning_rates": learning_rates, "finetune": finetune}
+    given |= {"limit": limit, "seed": seed, "baselines": baselines, "budget": budget}
+    given |= {"precision": precision, "device": device, "executor": executor, "threads": threads}
+    given |= {"skip_bad": skip_bad, "allow_shared_speakers": allow_shared_speakers, "out": out}
+    given |= {"store": store}
     if plan:
         planned = studies.plan_superb(upstream, data, **given)
         show_superb_plan(output, planned)
