@@ -117,7 +117,7 @@ def corpus(
     *,
     split: str | None = None,
     skip_bad: bool = False,
-    name: str = "mine",
+    name: str = "frame",
 ) -> "Corpus":
     """Read and check labelled speech.
 
@@ -128,7 +128,7 @@ def corpus(
         split: Name of the split column, where the corpus has several.
         skip_bad: Leave unreadable or inconsistent items out, counted in ``Corpus.skipped``,
             instead of stopping at the first.
-        name: What records call a frame or cuts.
+        name: What records call a frame, cuts or items.
 
     Raises:
         UserError: Unknown reader, missing folder, or the first bad item.

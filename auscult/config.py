@@ -87,3 +87,20 @@ def parse_rates(text: str) -> tuple[float, ...]:
             "such as 1e-2,1e-3."
         )
     return tuple(dict.fromkeys(rates))
+
+
+def whole_number(name: str, value: object, least: int = 1) -> None:
+    """Refuse what is no whole number, or a small one; None means that nothing was given.
+
+    Raises:
+        UserError: It is one of these.
+    """
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name}={value!r}: expected a whole number of at least {least}.")
+
+
+def several(value: "str | Sequence[str]") -> list[str]:
+    """Return one text or several as a list."""
+    return [value] if isinstance(value, str) else list(value)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from auscult.contracts import SAMPLE_RATE
 from auscult.errors import UserError
+from auscult.record import fingerprint
 
 SPLITS = ("train", "dev", "test")  # what probes and heads are made with
 _BUILTIN = {"speaker": "speaker", "sex": "gender", "transcript": "text", "language": "language"}
@@ -107,7 +108,12 @@ class Corpus:
             name: tuple(trial for trial in found if {trial.first, trial.second} <= ids[name])
             for name, found in self.trials.items()
         }
-        return replace(self, splits=splits, trials=trials)
+        fewer = {name for name in splits if len(splits[name]) < len(self.splits[name])}
+        sha256 = {
+            name: fingerprint([found, [cut.id for cut in splits[name]]]) if name in fewer else found
+            for name, found in self.sha256.items()
+        }
+        return replace(self, splits=splits, trials=trials, sha256=sha256)
 
 
 def spread(cuts: Sequence[Any], limit: int | None) -> list[Any]:

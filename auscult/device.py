@@ -1,11 +1,15 @@
 """Which device work is done on."""
 
 import re
+from typing import TYPE_CHECKING
 
 from auscult.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
 
-def choose_device(name: str) -> str:
+
+def choose_device(name: "str | torch.device") -> str:
     """Resolve ``auto``; check that a named device is there.
 
     Raises:
@@ -13,6 +17,7 @@ def choose_device(name: str) -> str:
     """
     import torch
 
+    name = str(name)
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):

@@ -81,7 +81,6 @@ class Wrapped(Upstream):
         _check_shapes(states, silence, label)
         geometry = _measured_geometry(partial(self._count, label), stride, sample_rate, label)
         weights = sum(parameter.numel() for parameter in module.parameters())
-        said = [type(module).__qualname__, str(sample_rate), *self._blocks]
         self.spec = UpstreamSpec(
             name=label,
             family="module",
@@ -91,10 +90,19 @@ class Wrapped(Upstream):
             geometry=geometry,
             convention="block_input" if self._blocks else "output",
             num_parameters=weights,
-            sha256=fingerprint_weights(_named(module), said),
+            sha256=self.fingerprint(),
         )
         self._least = geometry.receptive_field
         self.try_batches()
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of weights, of what is read off, and of plain attributes, as they are.
+
+        Training in place changes it; whoever names this encoder in a study asks anew.
+        """
+        said = [type(self.module).__qualname__, str(self.rate), *self._blocks, "|"]
+        said += [*self._attention, *_attributes(self.module)]
+        return fingerprint_weights(_named(self.module), said)
 
     def num_frames(self, lengths: Tensor) -> Tensor:
         """Return the valid frames (batch,) of utterances of ``lengths`` (batch,) samples."""
@@ -329,6 +337,16 @@ def _tensor(output: Any) -> Tensor:
     if found is None:
         raise UserError(f"Expected a tensor among {type(output).__name__}, and there is none.")
     return found
+
+
+def _attributes(module: nn.Module) -> list[str]:
+    """Return the numbers, texts and switches that the parts of a module keep beside weights."""
+    return [
+        f"{name}.{key}={value!r}"
+        for name, part in module.named_modules()
+        for key, value in sorted(vars(part).items())
+        if isinstance(value, bool | int | float | str) and key[0] != "_" and key != "training"
+    ]
 
 
 def _named(module: nn.Module) -> dict[str, Tensor]:

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from auscult.config import parse_rates, several, whole_number
+from auscult.errors import UserError
+
 from .bench import Bench
 from .company import with_baselines
 from .description import Description, describe
@@ -111,10 +114,10 @@ def plan_probe(
     corpus: Speech,
     tasks: "str | ProbeTask | Iterable[str | ProbeTask]",
     *,
-    probes: Sequence[str] = ("linear", "mlp1", "mlp2"),
-    layers: str = "all",
+    probes: str | Sequence[str] = ("linear", "mlp1", "mlp2"),
+    layers: str | Sequence[int] = "all",
     seeds: int = 1,
-    learning_rates: Sequence[float] = (1e-3,),
+    learning_rates: str | float | Sequence[float] = (1e-3,),
     max_epochs: int | None = None,
     pooling: str = "mean",
     baselines: bool = True,
@@ -137,7 +140,7 @@ def plan_probe(
         corpus: See :func:`probe`.
         tasks: See :func:`probe`.
         probes: Depths: ``linear``, ``mlp1``, ``mlp2``.
-        layers: ``all``, or such as ``0,3,6-12``.
+        layers: ``all``, such as ``0,3,6-12``, or numbers.
         seeds: Number of seeds of each probe.
         learning_rates: One, or several of which dev chooses.
         max_epochs: Limit; 30 for frames, 60 for utterances where None.
@@ -174,6 +177,12 @@ def plan_probe(
     )
     names, address, bench = named(bench, upstreams, corpus, split)
     wanted = [tasks] if isinstance(tasks, str) or not isinstance(tasks, Iterable) else list(tasks)
+    numbers = {"seeds": seeds, "limit": limit, "max_epochs": max_epochs}
+    for name, value in numbers.items():
+        whole_number(name, value)
+    if not names or not wanted or not probes:
+        raise UserError("There is nothing to probe: expected an encoder, a task and a probe.")
+    rates = learning_rates if isinstance(learning_rates, str | Sequence) else [learning_rates]
     return layer.plan_probe(
         Desk(bench),
         with_baselines(names, bench.live) if baselines else names,
@@ -181,10 +190,10 @@ def plan_probe(
         wanted,
         split=split,
         limit=limit,
-        probes=probes,
-        layers=layers,
+        probes=several(probes),
+        layers=layers if isinstance(layers, str) else ",".join(map(str, layers)),
         seeds=seeds,
-        learning_rates=learning_rates,
+        learning_rates=parse_rates(rates if isinstance(rates, str) else ",".join(map(str, rates))),
         max_epochs=max_epochs,
         pooling=pooling,
     )
@@ -276,7 +285,10 @@ def plan_attention(
         threads=threads,
         skip_bad=skip_bad,
     )
+    whole_number("limit", limit)
     names, address, bench = named(bench, upstreams, corpus, split)
+    if not names:
+        raise UserError("There is nothing to listen to: expected an encoder.")
     return divergence.plan_attention(
         Desk(bench), names, address, split_name=split_name, limit=limit, base=base, split=split
     )

@@ -101,7 +101,11 @@ class Bench:
     @property
     def given(self) -> Mapping[str, Any]:
         """The options without which the same call may not run, or not give the same bits."""
+        import torch
+
+        threads = torch.get_num_threads()  # those of serial
         return unless_default(
+            threads=(self.how.get("threads", str(threads)), str(threads)),
             precision=(self.precision, "float32"),
             allow_shared_speakers=(self.allow_shared_speakers, False),
             skip_bad=(self.skip_bad, False),
@@ -163,6 +167,11 @@ class Bench:
         import auscult
 
         live: Corpus | None = self.live.get(address)
+        if live is not None and split not in (None, live.split_column):
+            raise UserError(
+                f"{address} was read with the split column {live.split_column!r}, and {split!r} is "
+                "asked for; read it with that one: auscult.corpus(..., split=)."
+            )
         if live is not None:
             return live
         return auscult.corpus(address, split=split, skip_bad=self.skip_bad)

@@ -18,6 +18,8 @@ from .layer import KIND
 if TYPE_CHECKING:
     from auscult.record import Artifact, Provenance, Record
 
+METRIC = "accuracy"  # that differences are of
+
 
 def compare(outcomes: Mapping[Item, Outcome], device: str) -> "list[Artifact]":
     """Return by how much each encoder is read better than its random twins and than log-mel.
@@ -75,8 +77,10 @@ def difference(ours: Outcome, theirs: Outcome, probe: str) -> "Artifact":
     from auscult.results.difference import build_difference
 
     (layer, mine), (over_layer, others) = (_chosen(x, probe) for x in (ours, theirs))
-    score = difference_of("accuracy", mine, others)
+    score = difference_of(METRIC, mine, others)
     sides = [_test_records(outcome, probe) for outcome in (ours, theirs)]
+    if not all(sides):
+        raise UserError(f"{ours.records[0].task} has no {METRIC} among its metrics to compare.")
     interval = (float(score.low or 0.0), float(score.high or 0.0))
     return build_difference(sides[0], sides[1], (layer, over_layer), score.value, interval)
 
@@ -87,7 +91,7 @@ def _chosen(outcome: Outcome, probe: str) -> tuple[int, list[Tally]]:
     test: dict[int, list[Tally]] = {}
     for key, tally in sorted(outcome.tallies.items(), key=lambda pair: pair[0]):
         if key.probe == probe and key.split == "dev":
-            dev.setdefault(key.layer, []).append(value_of("accuracy", tally))
+            dev.setdefault(key.layer, []).append(value_of(METRIC, tally))
         elif key.probe == probe:
             test.setdefault(key.layer, []).append(tally)
     if not dev.keys() or dev.keys() != test.keys():
@@ -100,5 +104,5 @@ def _test_records(outcome: Outcome, probe: str) -> "list[Record]":
     return [
         record
         for record in outcome.records
-        if (record.probe, record.metric) == (probe, "accuracy") and record.split == "test"
+        if (record.probe, record.metric) == (probe, METRIC) and record.split == "test"
     ]

@@ -4,15 +4,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from torch import nn
+
 from auscult.device import choose_device
 from auscult.errors import UserError
 from auscult.progress import logger
+from auscult.upstream import Upstream
+from auscult.wrapped import wrap
 
 if TYPE_CHECKING:
     from auscult.contracts import UpstreamSpec
     from auscult.cost import Macs, SuperbMacs
     from auscult.measurement import Measurement
-    from auscult.upstream import Upstream
 
 
 class Table(NamedTuple):
@@ -82,7 +85,7 @@ class Description:
 
 
 def describe(
-    upstream: "str | Upstream", *, measure: bool = False, device: str = "cpu"
+    upstream: str | nn.Module, *, measure: bool = False, device: str = "cpu"
 ) -> Description:
     """Say what an encoder is and what it costs.
 
@@ -101,6 +104,9 @@ def describe(
     """
     from auscult.measurement import measure as measure_here
     from auscult.upstreams import outline_upstream
+
+    if isinstance(upstream, nn.Module) and not isinstance(upstream, Upstream):
+        upstream = wrap(upstream)
 
     if device != "cpu" and not measure:
         raise UserError("--device says where to measure; add --measure, or leave it out.")

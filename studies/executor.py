@@ -88,6 +88,8 @@ class Pool:
     @contextmanager
     def open(self, desk: Desk) -> Iterator[Map]:
         """See :class:`Executor`."""
+        if desk.bench.processes.connected:
+            raise UserError(f"local:{self.workers} and torchrun were both given; choose one.")
         if desk.bench.live:
             raise UserError(
                 f"local:{self.workers}: other processes do not have the object "
@@ -111,7 +113,7 @@ class Pool:
         failed: dict[str, Failure] = {}
         known = {item.key for item in items}
         running: dict[Future[Outcome | Failure], Item] = {}
-        with progress("Items", len(items), "item") as advance:
+        with _breaks_said(), progress("Items", len(items), "item") as advance:
             while waiting or running:
                 for item in [i for i in waiting if set(i.needs) & known <= ended]:
                     waiting.remove(item)
@@ -124,7 +126,7 @@ class Pool:
                 if not running:
                     continue
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    item, found = running.pop(future), _result(future)
+                    item, found = running.pop(future), future.result()
                     if isinstance(found, Failure):
                         failed[item.key] = found
                     ended.add(item.key)
@@ -132,13 +134,20 @@ class Pool:
                     yield item, found
 
 
-def _result(future: "Future[Outcome | Failure]") -> Outcome | Failure:
+@contextmanager
+def _breaks_said() -> Iterator[None]:
+    """Say it where a worker was ended.
+
+    Raises:
+        UserError: One was.
+    """
     try:
-        return future.result()
+        yield
     except BrokenProcessPool as error:
         raise UserError(
             "A worker was ended from outside, perhaps for lack of memory; what was finished is "
-            "kept. Run the same again, with fewer workers if memory is short."
+            "kept. Run the same again, with fewer workers if memory is short. A script of your own "
+            'calls it below `if __name__ == "__main__":`, for each worker imports the script.'
         ) from error
 
 
@@ -160,8 +169,9 @@ def executor_of(name: "str | Executor") -> Executor:
     Raises:
         UserError: Another name.
     """
-    if not isinstance(name, str):
+    if not isinstance(name, str) and hasattr(name, "open"):
         return name
+    name = str(name)
     kind, _, number = name.partition(":")
     if name == "serial":
         return Serial()

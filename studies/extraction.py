@@ -1,9 +1,9 @@
 """The extraction study: every layer of every utterance as files, for people who want features."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from lhotse.utils import fastcopy
 
@@ -157,7 +157,7 @@ def plan_extract(
     )
     bench = replace(bench, out=Path(out), stored=False)
     bench.prepare()
-    (name,), address, bench = named(bench, upstream, "" if files else cast("str | Corpus", corpus))
+    (name,), address, bench = named(bench, upstream, "" if files else corpus, split)
     desk = Desk(bench)
     desk.encoder(name)
     if files:
@@ -282,7 +282,9 @@ def _files(corpus: "str | Path | Corpus | Iterable[str | Path]") -> list[Path]:
     """Return the audio files that were given; none where it is a corpus."""
     if isinstance(corpus, Path):
         return [corpus]
-    if isinstance(corpus, str) or not isinstance(corpus, Iterable):
+    if isinstance(corpus, str | Mapping) or not isinstance(corpus, Iterable):
+        return []
+    if hasattr(corpus, "itertuples"):  # a data frame, which is a corpus
         return []
     files = [Path(file) for file in corpus]
     if not files:

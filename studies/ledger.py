@@ -4,7 +4,7 @@ Two workers with one item write the same bits, so that there are no locks.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from auscult.score import Tally
 
 from .item import Item, Outcome, TallyKey
 
-FORMAT = 2
+FORMAT = 3
 FOLDER = ".work"
 _ABOUT = "outcome"
 
@@ -67,7 +67,7 @@ class Ledger:
             key=key,
             records=tuple(Record.from_dict(flat) for flat in content["records"]),
             artifacts=tuple(_artifact(flat, arrays) for flat in content["artifacts"]),
-            tallies=dict(_tallies(content["tallies"], arrays)),
+            tallies=dict(_tallies(content, arrays)),
             notes=content["notes"],
             files=tuple(content["files"]),
         )
@@ -79,6 +79,7 @@ class Ledger:
     def write(self, item: Item, outcome: Outcome) -> None:
         """Keep an item's outcome, whole or not at all."""
         arrays: dict[str, np.ndarray] = {}
+        lists: list[list[str | None]] = []  # of utterances and speakers, which many tallies share
         content = {
             "item": {
                 **{"kind": item.kind, "command": item.command, "upstream": dict(item.upstream)},
@@ -86,7 +87,8 @@ class Ledger:
             },
             "records": [record.to_dict() for record in outcome.records],
             "artifacts": [_flat(artifact, arrays) for artifact in outcome.artifacts],
-            "tallies": [_counts(key, x, arrays) for key, x in outcome.tallies.items()],
+            "tallies": [_counts(key, x, arrays, lists) for key, x in outcome.tallies.items()],
+            "lists": lists,
             "notes": dict(outcome.notes),
             "files": list(outcome.files),
         }
@@ -113,24 +115,35 @@ def _check_counts(outcome: Outcome | None) -> None:
             raise ValueError("counts that are no numbers")
 
 
-def _counts(key: TallyKey, tally: Tally, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def _counts(
+    key: TallyKey, tally: Tally, arrays: dict[str, np.ndarray], lists: list[list[str | None]]
+) -> dict[str, Any]:
     parts = {"right": tally.right, "total": tally.total, "answered": tally.answered}
     places = {name: _place(x, arrays) for name, x in parts.items() if x is not None}
-    return {**asdict(key), **places, "items": tally.items, "speakers": tally.speakers}
+    named = {"items": _number(tally.items, lists), "speakers": _number(tally.speakers, lists)}
+    return {**asdict(key), **places, **named}
+
+
+def _number(names: Sequence[str | None], lists: list[list[str | None]]) -> int:
+    """Return the place of a list among ``lists``, equal ones once."""
+    if list(names) not in lists:
+        lists.append(list(names))
+    return lists.index(list(names))
 
 
 def _tallies(
-    rows: list[dict[str, Any]], arrays: Mapping[str, np.ndarray]
+    content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> list[tuple[TallyKey, Tally]]:
     found = []
-    for row in rows:
+    lists = [tuple(names) for names in content["lists"]]
+    for row in content["tallies"]:
         key = TallyKey(**{field.name: row[field.name] for field in fields(TallyKey)})
         tally = Tally(
             right=arrays[row["right"]],
             total=arrays[row["total"]],
             answered=arrays[row["answered"]] if "answered" in row else None,
-            items=tuple(row["items"]),
-            speakers=tuple(row["speakers"]),
+            items=lists[row["items"]],
+            speakers=lists[row["speakers"]],
         )
         found.append((key, tally))
     return found

@@ -10,7 +10,7 @@ import auscult
 from auscult.dataset import Corpus
 from auscult.errors import UserError
 from auscult.upstream import Upstream
-from auscult.wrapped import wrap
+from auscult.wrapped import Wrapped, wrap
 
 from .bench import Bench
 
@@ -36,7 +36,14 @@ def named(
         UserError: Two encoders go under one name, or a wrapped module under that of a family.
     """
     live: dict[str, Any] = {}
-    several = [upstreams] if isinstance(upstreams, str | nn.Module) else list(upstreams)
+    several = list(upstreams) if isinstance(upstreams, Iterable) else [upstreams]
+    several = [upstreams] if isinstance(upstreams, str | nn.Module) else several
+    for one in several:
+        if not isinstance(one, str | nn.Module):
+            raise UserError(
+                f"{one!r} is no encoder; expected an address such as hf:FOLDER, or a module "
+                "(an instance, not its class)."
+            )
     encoders = [one if isinstance(one, str | Upstream) else wrap(one) for one in several]
     if not isinstance(corpus, str | Corpus):
         corpus = auscult.corpus(corpus, split=split, skip_bad=bench.skip_bad)
@@ -44,6 +51,11 @@ def named(
     names = [one if isinstance(one, str) else _name(one, addresses, live) for one in encoders]
     address = corpus if isinstance(corpus, str) else corpus.spec
     if not isinstance(corpus, str):
+        if address in names:
+            raise UserError(
+                f"An encoder and the corpus both go under the name {address!r}; "
+                "auscult.corpus(..., name=) or wrap(..., name=) tells them apart."
+            )
         live[address] = corpus
     return names, address, replace(bench, live=live)
 
@@ -51,6 +63,8 @@ def named(
 def _name(encoder: "Upstream", addresses: set[str], live: dict[str, Any]) -> str:
     from auscult.upstreams import TABLE
 
+    if isinstance(encoder, Wrapped):  # it may have been trained since
+        encoder.spec = replace(encoder.spec, sha256=encoder.fingerprint())
     name = encoder.spec.name
     if name in addresses or live.get(name, encoder) is not encoder:
         raise UserError(f"Two encoders go under the name {name!r}; wrap(..., name=) tells apart.")

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auscult.config import override, parse_rates
+from auscult.config import override, parse_rates, several, whole_number
 from auscult.dataset import check_speakers
 from auscult.device import choose_device
 from auscult.downstreams import find_task
@@ -88,7 +88,7 @@ def plan_run(
     corpus: Speech,
     task: str,
     *,
-    settings: Sequence[str] = (),
+    settings: str | Sequence[str] = (),
     steps: int | None = None,
     learning_rates: str | Sequence[float] | None = None,
     finetune: bool = False,
@@ -137,6 +137,10 @@ def plan_run(
     Raises:
         UserError: Something cannot be trained as asked.
     """
+    for name, value in {"steps": steps, "limit": limit}.items():
+        whole_number(name, value)
+    whole_number("seed", seed, 0)
+    settings = several(settings)
     found = find_task(task)
     _check_training(found, steps=steps, learning_rates=learning_rates, finetune=finetune)
     config = configure(found, steps, settings)

@@ -49,8 +49,8 @@ def test_the_python_of_the_readme(
 ) -> None:
     text = README.read_text()
     (block,) = (b for b in re.findall(r"```python\n(.*?)```", text, re.S) if "auscult.probe" in b)
-    block = block.replace('"phone39"', '"speaker"').replace("seeds=3", "seeds=2, max_epochs=2")
-    block = block.replace('"speaker", ', "")  # a frame has no times of phones
+    block = block.replace("seeds=3", "seeds=2, max_epochs=2")
+    block = block.replace('"speaker", ', "")  # the tones' splits are by speaker
     monkeypatch.chdir(tmp_path)
     given: dict[str, Any] = {"my_module": MyModule(), "frame": speech(tone_corpus())}
     block = block.replace("steps=50", "steps=25")

@@ -26,7 +26,7 @@ def frame_of(folder: Path) -> pd.DataFrame:
 def test_a_frame_is_the_table_that_it_would_be(folder: Path, monkeypatch: Any) -> None:
     (folder / "PHONES.tsv").unlink()
     table, frame = auscult.corpus(f"tsv:{folder}"), auscult.corpus(frame_of(folder))
-    assert frame.spec == "mine" and dict(frame.sha256) == dict(table.sha256)
+    assert frame.spec == "frame" and dict(frame.sha256) == dict(table.sha256)
     monkeypatch.chdir(folder)
     relative = pd.read_csv("MANIFEST.tsv", sep="\t", dtype=str, keep_default_na=False)
     assert dict(auscult.corpus(relative, name="here").sha256) == dict(table.sha256)

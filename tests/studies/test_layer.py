@@ -15,7 +15,7 @@ from auscult.record import Record
 from auscult.score import Tally, resamples_of
 from auscult.studies.company import company
 from auscult.studies.comparison import differences
-from auscult.studies.item import Outcome, TallyKey
+from auscult.studies.item import Item, Outcome, TallyKey
 from auscult.studies.layer import _warn_alone
 from auscult.studies.ledger import Ledger
 
@@ -198,3 +198,18 @@ def test_one_failed_item_does_not_stop_the_others(
     assert "No phones today." in found._repr_html_()
     with pytest.raises(UserError, match="No phones today"):
         studies.probe(toy, corpus, ["phone"], out=tmp_path / "other", **OPTIONS)
+
+
+def test_an_outcome_of_many_readers_keeps_its_utterances_once(tmp_path: Path) -> None:
+    """VoxCeleb1's 7,600 utterances under each of 300 readers would not fit a file's header."""
+    items, speakers = tuple(f"id{i:05}-utterance" for i in range(7600)), ("s",) * 7600
+    ones = np.ones((7600, 1), dtype=np.float32)
+    tally = Tally(right=ones, total=ones, items=items, speakers=speakers)
+    tallies = {TallyKey("t", "linear", layer, 0, "test"): tally for layer in range(300)}
+    item = Item(kind="probe", upstream={"address": "x"}, corpus={}, what={}, how={})
+    ledger = Ledger(tmp_path)
+    ledger.write(item, Outcome(key=item.key, records=(), tallies=tallies))
+    found = ledger.read(item)
+    assert found is not None and found.tallies.keys() == tallies.keys()
+    assert next(iter(found.tallies.values())).items == items
+    assert sum(path.stat().st_size for path in ledger.folder.iterdir()) < 2_000_000

@@ -59,6 +59,80 @@ def test_commands_name_objects_in_python(corpus: str) -> None:
     assert loaded.items[1].command == said[1]
 
 
+def test_a_module_that_was_trained_since_is_another(corpus: str) -> None:
+    module = Frames()
+    encoder = auscult.wrap(module)
+    before = studies.plan_probe(encoder, corpus, "keyword", **OPTIONS).items[1].key
+    with torch.no_grad():
+        module.layer.weight.mul_(2)
+    after = studies.plan_probe(encoder, corpus, "keyword", **OPTIONS).items[1].key
+    module.power = 3  # type: ignore[assignment]
+    other = studies.plan_probe(encoder, corpus, "keyword", **OPTIONS).items[1].key
+    assert len({before, after, other}) == 3
+
+
+def test_a_part_of_a_corpus_is_another(corpus: str) -> None:
+    whole = auscult.corpus(corpus)
+    keys = [
+        studies.plan_probe("fbank", found, "phone", **OPTIONS).items[1].key
+        for found in (whole, whole.limited(5), whole.limited(4), whole.limited(999))
+    ]
+    assert len(set(keys)) == 3 and keys[0] == keys[3]
+    with pytest.raises(UserError, match="read with the split column 'split', and 'other'"):
+        studies.plan_probe("fbank", whole, "keyword", split="other", **OPTIONS)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"seeds": "3"}, "seeds='3': expected a whole number"),
+    ({"seeds": 0}, "seeds=0"),
+    ({"max_epochs": 2.5}, "max_epochs=2.5"),
+    ({"limit": 6.0}, "limit=6.0"),
+    ({"learning_rates": [-1]}, "expected positive numbers"),
+    ({"executor": 2}, "Executor '2' is not known"),
+    ({"probes": ()}, "nothing to probe"),
+]
+
+
+@pytest.mark.parametrize("given, message", WRONG)
+def test_wrong_values_are_sentences(given: dict[str, Any], message: str, corpus: str) -> None:
+    with pytest.raises(UserError, match=message):
+        studies.probe(auscult.wrap(Frames()), corpus, "keyword", **{**OPTIONS, **given})
+
+
+def test_one_value_may_stand_alone(corpus: str) -> None:
+    given: dict[str, Any] = {"probes": "linear", "learning_rates": 1e-2, "layers": [0]}
+    plan = studies.plan_probe("fbank", corpus, "keyword", device=torch.device("cpu"), **given)
+    assert "--learning-rates 0.01" in plan.items[1].command
+
+
+@pytest.mark.parametrize("encoder", [None, Frames, lambda waves: waves, Path("x"), 3])
+def test_what_is_no_encoder_is_said(encoder: Any, corpus: str) -> None:
+    with pytest.raises(UserError, match="is no encoder; expected an address"):
+        studies.plan_probe(encoder, corpus, "keyword", **OPTIONS)
+
+
+def test_a_corpus_and_an_encoder_have_names_of_their_own(corpus: str) -> None:
+    speech = auscult.Corpus.of_cuts("Frames", auscult.corpus(corpus).splits)
+    with pytest.raises(UserError, match="both go under the name 'Frames'"):
+        studies.plan_probe(Frames(), speech, "keyword", **OPTIONS)
+
+
+def test_threads_that_are_not_serials_are_in_the_command(corpus: str) -> None:
+    several = torch.get_num_threads() + 1
+    plan = studies.plan_probe("fbank", corpus, "keyword", threads=several, **OPTIONS)
+    assert f"--threads {several}" in plan.items[1].command
+
+
+def test_a_frame_is_extracted(tone_corpus: Callable[..., Path], tmp_path: Path) -> None:
+    import pandas as pd
+
+    folder = tone_corpus()
+    frame = pd.read_csv(folder / "MANIFEST.tsv", sep="\t", dtype=str, keep_default_na=False)
+    frame["path"] = [str(folder / path) for path in frame.path]
+    found = auscult.extract("fbank", frame, out=tmp_path / "out", limit=2)
+    assert len(found.files) == 6
+
+
 def test_other_processes_have_no_objects(corpus: str) -> None:
     with pytest.raises(UserError, match="local:2: other processes do not have the object Frames"):
         studies.probe(auscult.wrap(Frames()), corpus, "keyword", executor="local:2", **OPTIONS)
