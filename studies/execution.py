@@ -51,7 +51,10 @@ def execute(
     if strict and failures and not any(x.records or x.files for x in outcomes.values()):
         if alone or len({failure.reason for failure in failures}) == 1:
             raise failures[0].error or UserError(failures[0].reason)
-        raise UserError("Nothing came to its end; what stopped each is said above.")
+        raise UserError(
+            f"None of {len(failures)} came to its end; each is said above, first: "
+            f"{failures[0].reason}"
+        )
     return {item: outcomes[item] for item in plan.items if item in outcomes}, failures
 
 

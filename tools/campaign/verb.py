@@ -241,7 +241,9 @@ def outcome(out: Path, clocked: frozenset[str] = frozenset()) -> dict[str, Any]:
         name = path.relative_to(out).as_posix()
         if path.is_dir() or any(part.startswith(".") for part in path.relative_to(out).parts):
             continue
-        if name.endswith("results.sqlite"):
+        if path.name == "results.json":
+            found[name] = True  # of the store's numbers alone, but for its date
+        elif name.endswith("results.sqlite"):
             found[name] = _store(path, clocked)
         elif path.suffix == ".safetensors":
             found[name] = _tensors(path)
