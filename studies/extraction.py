@@ -23,7 +23,7 @@ from .executor import Executor
 from .extracted import DTYPES, State, Target, cuts_of, paths_of
 from .finding import Findings
 from .item import Item, Outcome
-from .live import named
+from .live import Speech, named
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Extracted(Findings):
 
 def extract(
     upstream: "str | Upstream",
-    corpus: "str | Path | Corpus | Iterable[str | Path]",
+    corpus: Speech | Iterable[str | Path],
     *,
     out: str | Path,
     executor: str | Executor = "serial",
@@ -119,7 +119,7 @@ def extract(
 
 def plan_extract(
     upstream: "str | Upstream",
-    corpus: "str | Path | Corpus | Iterable[str | Path]",
+    corpus: Speech | Iterable[str | Path],
     *,
     out: str | Path,
     dtype: str = "float32",
@@ -278,7 +278,7 @@ def _say_size(encoder: "Upstream", cuts: Sequence[Any], dtype: str, out: Path) -
     )
 
 
-def _files(corpus: "str | Path | Corpus | Iterable[str | Path]") -> list[Path]:
+def _files(corpus: Speech | Iterable[str | Path]) -> list[Path]:
     """Return the audio files that were given; none where it is a corpus."""
     if isinstance(corpus, Path):
         return [corpus]

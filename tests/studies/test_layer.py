@@ -203,7 +203,7 @@ def test_one_failed_item_does_not_stop_the_others(
 def test_an_outcome_of_many_readers_keeps_its_utterances_once(tmp_path: Path) -> None:
     """VoxCeleb1's 7,600 utterances under each of 300 readers would not fit a file's header."""
     items, speakers = tuple(f"id{i:05}-utterance" for i in range(7600)), ("s",) * 7600
-    ones = np.ones((7600, 1), dtype=np.float32)
+    ones = np.ones((7600, 1))
     tally = Tally(right=ones, total=ones, items=items, speakers=speakers)
     tallies = {TallyKey("t", "linear", layer, 0, "test"): tally for layer in range(300)}
     item = Item(kind="probe", upstream={"address": "x"}, corpus={}, what={}, how={})
