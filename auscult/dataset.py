@@ -45,6 +45,7 @@ class Corpus:
     skipped: tuple[str, ...] = field(default=())  # one sentence for each item left out
     trials: Mapping[str, tuple[Trial, ...]] = field(default_factory=dict)  # by split, where given
     tested: str = "test"  # the name of the split that stands as test
+    limit: int | None = None  # to how many utterances of each split it was cut
     origin: str = ""  # whose code read it: "package==1.0"; empty for ours
 
     @classmethod
@@ -113,7 +114,8 @@ class Corpus:
             name: fingerprint([found, [cut.id for cut in splits[name]]]) if name in fewer else found
             for name, found in self.sha256.items()
         }
-        return replace(self, splits=splits, trials=trials, sha256=sha256)
+        least = limit if self.limit is None else min(limit, self.limit)
+        return replace(self, splits=splits, trials=trials, sha256=sha256, limit=least)
 
 
 def spread(cuts: Sequence[Any], limit: int | None) -> list[Any]:

@@ -74,6 +74,8 @@ class FeatureStore:
         self._keep_frames = keep_frames
         self._precision: Precision = precision_of(upstream, precision)
         inputs = [FORMAT, upstream.device.type, self._precision, upstream.spec.sha256]
+        if upstream.device.type == "cpu":  # whose last bits depend on it
+            inputs.append(torch.get_num_threads())
         maker = made_by(__name__, *upstream.modules())
         about = {
             "upstream": upstream.spec.name,

@@ -80,7 +80,6 @@ def _constant(value: object) -> str:
     return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
 
 
-@cache
 def _reached(names: frozenset[str]) -> frozenset[str]:
     """Return ``names`` and every module that is followed from them, but for silent ones."""
     found: set[str] = set()
@@ -94,12 +93,22 @@ def _reached(names: frozenset[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-@cache
 def _imported(name: str) -> frozenset[str]:
     """Return what is followed of the modules that ``name`` imports at any depth of its code."""
     file = _file_of(name)
     if file is None or not _is_followed(name):
         return frozenset()
+    return _imported_by(name, file, _state(file))
+
+
+def _state(file: Path) -> tuple[int, int]:
+    """Return what changes with a file: people edit theirs while a notebook goes on."""
+    found = file.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+@cache
+def _imported_by(name: str, file: Path, state: tuple[int, int]) -> frozenset[str]:
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
     for node in _running(ast.parse(file.read_bytes())):
@@ -171,7 +180,11 @@ def _file_of(name: str) -> Path | None:
     return Path(file) if file and file.endswith(".py") else None
 
 
-@cache
 def _sha256(name: str) -> str:
     file = _file_of(name)
-    return "" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+    return "" if file is None else _sha256_of(file, _state(file))
+
+
+@cache
+def _sha256_of(file: Path, state: tuple[int, int]) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from auscult.config import parse_rates, several, whole_number
 from auscult.errors import UserError
 
-from .bench import Bench
+from .bench import Bench, Where
 from .company import with_baselines
 from .description import Description, describe
 from .desk import Desk
@@ -45,6 +45,7 @@ __all__ = [
     "Pool",
     "Pretrained",
     "Serial",
+    "Where",
     "attention",
     "compare",
     "describe",
@@ -123,15 +124,7 @@ def plan_probe(
     baselines: bool = True,
     split: str | None = None,
     limit: int | None = None,
-    budget: str | int = "8GB",
-    precision: str = "float32",
-    device: str = "auto",
-    executor: "str | Executor" = "serial",
-    threads: int | None = None,
-    skip_bad: bool = False,
-    allow_shared_speakers: bool = False,
-    out: str | Path | None = None,
-    store: str | None = None,
+    **where: Unpack[Where],
 ) -> Plan:
     """Return what :func:`probe` would do, with what is there already.
 
@@ -148,15 +141,7 @@ def plan_probe(
         baselines: Add log-mel and each encoder's random twin.
         split: Split column, where a corpus has several.
         limit: Only this many utterances of each split, spread evenly over it.
-        budget: Keep features up to this size on disk; beyond it encode anew.
-        precision: What encoders compute in: ``float32``, ``bfloat16``; on GPUs ``float16``.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        executor: See :func:`probe`; its share of the threads is what an item has.
-        threads: Of each item instead of that; the last bits of numbers depend on it.
-        skip_bad: Leave bad items out, counted, instead of stopping.
-        allow_shared_speakers: Go on although splits share speakers.
-        out: Folder for kept work and the store; the cache, and no store, where None.
-        store: SQLAlchemy URL of the store instead of OUT's.
+        where: As in :class:`Where`.
 
     Raises:
         UserError: Something cannot be measured as asked.
@@ -164,17 +149,7 @@ def plan_probe(
     from . import layer
     from .live import named
 
-    bench = Bench.of(
-        out=out,
-        store=store,
-        device=device,
-        executor=executor,
-        threads=threads,
-        precision=precision,
-        budget=budget,
-        skip_bad=skip_bad,
-        allow_shared_speakers=allow_shared_speakers,
-    )
+    bench = Bench.of(**where)
     names, address, bench = named(bench, upstreams, corpus, split)
     wanted = [tasks] if isinstance(tasks, str) or not isinstance(tasks, Iterable) else list(tasks)
     numbers = {"seeds": seeds, "limit": limit, "max_epochs": max_epochs}

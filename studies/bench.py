@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from auscult.cache import cache_folder
 from auscult.config import parse_bytes
@@ -23,6 +23,35 @@ if TYPE_CHECKING:
     from auscult.upstream import Upstream
 
     from .executor import Executor
+
+
+class Where(TypedDict, total=False):
+    """Where and how work is done: keywords that studies take beside their own.
+
+    Attributes:
+        out: Folder; where None, work is kept in the cache and numbers only in the findings, unless
+            a ``store`` is named.
+        store: SQLAlchemy URL or file of the store instead of OUT's.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        executor: Who carries items out, ``serial`` or ``local:N``, whose share of the threads an
+            item has.
+        threads: Of each item instead of that; the last bits of numbers depend on it.
+        precision: What encoders compute in: ``float32``, ``bfloat16``; on GPUs ``float16``.
+        budget: Features up to this size are kept on disk, beyond it encoded anew; a number of bytes
+            or such as ``8GB``.
+        skip_bad: Leave bad items out, counted, instead of stopping.
+        allow_shared_speakers: Go on although splits share speakers.
+    """
+
+    out: str | Path | None
+    store: str | None
+    device: str
+    executor: "str | Executor"
+    threads: int | None
+    precision: str
+    budget: str | int
+    skip_bad: bool
+    allow_shared_speakers: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +74,7 @@ class Bench:
     def of(
         cls,
         *,
+        together: bool = False,
         out: str | Path | None = None,
         store: str | None = None,
         device: str = "auto",
@@ -55,26 +85,33 @@ class Bench:
         skip_bad: bool = False,
         allow_shared_speakers: bool = False,
     ) -> "Bench":
-        """Return a bench from what a user writes.
+        """Return a bench from what a user writes; see :class:`Where`.
 
         Args:
-            out: Folder; where None, work is kept in the cache and numbers only in the findings,
-                unless a ``store`` is named.
-            store: SQLAlchemy URL or file of the store instead of OUT's.
-            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-            executor: Who carries items out, whose share of the threads an item has.
-            threads: Of each item instead of that.
-            precision: What encoders compute in.
-            budget: Features up to this size are kept; a number of bytes or such as ``8GB``.
-            skip_bad: Leave bad items out, counted.
-            allow_shared_speakers: Go on although splits share speakers.
+            together: Whether processes that torchrun started do this work together.
+            out: Where None, work is kept in the cache.
+            store: As in :class:`Where`, as all that follow.
+            device: One there is.
+            executor: Whose share of the threads an item has.
+            threads: Instead of that.
+            precision: One that the device has.
+            budget: A size.
+            skip_bad: Leave bad items out.
+            allow_shared_speakers: Go on.
 
         Raises:
-            UserError: One of them cannot be.
+            UserError: One of them cannot be, or torchrun started several processes for work that
+                one does.
         """
         from .executor import executor_of
 
         processes = Processes.of_environment()
+        if processes.size > 1 and not together:
+            raise UserError(
+                "This is done by one process, so that a failure stops nothing else. torchrun is "
+                "for `auscult run`, pretrain and finetune; the executor local:N for several "
+                "processes on one machine."
+            )
         where = processes.device(choose_device(device))
         bench = cls(
             out=cache_folder() / "work" if out is None else Path(out),
@@ -114,6 +151,11 @@ class Bench:
     def call(self, verb: str, settings: Sequence[str] = (), **given: Any) -> Call:
         """Return what a person types to have a verb done on this bench."""
         live = frozenset(filter(_has_no_address, self.live))
+        corpus = self.live.get(given.get("corpus", ""))
+        if corpus is not None and corpus.spec not in live:  # what it was read with
+            column = None if corpus.split_column == "split" else corpus.split_column
+            read = {"split": column, "limit": corpus.limit, "skip_bad": bool(corpus.skipped)}
+            given |= {name: value for name, value in read.items() if value}
         return Call(verb=verb, given={**given, **self.given}, settings=tuple(settings), live=live)
 
     def prepare(self) -> None:

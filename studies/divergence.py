@@ -28,6 +28,7 @@ from .plan import Plan
 
 if TYPE_CHECKING:
     from auscult.analysis import DivergenceMaps
+    from auscult.contracts import UpstreamSpec
     from auscult.upstream import Upstream
 
 KIND, PROBE = "attention", "jsd"
@@ -56,10 +57,14 @@ class Maps(Findings):
         Raises:
             UserError: There are several.
         """
-        if len(self.matrices) != 1:
-            names = ", ".join(self.matrices)
+        return np.asarray(self._only.arrays["all_pairs"])
+
+    @property
+    def _only(self) -> Artifact:
+        if len(self.artifacts) != 1:
+            names = ", ".join(self.matrices) or "no encoder"
             raise UserError(f"These are maps of {names}; matrices[NAME] gives one of them.")
-        return next(iter(self.matrices.values()))
+        return self.artifacts[0]
 
     def plot(self, path: str | Path, metric: str = "all_pairs") -> Path:
         """Draw the map of one encoder: ``all_pairs`` of heads, or the ``same_head`` of layers."""
@@ -68,8 +73,7 @@ class Maps(Findings):
         drawers = {"all_pairs": all_pairs_map, "same_head": divergence_maps}
         if metric not in drawers:
             raise unknown("map", metric, drawers)
-        assert self.matrix is not None  # of one encoder
-        drawers[metric](self.artifacts[0], Path(path))
+        drawers[metric](self._only, Path(path))
         return Path(path)
 
     def _repr_html_(self) -> str:
@@ -107,11 +111,7 @@ def plan_attention(
     """
     if base not in BASES:
         raise unknown("base", base, BASES)
-    specs = {}
-    for address in dict.fromkeys(upstreams):
-        encoder = desk.encoder(address)
-        check_attention(encoder)
-        specs[address] = (encoder.spec, made_by(__name__, *encoder.modules()))
+    specs = {address: _looked_at(desk.encoder(address)) for address in dict.fromkeys(upstreams)}
     data = desk.corpus(corpus, split, limit)
     data.split(split_name)
     about = {
@@ -135,6 +135,12 @@ def plan_attention(
         for address, (spec, maker) in specs.items()
     ]
     return Plan(items=tuple(items), desk=desk)
+
+
+def _looked_at(encoder: "Upstream") -> "tuple[UpstreamSpec, str]":
+    """Return what an encoder is and by what code; the next may take its place in memory."""
+    check_attention(encoder)
+    return encoder.spec, made_by(__name__, *encoder.modules())
 
 
 def measure(item: Item, desk: Desk) -> Outcome:

@@ -1,7 +1,5 @@
 """A plan carried out: what is there is read, the rest is done and kept at once."""
 
-from collections.abc import Collection
-
 from auscult.errors import UserError
 from auscult.progress import logger
 
@@ -32,7 +30,7 @@ def execute(
     ledger = Ledger(plan.bench.out)
     outcomes = {} if processes.connected else _remembered(plan, ledger)
     failures = list(plan.failures)
-    wanted = _to_do(plan, outcomes)
+    wanted = plan.to_do({item.key for item in outcomes})
     alone = strict and len(wanted) == 1
     with executor_of(executor).open(plan.desk) as carry_out_all:
         for item, ended in carry_out_all(wanted):
@@ -68,14 +66,3 @@ def _remembered(plan: Plan, ledger: Ledger) -> dict[Item, Outcome]:
     for outcome in outcomes.values():
         plan.bench.save(outcome.records, outcome.artifacts)
     return outcomes
-
-
-def _to_do(plan: Plan, outcomes: Collection[Item]) -> list[Item]:
-    """Return the items to carry out: without those that serve only what is there."""
-    needed = {key for item in plan.items if item not in outcomes for key in item.needs}
-    serving = {key for item in plan.items for key in item.needs}
-    return [
-        item
-        for item in plan.items
-        if item.key in needed or item not in outcomes and item.key not in serving
-    ]

@@ -14,6 +14,7 @@ from auscult.feature import frame_bytes
 from auscult.origin import made_by
 from auscult.precision import precision_of
 from auscult.progress import logger, track
+from auscult.whole_file import expect_folder, make_folder
 
 from .bench import Bench
 from .call import Call, unless_default
@@ -101,6 +102,7 @@ def extract(
     Raises:
         UserError: Nothing could be extracted as asked; the sentence says why.
     """
+    make_folder(Path(out))  # before anything is encoded
     plan = plan_extract(upstream, corpus, out=out, executor=executor, **options)
     todo = replace(plan, items=tuple(i for i in plan.items if i.key not in plan.there))
     outcomes, failures = execute(todo, executor, strict=not plan.there)
@@ -156,7 +158,7 @@ def plan_extract(
         device=device, executor=executor, threads=threads, precision=precision, skip_bad=skip_bad
     )
     bench = replace(bench, out=Path(out), stored=False)
-    bench.prepare()
+    expect_folder(bench.out)
     (name,), address, bench = named(bench, upstream, "" if files else corpus, split)
     desk = Desk(bench)
     desk.encoder(name)

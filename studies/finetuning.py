@@ -104,6 +104,7 @@ def finetune(
     address = upstream if isinstance(upstream, str) else upstream.spec.name
     _encoder_folder(address)
     bench = Bench.of(
+        together=True,
         out=out,
         store=store,
         device=device,

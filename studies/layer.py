@@ -81,11 +81,9 @@ def plan_probe(
         UserError: Something of that cannot be measured.
     """
     _check(probes, pooling)
-    specs = {}
-    for address in dict.fromkeys(upstreams):
-        encoder = desk.encoder(address)
-        specs[address] = (encoder.spec, made_by(__name__, *encoder.modules()))
-        read_layers(layers, encoder.spec)
+    specs = {
+        address: _looked_at(desk.encoder(address), layers) for address in dict.fromkeys(upstreams)
+    }
     data = desk.corpus(corpus, split, limit)
     wanted = _tasks(desk.bench, data, tasks)
     options: dict[str, Any] = {
@@ -119,6 +117,12 @@ def plan_probe(
             call = desk.bench.call("probe", upstream=address, corpus=corpus, **said)
             items.append(Item(kind=KIND, what=what, call=call, needs=(encode.key,), **about))
     return Plan(items=tuple(items), desk=desk)
+
+
+def _looked_at(encoder: "Upstream", layers: str) -> "tuple[UpstreamSpec, str]":
+    """Return what an encoder is and by what code; the next may take its place in memory."""
+    read_layers(layers, encoder.spec)
+    return encoder.spec, made_by(__name__, *encoder.modules())
 
 
 def encode(item: Item, desk: Desk) -> Outcome:

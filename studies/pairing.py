@@ -114,7 +114,7 @@ def _read(folder: Path, tasks: Sequence[str]) -> list[Outcome]:
     for outcome in sorted(found, key=lambda x: (_about(x).provenance.created, x.key)):
         first = _about(outcome)
         if not tasks or first.task in tasks:
-            newest[(*_measured(first), first.upstream, first.upstream_sha256)] = outcome
+            newest[(*_measured(first), _encoder(outcome), frozenset(outcome.tallies))] = outcome
     return sorted(newest.values(), key=lambda x: (_about(x).task, _about(x).upstream, x.key))
 
 
@@ -169,14 +169,16 @@ def _encoder(outcome: Outcome) -> tuple[str, str]:
 
 
 def _best(mine: Outcome, candidates: Sequence[Outcome]) -> Outcome | None:
-    """Return what heard the same utterances: of equal settings, or else the newest."""
+    """Return what heard the same utterances: of equal settings, of most probes, the newest."""
     wanted = _measured(_about(mine))
     fitting = [x for x in candidates if _measured(_about(x))[:3] == wanted[:3]]
-    return max(
-        fitting,
-        key=lambda x: (_measured(_about(x)) == wanted, _about(x).provenance.created),
-        default=None,
-    )
+
+    def fits(other: Outcome) -> tuple[bool, int, str]:
+        shared = {*probes_of(mine)} & {*probes_of(other)}
+        alike = _measured(_about(other)) == wanted
+        return alike, len(shared), _about(other).provenance.created
+
+    return max(fitting, key=fits, default=None)
 
 
 def _why(mine: Outcome, over: str, candidates: Sequence[Outcome], folder: Path) -> str:

@@ -1,5 +1,6 @@
 """What is to be done, before anything is: items, which are there already, what they take."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,20 +29,29 @@ class Plan:
         ledger = Ledger(self.bench.out)
         return {item.key for item in self.items if item.kept and ledger.has(item)}
 
+    def to_do(self, there: Collection[str]) -> list[Item]:
+        """Return the items to carry out: without those that serve only what is there, by key."""
+        needed = {key for item in self.items if item.key not in there for key in item.needs}
+        serving = {key for item in self.items for key in item.needs}
+        return [
+            item
+            for item in self.items
+            if item.key in needed or item.key not in there and item.key not in serving
+        ]
+
     def cost(self) -> dict[Item, Estimate]:
         """Return what the items to do take, roughly: encoders are timed on noise for it."""
-        done = self.done()
-        found = {item: Estimate.of(item, self.desk) for item in self.items if item.key not in done}
+        found = {item: Estimate.of(item, self.desk) for item in self.to_do(self.done())}
         return {item: estimate for item, estimate in found.items() if estimate is not None}
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return each item as JSON values: what it is, whether it is there, what it takes."""
-        done, costs = self.done(), self.cost()
+        wanted, costs = self.to_do(self.done()), self.cost()
         return [
             {
                 "upstream": item.upstream["address"],
                 "what": item.title,
-                "state": "there" if item.key in done else "to do",
+                "state": "to do" if item in wanted else "there",
                 "command": item.command,
                 "encoding_seconds_guessed": costs[item].seconds if item in costs else None,
                 "disk_bytes": costs[item].disk if item in costs else None,

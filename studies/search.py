@@ -254,6 +254,11 @@ class _Search:
             self.log.write(open_ones[item], split, Score(**ended.notes["score"]))
             yield open_ones[item]
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What a worker holds against what it reads."""
+        return {"identity": fingerprint(self.criterion.identity)}
+
     def item(self, subnet: Subnet, split: str) -> Item:
         """Return the measurement of one subnet."""
         speech = self.criterion.speech
@@ -261,7 +266,7 @@ class _Search:
             kind=KIND,
             upstream={"address": self.sharing.address_of(subnet)},
             corpus={"address": self.wanted.corpus, "sha256": dict(speech.corpus.sha256)},
-            what={**asdict(self.wanted), "subnet": str(subnet), "part": split},
+            what={**asdict(self.wanted), **self.about, "subnet": str(subnet), "part": split},
             how={**self.desk.bench.how, "code": self.criterion.code},
             kept=False,
         )

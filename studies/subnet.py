@@ -7,6 +7,7 @@ from auscult.dataset import SPLITS, check_speakers, spread
 from auscult.errors import UserError, unknown
 from auscult.extraction import long_enough
 from auscult.probing import ProbeTask, check_labels, resolve_tasks
+from auscult.record import fingerprint
 from auscult.upstreams.lighthubert.sharing import Sharing, share
 from auscult.upstreams.lighthubert.subnet import parse_subnet
 
@@ -56,8 +57,13 @@ class Wanted:
 def measure(item: Item, desk: Desk) -> Outcome:
     """Score one subnet on one split."""
     what = dict(item.what)
-    text, part = what.pop("subnet"), what.pop("part")
+    text, part, identity = (what.pop(name) for name in ("subnet", "part", "identity"))
     sharing, criterion = Wanted(**what).criterion(desk)
+    if fingerprint(criterion.identity) != identity:
+        raise UserError(
+            "The supernet, its teacher or the speech is another than when the search began; run "
+            "it again."
+        )
     subnet = parse_subnet(text, sharing.space, sharing.supernet.mode)
     return Outcome(key=item.key, records=(), notes={"score": asdict(criterion.score(subnet, part))})
 

@@ -3,19 +3,18 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from auscult.address import parse_address
 from auscult.corpora import READERS
 from auscult.dataset import check_speakers
 from auscult.downstreams import TASKS, HeadTask, find_task, protocols
 from auscult.errors import UserError
-from auscult.process import Processes
 from auscult.progress import logger
 from auscult.results.figure import draw
 from auscult.results.superb.official import OFFICIAL
 
-from .bench import Bench
+from .bench import Bench, Where
 from .company import with_baselines
 from .cost import Cost, Job, cost
 from .desk import Desk
@@ -286,15 +285,7 @@ def plan_superb(
     limit: int | None = None,
     seed: int = 0,
     baselines: bool = True,
-    budget: str | int = "8GB",
-    precision: str = "float32",
-    device: str = "auto",
-    executor: str | Executor = "serial",
-    threads: int | None = None,
-    skip_bad: bool = False,
-    allow_shared_speakers: bool = False,
-    out: str | Path | None = None,
-    store: str | None = None,
+    **where: Unpack[Where],
 ) -> SuperbPlan:
     """Return one item for each task, split column and encoder; corpora are read for it.
 
@@ -312,24 +303,11 @@ def plan_superb(
         limit: Utterances of each split.
         seed: Of the heads and of the data order.
         baselines: Add log-mel and each encoder's random twin.
-        budget: Size up to which features are kept.
-        precision: What encoders compute in.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        executor: See :func:`superb`.
-        threads: Of each item, instead of the executor's share.
-        skip_bad: Leave bad items out, counted.
-        allow_shared_speakers: Go on although splits share speakers.
-        out: See :func:`superb`.
-        store: SQLAlchemy URL of the store instead of OUT's.
+        where: As in :class:`Where`.
 
     Raises:
         UserError: There is no encoder or no corpus, an unknown task or setting.
     """
-    if Processes.of_environment().size > 1:
-        raise UserError(
-            "auscult superb run is one process, so that a failure stops nothing else; under "
-            "torchrun use `auscult run` for one task at a time."
-        )
     choice = Choice(
         root=Path(data),
         tasks=tuple(dict.fromkeys(tasks)),
@@ -345,17 +323,7 @@ def plan_superb(
     )
     for task in choice.settings:
         choice.rates(task)  # a mistake in them comes before anything is read
-    bench = Bench.of(
-        out=out,
-        store=store,
-        device=device,
-        executor=executor,
-        threads=threads,
-        precision=precision,
-        budget=budget,
-        skip_bad=skip_bad,
-        allow_shared_speakers=allow_shared_speakers,
-    )
+    bench = Bench.of(**where)
     several = [upstreams] if isinstance(upstreams, str) else list(upstreams)
     asked = list(dict.fromkeys(str(parse_address(spec)) for spec in several))
     return _planned(choice, Desk(bench), asked, with_baselines(asked) if baselines else asked)
@@ -385,13 +353,13 @@ def _planned(choice: Choice, desk: Desk, asked: list[str], specs: list[str]) -> 
         for number, job in enumerate(jobs):
             items[number, spec] = job.heads.item(desk, spec)
             costs[number, spec] = cost(job, desk.encoder(spec), factor, desk.bench.budget)
-    places = [(number, spec) for number in range(len(jobs)) for spec in factors]
+    places = [(number, spec) for spec in factors for number in range(len(jobs))]  # loads each once
     return SuperbPlan(
         items=tuple(items[place] for place in places),
         desk=desk,
         failures=tuple(failures),
         jobs=jobs,
-        costs=tuple(costs[place] for place in sorted(costs, key=lambda p: specs.index(p[1]))),
+        costs=tuple(costs[place] for place in places),
         missing=tuple(one for one in found if isinstance(one, Missing)),
     )
 

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
+
+from torch import distributed
 
 from auscult.config import override, parse_rates, several, whole_number
 from auscult.dataset import check_speakers
@@ -12,11 +14,11 @@ from auscult.downstreams import find_task
 from auscult.downstreams.search import SUPERB_RATES
 from auscult.errors import UserError
 from auscult.origin import made_by
-from auscult.process import Processes
+from auscult.process import ALONE, Processes
 from auscult.record import with_origins
 from auscult.results.figure import draw
 
-from .bench import Bench
+from .bench import Bench, Where
 from .call import unless_default
 from .company import with_baselines
 from .desk import Desk
@@ -69,7 +71,8 @@ def run(
     processes = Processes.of_environment()
     with processes.joined(processes.device(choose_device(device))):
         if processes.leads:
-            Bench.of(out=out, store=store).prepare()  # neither fails after work was done
+            # neither fails after work was done
+            Bench.of(together=True, out=out, store=store).prepare()
         options |= {"device": device, "out": out, "store": store, "executor": executor}
         plan = plan_run(upstreams, corpus, task, **options)
         outcomes, failures = execute(plan, executor)
@@ -97,15 +100,7 @@ def plan_run(
     baselines: bool = True,
     split: str | None = None,
     test_split: str = "test",
-    budget: str | int = "8GB",
-    precision: str = "float32",
-    device: str = "auto",
-    executor: str | Executor = "serial",
-    threads: int | None = None,
-    skip_bad: bool = False,
-    allow_shared_speakers: bool = False,
-    out: str | Path | None = None,
-    store: str | None = None,
+    **where: Unpack[Where],
 ) -> Plan:
     """Return one item for each encoder.
 
@@ -124,15 +119,7 @@ def plan_run(
         baselines: Add log-mel and each encoder's random twin.
         split: Split column, where a corpus has several.
         test_split: The split that is scored, such as ``test-other``.
-        budget: Keep features up to this size on disk; beyond it encode anew.
-        precision: What encoders compute in: ``float32``, ``bfloat16``; on GPUs ``float16``.
-        device: See :func:`run`.
-        executor: See :func:`run`; its share of the threads is what an item has.
-        threads: Of each item instead of that; the last bits of numbers depend on it.
-        skip_bad: Leave bad items out, counted, instead of stopping.
-        allow_shared_speakers: Go on although splits share speakers.
-        out: See :func:`run`.
-        store: SQLAlchemy URL of the store instead of OUT's.
+        where: As in :class:`Where`.
 
     Raises:
         UserError: Something cannot be trained as asked.
@@ -145,21 +132,14 @@ def plan_run(
     _check_training(found, steps=steps, learning_rates=learning_rates, finetune=finetune)
     config = configure(found, steps, settings)
     rates = read_rates(learning_rates, settings)
-    bench = Bench.of(
-        out=out,
-        store=store,
-        device=device,
-        executor=executor,
-        threads=threads,
-        precision=precision,
-        budget=budget,
-        skip_bad=skip_bad,
-        allow_shared_speakers=allow_shared_speakers,
-    )
+    bench = Bench.of(together=True, **where)
     names, address, bench = named(bench, upstreams, corpus, split)
     wanted = with_baselines(names, bench.live) if baselines else list(dict.fromkeys(names))
     desk = Desk(bench)
-    with bench.processes.leader_first():  # weights and corpora may have to be fetched
+    met = distributed.is_initialized()  # else nobody waits, as for a plan
+    with (
+        bench.processes if met else ALONE
+    ).leader_first():  # weights and corpora may have to be fetched
         heads = Heads(
             task=found,
             config=config,
@@ -173,7 +153,7 @@ def plan_run(
             limit=limit,
         )
         items = [heads.item(desk, name) for name in wanted]
-    check_speakers(heads.corpus, allow_shared_speakers or found.about_speakers)
+    check_speakers(heads.corpus, bench.allow_shared_speakers or found.about_speakers)
     heads.labelled(desk)
     return Plan(items=tuple(items), desk=desk)
 

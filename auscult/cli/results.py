@@ -1,7 +1,7 @@
 """`auscult results`: what a store holds, as tables on the screen and in files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -9,9 +9,6 @@ from auscult.cli.output import Json, Output, Quiet
 from auscult.errors import unknown
 from auscult.progress import logger
 from auscult.whole_file import whole_file
-
-if TYPE_CHECKING:
-    pass
 
 StoreAt = Annotated[
     str, typer.Argument(metavar="STORE", help="Folder, .sqlite file or SQLAlchemy URL.")

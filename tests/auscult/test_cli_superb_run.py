@@ -286,7 +286,7 @@ def test_mistakes_end_with_status_2_and_a_sentence(
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
     status, _, stderr = run(*_command(root))
-    assert status == 2 and "use `auscult run`" in stderr
+    assert status == 2 and "torchrun is for `auscult run`" in stderr
 
 
 def test_superbs_own_files_beside_the_corpora_are_used(run: Run, tmp_path: Path) -> None:

@@ -8,15 +8,10 @@ import pytest
 from auscult import origin
 
 
-@pytest.fixture(autouse=True)
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_reached", "_imported", "_file_of", "_sha256"):
-        getattr(origin, name).cache_clear()
-
-
 def test_other_code_of_a_module_that_is_imported_changes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also of one that is edited while a notebook goes on."""
     package = tmp_path / "ours"
     package.mkdir()
     sources = {
@@ -31,8 +26,6 @@ def test_other_code_of_a_module_that_is_imported_changes_it(
     def written(**changed: str) -> str:
         for name, text in {**sources, **changed}.items():
             (package / f"{name}.py").write_text(text)
-        for name in ("_reached", "_imported", "_file_of", "_sha256"):
-            getattr(origin, name).cache_clear()
         return origin.code_of("ours.a")
 
     monkeypatch.syspath_prepend(str(tmp_path))

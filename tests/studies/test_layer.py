@@ -200,6 +200,14 @@ def test_one_failed_item_does_not_stop_the_others(
         studies.probe(toy, corpus, ["phone"], out=tmp_path / "other", **OPTIONS)
 
 
+def test_a_finished_study_plans_nothing(corpus: str, toy: Any, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"out": tmp_path / "out", **OPTIONS}
+    studies.probe(toy, corpus, "keyword", **given)
+    rows = studies.plan_probe(toy, corpus, "keyword", **given).to_dicts()
+    assert [row["state"] for row in rows] == ["there", "there"]
+    assert all(row["encoding_seconds_guessed"] is None for row in rows)
+
+
 def test_an_outcome_of_many_readers_keeps_its_utterances_once(tmp_path: Path) -> None:
     """VoxCeleb1's 7,600 utterances under each of 300 readers would not fit a file's header."""
     items, speakers = tuple(f"id{i:05}-utterance" for i in range(7600)), ("s",) * 7600

@@ -117,6 +117,42 @@ def test_a_corpus_and_an_encoder_have_names_of_their_own(corpus: str) -> None:
         studies.plan_probe(Frames(), speech, "keyword", **OPTIONS)
 
 
+def test_a_command_says_what_a_corpus_was_read_with(tone_corpus: Callable[..., Path]) -> None:
+    folder = tone_corpus()
+    lines = (folder / "MANIFEST.tsv").read_text().splitlines()
+    parts = [line.split("\t") for line in lines]
+    column = parts[0].index("split")
+    rows = [
+        "\t".join([*row, "other_split" if i == 0 else row[column]]) for i, row in enumerate(parts)
+    ]
+    (folder / "MANIFEST.tsv").write_text("\n".join(rows) + "\n")
+    speech = auscult.corpus(f"tsv:{folder}", split="other_split").limited(5)
+    said = studies.plan_probe("fbank", speech, "phone", **OPTIONS).items[1].command
+    assert "--split other_split" in said and "--limit 5" in said
+    typed = studies.plan_probe(
+        "fbank", f"tsv:{folder}", "phone", split="other_split", limit=5, **OPTIONS
+    )
+    assert typed.items[1].corpus["sha256"] == dict(speech.sha256)
+
+
+def test_torchrun_is_refused_where_one_process_works(
+    corpus: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    for study in (
+        lambda: auscult.probe("fbank", corpus, "keyword", **OPTIONS),
+        lambda: auscult.attention("tiny_hubert", corpus),
+        lambda: auscult.extract("fbank", corpus, out=tmp_path / "out"),
+        lambda: auscult.search("tiny_lighthubert", corpus, "probe:phone"),
+        lambda: auscult.superb("fbank", tmp_path),
+    ):
+        with pytest.raises(UserError, match="done by one process"):
+            study()
+    plan = auscult.plan_run("fbank", corpus, "keyword_spotting", baselines=False)
+    assert len(plan.items) == 1  # nobody is waited for
+
+
 def test_threads_that_are_not_serials_are_in_the_command(corpus: str) -> None:
     several = torch.get_num_threads() + 1
     plan = studies.plan_probe("fbank", corpus, "keyword", threads=several, **OPTIONS)

@@ -207,3 +207,15 @@ def test_of_equal_settings_the_newest_counts(days: Path, tmp_path: Path) -> None
     assert {r.provenance.created for o in found.outcomes for r in o.records} >= {
         "2999-01-01T00:00:00+00:00"
     }
+
+
+def test_probes_of_two_studies_in_one_folder_are_both_there(tones: Path, tmp_path: Path) -> None:
+    out, given = tmp_path / "out", {**OPTIONS}
+    given.pop("probes", None)
+    for probe in ("mlp1", "linear"):
+        studies.probe(
+            ["log_mel", "mfcc"], f"tsv:{tones}", "keyword", out=out, probes=probe, **given
+        )
+    for probe in ("mlp1", "linear"):
+        found = auscult.compare(out, upstreams="log_mel", over="mfcc", probes=probe)
+        assert {artifact.meta["probe"] for artifact in found.differences} == {probe}
