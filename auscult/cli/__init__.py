@@ -80,6 +80,7 @@ def _exit_on_system_error(error: OSError) -> NoReturn:
     if error.filename is not None:
         reason = error.strerror or type(error).__name__
         sys.exit(_mistake(f"{error.filename} cannot be read or written: {reason}."))
+    _exit_on_a_library(error)
     from auscult.whole_file import disk_problem
 
     problem = disk_problem(error, Path())
@@ -96,6 +97,22 @@ def _exit_on_system_error(error: OSError) -> NoReturn:
             f"the disk {problem} to which output is sent, or where temporary files are (TMPDIR "
             "chooses another folder for them); what was finished before is kept. Mend that, then "
             "type the same command again: it goes on from there."
+        )
+    )
+
+
+def _exit_on_a_library(error: OSError) -> None:
+    """Exit with status 2 where torchaudio's library was built for another torch."""
+    if "torchaudio" not in str(error) or ".so" not in str(error):
+        return
+    from importlib.metadata import requires, version
+
+    found = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchaudio"))
+    wanted = " ".join(f"'{need}'" for need in requires("auscult") or () if need.startswith("torch"))
+    sys.exit(
+        _mistake(
+            f"torchaudio's library does not load beside this torch (found: {found}). Install those "
+            f"that Auscult works with: pip install {wanted}"
         )
     )
 

@@ -26,6 +26,17 @@ def test_ctrl_c_is_130_and_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch)
     assert status == 130 and "interrupted; the same command goes on from here" in stderr
 
 
+def test_a_torchaudio_of_another_torch_is_a_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*args: Any, **options: Any) -> None:
+        raise OSError("Could not load this library: /site/torchaudio/lib/libtorchaudio.so")
+
+    monkeypatch.setattr("auscult.corpora.check_corpus", load)
+    status, _, stderr = run("corpora", "demo")
+    assert status == 2 and "torch 2." in stderr and "pip install 'torch==" in stderr
+
+
 def test_an_unknown_option_is_status_2(run: Run) -> None:
     status, _, stderr = run("probe", "--upstraem", "fbank")
     assert status == 2 and "No such option" in stderr
