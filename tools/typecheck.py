@@ -23,7 +23,7 @@ def build_links() -> None:
         target = LINKS.joinpath(*name.split("."))
         target.mkdir(parents=True)
         for entry in (ROOT / folder).iterdir():
-            if entry.name != "__pycache__":
+            if entry.name != "__pycache__" and f"{name}.{entry.name}" not in table:
                 (target / entry.name).symlink_to(entry)
 
 
