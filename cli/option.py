@@ -7,8 +7,8 @@ import typer
 from auscult.cli.output import MOST, MOST_SEED, Output
 
 if TYPE_CHECKING:
-    from auscult.registry import Table
     from auscult.studies import Findings, Plan
+    from auscult.studies.catalogue import Catalogue
 
 Limit = Annotated[
     int | None,
@@ -112,17 +112,8 @@ def finish(output: Output, found: "Findings", **extra: Any) -> None:
         raise typer.Exit(1)
 
 
-def show_installed(output: Output, table: "Table[Any]") -> list[dict[str, str]]:
-    """Print what installed packages bring for a table, where any do, and return it."""
-    from dataclasses import asdict
-
-    from auscult.foreign import FORM
-
-    found = list(table.listed())
-    if found:
-        output.table(
-            f"From installed packages ({table.group}); a file of your own goes as {FORM}",
-            (table.kind, "package", "what is imported when it is asked for", "why not"),
-            [(row.name, row.origin, row.target, row.problem) for row in found],
-        )
-    return [asdict(row) for row in found]
+def show_catalogue(output: Output, found: "Catalogue") -> None:
+    """Print what there is to choose from."""
+    for table in found.tables:
+        output.table(*table)
+    output.finish(**found.entries)

@@ -1,17 +1,11 @@
 """`auscult subnet`: what a supernet can be cut to, what a subnet looks like, and cutting it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from auscult.cli.output import MOST_SEED, Json, Output, Quiet
-from auscult.errors import UserError
-
-if TYPE_CHECKING:
-    from auscult.upstream import Upstream
-    from auscult.upstreams.lighthubert import LightHubertUpstream
-    from auscult.upstreams.lighthubert.space import Subnet
 
 Supernet = Annotated[
     str,
@@ -31,10 +25,12 @@ def count(supernet: Supernet, json: Json = False, quiet: Quiet = False) -> None:
       auscult subnet count lighthubert_base
       auscult subnet count lighthubert:lighthubert_small.pt
     """
+    from auscult.studies.supernet import space_of
+
     output = Output(json=json, quiet=quiet)
-    space = _supernet(supernet).space
-    output.print(f"{space.num_subnets:,}")
-    output.finish(space=space.name, num_subnets=space.num_subnets)
+    name, number = space_of(supernet)
+    output.print(f"{number:,}")
+    output.finish(space=name, num_subnets=number)
 
 
 def show(
@@ -61,32 +57,15 @@ def show(
       auscult subnet show "lighthubert_small@params<=20M" --json > subnet.json
       auscult subnet show lighthubert_small@subnet.json
     """
-    from auscult.upstreams.lighthubert.space import kept_layers
+    from auscult.studies.supernet import look_at_subnet
 
     output = Output(json=json, quiet=quiet)
-    encoder = _load(upstream)
-    space, subnet = encoder.space, encoder.network.subnet
-    stored, head_dim = kept_layers(subnet.depth, subnet.stored), subnet.stored.head_dim
-    layers = zip(subnet.heads, subnet.ffn_dims, subnet.ratios, strict=True)
-    output.table(
-        f"{encoder.spec.name}: {subnet.depth} layers of {subnet.embed_dim}, {space.name} space",
-        ("layer", "stored as, from 0", "heads", "attention dim", "ffn dim", "ffn ratio"),
-        [
-            (i, stored[i - 1], heads, head_dim * heads, inner, f"{ratio:g}")
-            for i, (heads, inner, ratio) in enumerate(layers, start=1)
-        ],
-    )
-    found = _describe(subnet, encoder)
+    table, found = look_at_subnet(upstream)
+    output.table(*table)
     output.print(f"parameters   {found['parameters']:,}")
     output.print(f"SUPERB MACs  {found['macs']:,}")
     output.print(f"in full      {found['text']}")
-    output.finish(
-        upstream=encoder.spec.name,
-        space=space.name,
-        extractor_mode=encoder.network.mode,
-        stored_layers=stored,
-        **found,
-    )
+    output.finish(**found)
 
 
 def sample(
@@ -103,17 +82,13 @@ def sample(
     Examples:
       auscult subnet sample lighthubert_small --seed 3 -n 5
     """
-    import random
+    from auscult.studies.supernet import draw_subnets
 
     output = Output(json=json, quiet=quiet)
-    encoder = _supernet(supernet)
-    generator = random.Random(seed)
-    subnets = [_describe(encoder.space.sample(generator), encoder) for _ in range(number)]
-    for found in subnets:
-        output.print(
-            f"{found['parameters']:>10,} parameters {found['macs']:>17,} MACs  {found['text']}"
-        )
-    output.finish(space=encoder.space.name, seed=seed, subnets=subnets)
+    found = draw_subnets(supernet, seed=seed, number=number)
+    for one in found:
+        output.print(f"{one.parameters:>10,} parameters {one.macs:>17,} MACs  {one.subnet}")
+    output.finish(space=found[0].space, seed=seed, subnets=[one.to_dict() for one in found])
 
 
 def export(
@@ -138,73 +113,10 @@ def export(
       auscult extract -u lighthubert:a_small -c tsv:my/speech --out features
       auscult subnet export lighthubert:lighthubert_base.pt --format transformers --out a_base
     """
-    import auscult
-    from auscult.upstreams import load_upstream
-    from auscult.upstreams.lighthubert.export import export_subnet, export_transformers
+    from auscult.studies import supernet
 
     output = Output(json=json, quiet=quiet)
-    encoder = _checked(upstream, auscult.load(upstream))
-    (export_subnet if format == "auscult" else export_transformers)(encoder, out)
-    spec = f"{'lighthubert' if format == 'auscult' else 'hf'}:{out}"
-    written = load_upstream(spec).spec
-    size = sum(file.stat().st_size for file in out.iterdir())
-    output.print(f"{spec}: {written.num_parameters:,} parameters, {size / 1e6:,.1f} MB")
-    output.finish(
-        upstream=encoder.spec.name,
-        spec=spec,
-        subnet=encoder.spec.subnet,
-        parameters=written.num_parameters,
-        bytes=size,
-        sha256=written.sha256,
-    )
-
-
-def _supernet(spec: str) -> "LightHubertUpstream":
-    """Return an encoder of ``spec`` for its space.
-
-    Raises:
-        UserError: ``spec`` is not a supernet, or a single subnet of one.
-    """
-    from auscult.address import parse_address
-    from auscult.upstreams.lighthubert.checkpoint import find_file
-
-    address = parse_address(spec)
-    if address.subnet:
-        raise UserError(f"{spec} is one subnet; drop @{address.subnet} to ask about all.")
-    if address.checkpoint and find_file(Path(address.checkpoint).expanduser()) is None:
-        raise UserError(f"{spec} is one subnet, cut out; name the supernet it came from.")
-    return _load(spec)
-
-
-def _load(spec: str) -> "LightHubertUpstream":
-    from auscult.upstreams import outline_upstream
-
-    return _checked(spec, outline_upstream(spec))
-
-
-def _checked(spec: str, encoder: "Upstream") -> "LightHubertUpstream":
-    """Return ``encoder`` if it is a subnet.
-
-    Raises:
-        UserError: It is of another family.
-    """
-    from auscult.upstreams.lighthubert import LightHubertUpstream
-
-    if not isinstance(encoder, LightHubertUpstream):
-        raise UserError(
-            f"{spec} has no subnets; name a supernet: lighthubert_small, lighthubert_base or "
-            "lighthubert:FILE."
-        )
-    return encoder
-
-
-def _describe(subnet: "Subnet", encoder: "LightHubertUpstream") -> dict[str, Any]:
-    """Return the text, the reference implementation's dict and the cost of a subnet."""
-    from auscult.upstreams.lighthubert.cost import count_parameters, count_superb_macs
-
-    return {
-        "text": str(subnet),
-        "subnet": subnet.to_dict(),
-        "parameters": count_parameters(subnet, encoder.network.mode),
-        "macs": count_superb_macs(subnet),
-    }
+    found = supernet.export(upstream, out, format=format)
+    number = found.written.num_parameters
+    output.print(f"{found.upstream}: {number:,} parameters, {found.bytes / 1e6:,.1f} MB")
+    output.finish(**found.to_dict())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from auscult.cli.option import show_installed
+from auscult.cli.option import show_catalogue
 from auscult.cli.output import Device, Json, Output, Quiet
 from auscult.device import choose_device
 
@@ -20,41 +20,9 @@ def upstreams(json: Json = False, quiet: Quiet = False) -> None:
       auscult upstreams
       auscult upstreams --json
     """
-    from auscult.upstreams import FAMILIES, OPTIONS, SHAPES, TABLE
+    from auscult.studies.catalogue import encoders
 
-    output = Output(json=json, quiet=quiet)
-    output.table(
-        "Families: write what the example shows; random(...) around hf keeps only the shape",
-        ("family", "needs", "what it is", "example"),
-        [(f.name, f.needs, f.description, f.example) for f in FAMILIES.values()],
-    )
-    takers = " and ".join(f.name for f in FAMILIES.values() if f.options)
-    output.table(
-        f"Options behind a state dict of {takers}, such as hubert:FILE?heads=8,norm=pre",
-        ("option", "what the tensors of the file do not say"),
-        list(OPTIONS.items()),
-    )
-    output.table(
-        "Shapes: weights from a seed, random(hubert_base) or random(hubert_base, seed=3)",
-        ("shape", "architecture", "parameters", "reads audio", "what it is"),
-        [
-            (
-                f"random({shape.name})",
-                shape.family,
-                f"{shape.num_parameters:,}",
-                "normalised" if shape.normalize else "as it is",
-                shape.description,
-            )
-            for shape in SHAPES.values()
-        ],
-    )
-    families = [
-        {"name": f.name, "needs": f.needs, "description": f.description, "example": f.example}
-        for f in FAMILIES.values()
-    ]
-    shapes = [asdict(shape) | {"spec": f"random({shape.name})"} for shape in SHAPES.values()]
-    installed = show_installed(output, TABLE)
-    output.finish(families=families, options=dict(OPTIONS), shapes=shapes, installed=installed)
+    show_catalogue(Output(json=json, quiet=quiet), encoders())
 
 
 def check(

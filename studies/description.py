@@ -1,8 +1,8 @@
 """What an encoder is, what it costs, and what it takes on this machine."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -12,18 +12,12 @@ from auscult.progress import logger
 from auscult.upstream import Upstream
 from auscult.wrapped import wrap
 
+from .table import Table, to_html
+
 if TYPE_CHECKING:
     from auscult.contracts import UpstreamSpec
     from auscult.cost import Macs, SuperbMacs
     from auscult.measurement import Measurement
-
-
-class Table(NamedTuple):
-    """Rows for people."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,18 +64,7 @@ class Description:
 
     def _repr_html_(self) -> str:
         """Show it in a notebook."""
-        import html
-
-        import pandas as pd
-
-        found = []
-        for part in self.parts():
-            title = part.title if isinstance(part, Table) else part
-            found.append(f"<p>{html.escape(title)}</p>")
-            if isinstance(part, Table):
-                frame = pd.DataFrame(list(part.rows), columns=list(part.columns))
-                found.append(frame.to_html(index=False, border=0))
-        return "\n".join(found)
+        return to_html(self.parts())
 
 
 def describe(

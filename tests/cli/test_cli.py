@@ -21,7 +21,7 @@ def interrupt(*args: Any, **options: Any) -> None:
 
 
 def test_ctrl_c_is_130_and_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("auscult.corpora.check_corpus", interrupt)
+    monkeypatch.setattr("auscult.studies.contents.check_corpus", interrupt)
     status, _, stderr = run("corpora", "demo")
     assert status == 130 and "interrupted; the same command goes on from here" in stderr
 
@@ -32,7 +32,7 @@ def test_a_torchaudio_of_another_torch_is_a_sentence(
     def load(*args: Any, **options: Any) -> None:
         raise OSError("Could not load this library: /site/torchaudio/lib/libtorchaudio.so")
 
-    monkeypatch.setattr("auscult.corpora.check_corpus", load)
+    monkeypatch.setattr("auscult.studies.contents.check_corpus", load)
     status, _, stderr = run("corpora", "demo")
     assert status == 2 and "torch 2." in stderr and "pip install 'torch==" in stderr
 
