@@ -6,6 +6,7 @@ A worker loads its own encoder. One item that fails does not stop the others.
 import multiprocessing
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -13,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cache
 from threading import Thread
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -24,6 +25,9 @@ from .bench import Bench
 from .desk import Desk
 from .item import Failure, Item, Outcome
 from .work import carry_out
+
+if TYPE_CHECKING:
+    from multiprocessing.synchronize import Event
 
 Ended = tuple[Item, Outcome | Failure]
 Map = Callable[[Sequence[Item]], Iterator[Ended]]
@@ -96,25 +100,16 @@ class Pool:
                 f"{next(iter(desk.bench.live))}; give an address, such as python:FILE.py:NAME, or "
                 "use the executor serial."
             )
-        with (
-            ProcessPoolExecutor(
-                self.workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_begin,
-                initargs=(desk.bench, desk.bench.threads or self.threads, logger.level),
-            ) as pool,
-            _ended_with_us(),
-        ):
-            yield lambda items: self._map(items, pool)
+        with _Workers(self.workers, desk.bench, self.threads) as workers, _ended_with_us():
+            yield lambda items: self._map(items, workers)
 
-    def _map(self, items: Sequence[Item], pool: ProcessPoolExecutor) -> Iterator[Ended]:
+    def _map(self, items: Sequence[Item], workers: "_Workers") -> Iterator[Ended]:
         waiting = list(items)
         ended: set[str] = set()
         failed: dict[str, Failure] = {}
         known = {item.key for item in items}
-        running: dict[Future[Outcome | Failure], Item] = {}
-        with _breaks_said(), progress("Items", len(items), "item") as advance:
-            while waiting or running:
+        with progress("Items", len(items), "item") as advance:
+            while waiting or workers.busy:
                 for item in [i for i in waiting if set(i.needs) & known <= ended]:
                     waiting.remove(item)
                     if stopped := _unneeded(item, failed):
@@ -122,11 +117,8 @@ class Pool:
                         ended.add(item.key)
                         yield item, stopped
                     else:
-                        running[pool.submit(_carry_out_here, item)] = item
-                if not running:
-                    continue
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    item, found = running.pop(future), future.result()
+                        workers.begin(item)
+                for item, found in workers.ended():
                     if isinstance(found, Failure):
                         failed[item.key] = found
                     ended.add(item.key)
@@ -134,21 +126,112 @@ class Pool:
                     yield item, found
 
 
-@contextmanager
-def _breaks_said() -> Iterator[None]:
-    """Say it where a worker was ended.
+class _Workers:
+    """Spawned processes; where one is ended from outside, others take its place.
 
-    Raises:
-        UserError: One was.
+    Nobody knows which item ended it, so all that were under way are done again, each alone: one
+    whose worker is ended once more has failed, and the others go on.
     """
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise UserError(
-            "A worker was ended from outside, perhaps for lack of memory; what was finished is "
-            "kept. Run the same again, with fewer workers if memory is short. A script of your own "
-            'calls it below `if __name__ == "__main__":`, for each worker imports the script.'
-        ) from error
+
+    def __init__(self, number: int, bench: Bench, threads: int) -> None:
+        self.number = number
+        self._context = multiprocessing.get_context("spawn")
+        self._begun = self._context.Event()  # a worker has come as far as that
+        self._given = (bench, bench.threads or threads, logger.level, self._begun)
+        self._pool: ProcessPoolExecutor | None = None
+        self._queue: deque[Item] = deque()
+        self._suspects: deque[Item] = deque()
+        self._alone = False  # whether a suspect is under way
+        self._running: dict[Future[Outcome | Failure], Item] = {}
+
+    def __enter__(self) -> "_Workers":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._dismiss()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything has not ended."""
+        return bool(self._running or self._suspects or self._queue)
+
+    def begin(self, item: Item) -> None:
+        """Have an item carried out as soon as there is a worker for it."""
+        self._queue.append(item)
+
+    def ended(self) -> Iterator[Ended]:
+        """Wait until some items have ended, and yield them."""
+        self._fill()
+        broken = []
+        done = wait(self._running, return_when=FIRST_COMPLETED).done
+        while done:
+            future = done.pop()
+            item = self._running.pop(future)
+            try:
+                found = future.result()
+            except BrokenProcessPool:  # so are all that are still under way
+                broken.append(item)
+                done |= wait(self._running).done
+            else:
+                yield item, found
+        if broken:
+            yield from self._begin_again(broken)
+
+    def _fill(self) -> None:
+        if not self._running and self._suspects:
+            self._alone = True
+            self._submit(self._suspects.popleft())
+        elif not self._suspects:
+            self._alone = self._alone and bool(self._running)
+            while self._queue and len(self._running) < self.number and not self._alone:
+                self._submit(self._queue.popleft())
+
+    def _submit(self, item: Item) -> None:
+        try:
+            future = self._workers().submit(_carry_out_here, item)
+        except BrokenProcessPool:  # ended while it had nothing to do
+            self._dismiss()
+            future = self._workers().submit(_carry_out_here, item)
+        self._running[future] = item
+
+    def _workers(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self.number, mp_context=self._context, initializer=_begin, initargs=self._given
+            )
+        return self._pool
+
+    def _begin_again(self, broken: Sequence[Item]) -> Iterator[Ended]:
+        """Take up what was under way when a worker was ended.
+
+        Raises:
+            UserError: No worker can even begin.
+        """
+        self._dismiss()
+        if not self._begun.is_set():
+            raise UserError(
+                "Workers end before they begin. A script of your own calls this below "
+                '`if __name__ == "__main__":`, for each worker imports the script; else memory may '
+                "be short: use fewer workers, or the executor serial."
+            )
+        if not self._alone:
+            logger.warning(
+                "A worker was ended from outside, perhaps for lack of memory; what was under way "
+                "is done again, one item at a time."
+            )
+            self._suspects.extend(broken)
+            return
+        for item in broken:
+            reason = (
+                "its worker was ended from outside, twice, perhaps for lack of memory; what was "
+                "finished is kept. Run it again, with fewer workers if memory is short"
+            )
+            yield item, Failure(item.title, item.upstream["address"], reason, item.command)
+
+    def _dismiss(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
 
 
 @contextmanager
@@ -193,7 +276,7 @@ def _desk_here() -> list[Desk]:
     return []
 
 
-def _begin(bench: Bench, threads: int, level: int) -> None:
+def _begin(bench: Bench, threads: int, level: int, begun: "Event") -> None:
     """Prepare a spawned worker, which ends where its parent is killed."""
     Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a terminal's Ctrl-C comes here too: no traceback
@@ -201,6 +284,7 @@ def _begin(bench: Bench, threads: int, level: int) -> None:
     torch.set_num_threads(threads)
     logger.setLevel(max(level, 30))  # warnings; the parent shows what ends
     _desk_here().append(Desk(bench))
+    begun.set()
 
 
 def _end_with_parent() -> None:

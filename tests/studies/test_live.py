@@ -1,5 +1,6 @@
 """Objects in the place of addresses, and what other processes cannot have."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from auscult.errors import UserError
 from auscult.studies.bench import Bench
 from auscult.studies.desk import Desk
 from auscult.studies.executor import Pool
-from auscult.studies.item import Item
+from auscult.studies.item import Failure, Item
 
 OPTIONS: dict[str, Any] = {"probes": ("linear",), "max_epochs": 1, "baselines": False}
 
@@ -181,15 +182,57 @@ def _items() -> Iterator[Item]:
 
 def test_a_worker_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("auscult.studies.executor._carry_out_here", _die)
-    with pytest.raises(UserError, match="worker was ended from outside.*fewer workers"):
-        with Pool(1).open(Desk(Bench(out=tmp_path))) as carry_out:
-            list(carry_out(list(_items())))
+    with Pool(1).open(Desk(Bench(out=tmp_path))) as carry_out:
+        ((_, failure),) = list(carry_out(list(_items())))
+    assert isinstance(failure, Failure)
+    assert "worker was ended from outside, twice" in failure.reason
 
 
 def _die(item: Item) -> None:
-    import os
-
     os._exit(9)
+
+
+MORTAL = """
+import multiprocessing, os
+from pathlib import Path
+import torch
+class Mortal(torch.nn.Module):
+    sample_rate, stride = 16_000, 320
+    def forward(self, waves):
+        if multiprocessing.parent_process() and {condition}:
+            os._exit(9)
+        return waves[:, : waves.shape[1] // 320 * 320].reshape(len(waves), -1, 320)
+"""
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_one_worker_that_dies_does_not_stop_the_others(
+    always: bool, corpus: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    died = f"Path({str(tmp_path / 'died')!r})"
+    once = f"not {died}.exists() and not {died}.touch()"
+    file = tmp_path / "mine.py"
+    file.write_text(MORTAL.format(condition=True if always else once))
+    mortal = f"python:{file}:Mortal"
+    words = ([mortal, "fbank", "mfcc"], corpus, "keyword")
+    found = studies.probe(*words, out=tmp_path / "out", executor="local:2", **OPTIONS)
+    assert "what was under way is done again" in caplog.text
+    assert {record.upstream for record in found.records} == {"fbank", "mfcc"} | (
+        set() if always else {mortal}
+    )
+    failed = [failure for failure in found.failures if failure.upstream == mortal]
+    assert bool(failed) == always
+    if always:
+        assert "worker was ended from outside, twice" in failed[0].reason
+
+
+def test_workers_that_cannot_begin_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("auscult.studies.executor._begin", _die)
+    with pytest.raises(UserError, match="end before they begin.*__main__"):
+        with Pool(2).open(Desk(Bench(out=tmp_path))) as carry_out:
+            list(carry_out(list(_items())))
 
 
 KILLED = """
@@ -200,7 +243,7 @@ from auscult.studies import executor
 from auscult.studies.bench import Bench
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
-    begun = (Bench(out=Path()), 1, 30)
+    begun = (Bench(out=Path()), 1, 30, context.Event())
     pool = ProcessPoolExecutor(1, mp_context=context, initializer=executor._begin, initargs=begun)
     print(pool.submit(os.getpid).result(), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
