@@ -32,30 +32,33 @@ def show_superb_plan(output: Output, plan: "SuperbPlan") -> None:
     if plan.missing:
         output.print("Where a corpus is missing: --corpus TASK=READER:FOLDER names one elsewhere.")
     if plan.costs:
-        _show_costs(output, plan.costs)
+        _show_costs(output, plan.lines())
 
 
-def _show_costs(output: Output, costs: "Sequence[Cost]") -> None:
+def _show_costs(output: Output, lines: "Sequence[tuple[Cost, str]]") -> None:
     output.table(
         "Features and time; the time is a rough guess from noise, for encoding alone",
-        ("task", "upstream", "features", "they are", "encoding"),
+        ("task", "upstream", "state", "features", "they are", "encoding"),
         [
             [
                 line.job.name,
                 line.upstream,
+                state,
                 f"{line.num_bytes / 1e9:.3f} GB",
                 _handling(line),
                 duration(line.seconds),
             ]
-            for line in costs
+            for line, state in lines
         ],
     )
-    kept = sum(line.num_bytes for line in costs if line.kept)
-    whole = duration(sum(line.seconds for line in costs))
+    to_do = [line for line, state in lines if state == "to do"]
+    kept = sum(line.num_bytes for line in to_do if line.kept)
+    whole = duration(sum(line.seconds for line in to_do))
     folder, free = _free_bytes()
     output.print(
-        f"{len(costs)} heads; features of {kept / 1e9:.2f} GB in {folder} ({free / 1e9:.0f} GB "
-        f"free); encoding takes very roughly {whole}, and the training of heads comes on top."
+        f"{len(to_do)} heads to do; features of {kept / 1e9:.2f} GB in {folder} "
+        f"({free / 1e9:.0f} GB free); encoding takes very roughly {whole}, and the training of "
+        "heads comes on top."
     )
     if kept > free:
         logger.warning(

@@ -136,7 +136,7 @@ def _finish(
         )
     output.finish(
         records,
-        plan=[line.to_dict() for line in plan.costs],
+        plan=[line.to_dict() | {"state": state} for line, state in plan.lines()],
         missing=[asdict(one) for one in plan.missing],
         failures=[failure.to_dict() for failure in failures],
     )

@@ -1,5 +1,7 @@
 """A plan carried out: what is there is read, the rest is done and kept at once."""
 
+from dataclasses import replace
+
 from auscult.errors import UserError
 from auscult.progress import logger
 
@@ -42,6 +44,8 @@ def execute(
             outcomes[item] = ended
             if processes.leads and item.kept:
                 ledger.write(item, ended)
+            elif processes.leads and ended.records:  # a head: that it is there, not its numbers
+                ledger.write(item, replace(ended, records=(), artifacts=(), notes={}))
             if processes.leads:
                 plan.bench.save(ended.records, ended.artifacts)
     if processes.leads:

@@ -218,6 +218,7 @@ def outcome_of(head: TrainedHead, key: str) -> Outcome:
         key=key,
         records=tuple(_records(head)),
         artifacts=(_weights(head),) if head.run.task.trains else (),
+        files=(_folder_of(head).relative_to(head.run.bench.out).as_posix(),),
         notes={
             "finetuned": head.finetuned,
             "layer": int(result.layer_weights.argmax()),

@@ -31,7 +31,7 @@ class Item:
     how: Mapping[str, str]  # what last bits may depend on: precision, device type; and the code
     call: Call | None = None  # what gives this number alone; None for what is no number
     needs: tuple[str, ...] = ()  # keys of items that come first
-    kept: bool = True  # in the ledger; features, heads and files remember themselves
+    kept: bool = True  # its numbers in the ledger; features, heads and files remember themselves
 
     @cached_property
     def key(self) -> str:

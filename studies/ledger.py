@@ -73,8 +73,8 @@ class Ledger:
         )
 
     def has(self, item: Item) -> bool:
-        """Say whether there is an outcome, which may turn out to be damaged."""
-        return self._path(item).is_file()
+        """Say whether there is an outcome, whole, with its files."""
+        return self._read(self._path(item), item.key) is not None
 
     def write(self, item: Item, outcome: Outcome) -> None:
         """Keep an item's outcome, whole or not at all."""

@@ -35,6 +35,30 @@ def named(
     Raises:
         UserError: Two encoders go under one name, or a wrapped module under that of a family.
     """
+    names, bench = named_encoders(bench, upstreams)
+    if not isinstance(corpus, str | Corpus):
+        corpus = auscult.corpus(corpus, split=split, skip_bad=bench.skip_bad)
+    if isinstance(corpus, str):
+        return names, corpus, bench
+    address = corpus.spec
+    if address in names:
+        raise UserError(
+            f"An encoder and the corpus both go under the name {address!r}; "
+            "auscult.corpus(..., name=) or wrap(..., name=) tells them apart."
+        )
+    return names, address, replace(bench, live={**bench.live, address: corpus})
+
+
+def named_encoders(bench: Bench, upstreams: Encoder | Iterable[Encoder]) -> tuple[list[str], Bench]:
+    """Return addresses of encoders, and a bench that knows which objects they are.
+
+    Args:
+        bench: Where work is done.
+        upstreams: Addresses or encoders, one or several; a module is wrapped as it is.
+
+    Raises:
+        UserError: Two encoders go under one name, or a wrapped module under that of a family.
+    """
     live: dict[str, Any] = {}
     several = list(upstreams) if isinstance(upstreams, Iterable) else [upstreams]
     several = [upstreams] if isinstance(upstreams, str | nn.Module) else several
@@ -45,19 +69,9 @@ def named(
                 "(an instance, not its class)."
             )
     encoders = [one if isinstance(one, str | Upstream) else wrap(one) for one in several]
-    if not isinstance(corpus, str | Corpus):
-        corpus = auscult.corpus(corpus, split=split, skip_bad=bench.skip_bad)
     addresses = {one for one in encoders if isinstance(one, str)}
     names = [one if isinstance(one, str) else _name(one, addresses, live) for one in encoders]
-    address = corpus if isinstance(corpus, str) else corpus.spec
-    if not isinstance(corpus, str):
-        if address in names:
-            raise UserError(
-                f"An encoder and the corpus both go under the name {address!r}; "
-                "auscult.corpus(..., name=) or wrap(..., name=) tells them apart."
-            )
-        live[address] = corpus
-    return names, address, replace(bench, live=live)
+    return names, replace(bench, live=live)
 
 
 def _name(encoder: "Upstream", addresses: set[str], live: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """What is to be done, before anything is: items, which are there already, what they take."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Plan:
     def done(self) -> set[str]:
         """Return the keys of the items whose outcome is there already."""
         ledger = Ledger(self.bench.out)
-        return {item.key for item in self.items if item.kept and ledger.has(item)}
+        return {item.key for item in self.items if ledger.has(item)}
 
     def to_do(self, there: Collection[str]) -> list[Item]:
         """Return the items to carry out: without those that serve only what is there, by key."""
@@ -41,12 +41,16 @@ class Plan:
 
     def cost(self) -> dict[Item, Estimate]:
         """Return what the items to do take, roughly: encoders are timed on noise for it."""
-        found = {item: Estimate.of(item, self.desk) for item in self.to_do(self.done())}
+        return self._cost(self.to_do(self.done()))
+
+    def _cost(self, items: Iterable[Item]) -> dict[Item, Estimate]:
+        found = {item: Estimate.of(item, self.desk) for item in items}
         return {item: estimate for item, estimate in found.items() if estimate is not None}
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return each item as JSON values: what it is, whether it is there, what it takes."""
-        wanted, costs = self.to_do(self.done()), self.cost()
+        wanted = self.to_do(self.done())
+        costs = self._cost(wanted)
         return [
             {
                 "upstream": item.upstream["address"],

@@ -23,6 +23,7 @@ from .execution import execute
 from .executor import Executor
 from .finding import Findings
 from .item import Failure, Item
+from .live import Encoder, named_encoders
 from .plan import Plan
 from .task import Heads, configure, read_rates
 
@@ -213,6 +214,12 @@ class SuperbPlan(Plan):
     costs: tuple[Cost, ...]
     missing: tuple[Missing, ...]
 
+    def lines(self) -> list[tuple[Cost, str]]:
+        """Return what each head takes, and whether it is ``there`` or ``to do``."""
+        there = self.done()
+        states = ["there" if item.key in there else "to do" for item in self.items]
+        return list(zip(self.costs, states, strict=True))
+
     def expect_corpora(self, data: str | Path) -> None:
         """Refuse a plan for which no corpus was found, and none failed either.
 
@@ -228,7 +235,7 @@ class SuperbPlan(Plan):
 
 
 def superb(
-    upstreams: str | Iterable[str],
+    upstreams: Encoder | Iterable[Encoder],
     data: str | Path,
     *,
     executor: str | Executor = "serial",
@@ -242,7 +249,7 @@ def superb(
     A task, an encoder or a head that fails is in ``failures``; the others go on.
 
     Args:
-        upstreams: Addresses such as ``hf:models/wavlm-base``.
+        upstreams: Addresses such as ``hf:models/wavlm-base``, encoders, or modules as they are.
         data: Folder that holds SUPERB's corpora.
         executor: ``serial`` or ``local:N``, N processes on this machine.
         out: Folder for checkpoints, answers, the store and figures; the cache, no store and no
@@ -271,7 +278,7 @@ def superb(
 
 
 def plan_superb(
-    upstreams: str | Iterable[str],
+    upstreams: Encoder | Iterable[Encoder],
     data: str | Path,
     *,
     tasks: Sequence[str] = (),
@@ -323,10 +330,11 @@ def plan_superb(
     )
     for task in choice.settings:
         choice.rates(task)  # a mistake in them comes before anything is read
-    bench = Bench.of(**where)
-    several = [upstreams] if isinstance(upstreams, str) else list(upstreams)
-    asked = list(dict.fromkeys(str(parse_address(spec)) for spec in several))
-    return _planned(choice, Desk(bench), asked, with_baselines(asked) if baselines else asked)
+    names, bench = named_encoders(Bench.of(**where), upstreams)
+    live = bench.live
+    asked = [name if name in live else str(parse_address(name)) for name in dict.fromkeys(names)]
+    company = with_baselines(asked, live) if baselines else asked
+    return _planned(choice, Desk(bench), list(dict.fromkeys(asked)), company)
 
 
 def _planned(choice: Choice, desk: Desk, asked: list[str], specs: list[str]) -> SuperbPlan:

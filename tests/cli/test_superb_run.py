@@ -1,6 +1,7 @@
 """`auscult superb run` as a user types it."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from torch import Tensor, nn
 
 import auscult
 from auscult.cli.option import duration
@@ -24,6 +26,15 @@ from auscult.studies.estimate import real_time_factor
 from auscult.studies.superb import Choice, read_jobs
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+class Frames(nn.Module):
+    sample_rate, stride = 16_000, 320
+
+    def forward(self, waves: Tensor) -> Tensor:
+        return waves[:, : waves.shape[1] // 320 * 320].reshape(len(waves), -1, 320)
+
+
 TONES = {"yes": 300.0, "no": 1500.0, "up": 4000.0}
 
 
@@ -185,6 +196,27 @@ def test_all_that_is_found_is_run_and_goes_on(run: Run, root: Path, tmp_path: Pa
     assert status == 0 and stderr.count("going on from") == 3
     assert "HuBERT Base" in stdout and "auscult superb table" in stdout
     assert len(list(open_store(out).records())) == len(records)
+    plan = json.loads(run(*command, "--plan", "--json")[1])["plan"]
+    assert [line["state"] for line in plan] == ["there"] * 3
+
+
+def test_an_encoder_as_an_object(root: Path, tmp_path: Path) -> None:
+    found = auscult.superb(
+        auscult.wrap(Frames()),
+        root,
+        tasks=["keyword_spotting"],
+        settings=["keyword_spotting.batch_size=4"],
+        steps=25,
+        baselines=False,
+        out=tmp_path / "out",
+    )
+    assert {record.upstream for record in found.records} == {"Frames"}
+    assert found.plan is not None
+    (item,) = found.plan.items
+    assert item.command.startswith("auscult.run(Frames, 'speech_commands:")
+    assert found.plan.done() == {item.key}
+    shutil.rmtree(tmp_path / "out" / "heads")
+    assert found.plan.done() == set()
 
 
 def test_encoders_are_trained_and_another_split_is_scored(
