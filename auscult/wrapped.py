@@ -6,7 +6,7 @@ seen.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from auscult.config import whole_number
 from auscult.contracts import SAMPLE_RATE, AttentionMap, HiddenStates, UpstreamSpec, Waveforms
 from auscult.errors import UserError
 from auscult.frame import FrameGeometry
@@ -50,8 +51,18 @@ def wrap(
         name: What records call it; the class's name where None.
 
     Raises:
-        UserError: No such block, no states of frames, or no regular frames.
+        UserError: No such block, no states of frames, or no regular frames; or an argument is of
+            another type.
     """
+    if not isinstance(module, nn.Module):
+        raise UserError(f"wrap() takes a torch.nn.Module, an instance; got {_shown(module)}.")
+    if sample_rate is None:
+        raise UserError("sample_rate=None: expected the rate that the module reads, in Hz.")
+    whole_number("sample_rate", sample_rate)
+    whole_number("stride", stride)
+    for key, given in (("blocks", blocks), ("attention", attention), ("name", name)):
+        if given is not None:
+            _expect_names(key, given)
     return Wrapped(module.eval(), sample_rate, stride, blocks, attention, name)
 
 
@@ -263,6 +274,26 @@ def _check_shapes(states: Sequence[Tensor], waves: Tensor, label: str) -> None:
             f"{label}: states have the shapes {', '.join(map(str, shapes))}; expected as many "
             "frames and dimensions in each; leave out blocks that change them."
         )
+
+
+def _expect_names(key: str, value: object) -> None:
+    """Refuse what is neither a text nor several.
+
+    Raises:
+        UserError: It is something else, such as the modules themselves.
+    """
+    parts: list[object] = [value]
+    if isinstance(value, Iterable) and not isinstance(value, str | nn.Module):
+        parts = list(value)
+    wrong = [part for part in parts if not isinstance(part, str)]
+    if wrong:
+        what = "a text" if key == "name" else 'a dotted path such as "encoder.layers", or several'
+        raise UserError(f"wrap(): {key}= takes {what}; got {_shown(wrong[0])}.")
+
+
+def _shown(value: object) -> str:
+    text = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _paths(module: nn.Module, blocks: str | Sequence[str] | None, label: str) -> list[str]:

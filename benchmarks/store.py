@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from auscult.record import Provenance, Record
+from auscult.record import Record
 from auscult.results import open_store
 
 CORPORA = {
@@ -147,37 +147,35 @@ def _record(
         "train_sha256": hashlib.sha256(corpus.encode()).hexdigest(),
         "learning_rate": 1e-2 if isinstance(layer, int) and layer % 2 else 1e-3,
     }
-    run = Provenance(
-        command=f"auscult probe -u '{encoder}' -c {corpus} -t {task} --out evidence-out/{task}",
-        created=f"2026-11-21T02:{seed % 60:02}:14+00:00",
-        code_version="0.1.0+b6902c0fe5db",
-        libraries=LIBRARIES,
-        device="cpu",
-    )
-    return Record(
-        upstream=encoder,
-        upstream_sha256=hashlib.sha256(encoder.encode()).hexdigest(),
-        corpus=corpus,
-        corpus_sha256=hashlib.sha256(f"{corpus} {split}".encode()).hexdigest(),
-        task=task,
-        task_version=1,
-        layer=layer,
-        probe=probe,
-        metric=metric,
-        value=value,
-        low=value - 0.03,
-        high=value + 0.03,
-        majority=0.1 if metric == "accuracy" else None,
-        split=split,
-        selected_on="dev",
-        num_items=5479,
-        num_speakers=24,
-        seed=seed,
-        num_parameters=94_371_712,
-        convention="block_input",
-        config=config,
-        provenance=run,
-    )
+    flat = {
+        "upstream": encoder,
+        "upstream_sha256": hashlib.sha256(encoder.encode()).hexdigest(),
+        "corpus": corpus,
+        "corpus_sha256": hashlib.sha256(f"{corpus} {split}".encode()).hexdigest(),
+        "task": task,
+        "task_version": 1,
+        "layer": layer,
+        "probe": probe,
+        "metric": metric,
+        "value": value,
+        "low": value - 0.03,
+        "high": value + 0.03,
+        "majority": 0.1 if metric == "accuracy" else None,
+        "split": split,
+        "selected_on": "dev",
+        "num_items": 5479,
+        "num_speakers": 24,
+        "seed": seed,
+        "num_parameters": 94_371_712,
+        "convention": "block_input",
+        "config": config,
+        "command": f"auscult probe -u '{encoder}' -c {corpus} -t {task} --out evidence-out/{task}",
+        "created": f"2026-11-21T02:{seed % 60:02}:14+00:00",
+        "code_version": "0.1.0+b6902c0fe5db",
+        "libraries": LIBRARIES,
+        "device": "cpu",
+    }
+    return Record.from_dict(flat)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,25 @@ def test_what_is_wrong_is_said(options: dict[str, Any], sentence: str) -> None:
         wrap(Mine(), **options)
 
 
+@pytest.mark.parametrize(
+    ("module", "options", "sentence"),
+    [
+        (Mine, {}, "an instance; got the class Mine"),
+        ("hf:folder", {}, "takes a torch.nn.Module"),
+        (Mine(), {"sample_rate": 16e3}, "sample_rate=16000.0: expected a whole number"),
+        (Mine(), {"sample_rate": None}, "expected the rate"),
+        (Mine(), {"stride": "320"}, "stride='320': expected a whole number"),
+        (Mine(), {"blocks": Mine().encoder}, "blocks= takes a dotted path"),
+        (Mine(), {"blocks": ["encoder.layers.0", 1]}, "blocks= takes a dotted path .*; got 1"),
+        (Mine(), {"blocks": "encoder.layers", "attention": 3}, "attention= takes a dotted path"),
+        (Mine(), {"name": 3}, "name= takes a text; got 3"),
+    ],
+)
+def test_arguments_of_other_types(module: Any, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        wrap(module, **options)
+
+
 def test_no_frames() -> None:
     with pytest.raises(UserError, match="expected states"):
         wrap(nn.Linear(32_000, 4))
