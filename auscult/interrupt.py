@@ -2,7 +2,8 @@
 
 Python raises KeyboardInterrupt in whatever runs. Where that is a finaliser or the callback of a
 weak reference, the interpreter prints it and goes on; where it is a call from compiled code, some
-libraries turn it into an error of their own, as safetensors does.
+libraries turn it into an error of their own, as safetensors does. Whoever handles that error goes
+on; long work therefore asks now and then, by :func:`check`, whether an interrupt came.
 """
 
 import signal
@@ -49,6 +50,17 @@ class Interrupts:
             later = threading.Timer(PAUSE, signal.pthread_kill, (main, signal.SIGINT))
             later.daemon = True
             later.start()
+
+
+def check() -> None:
+    """Raise an interrupt that came and was lost; called wherever a progress line moves on.
+
+    Raises:
+        KeyboardInterrupt: One came, and work goes on all the same.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if isinstance(handler, Interrupts) and handler.heard:
+        raise KeyboardInterrupt
 
 
 def raises() -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from auscult import interrupt
 from auscult.shown import on_one_line
 
 logger = logging.getLogger("auscult")
@@ -27,13 +28,25 @@ def progress(
     """Show one line with rate and time left; on a terminal live, elsewhere now and then.
 
     Nothing is shown unless the ``auscult`` logger is enabled for INFO, as the command line does.
+    An interrupt that was lost in some library ends the work when the line moves on.
     """
     if not show or not logger.isEnabledFor(logging.INFO):
-        yield lambda amount=1, note="": None
+        line = contextmanager(_silence)()
     elif sys.stderr.isatty():
-        yield from _live(description, total, unit)
+        line = contextmanager(_live)(description, total, unit)
     else:
-        yield from _lines(description, total, unit)
+        line = contextmanager(_lines)(description, total, unit)
+    with line as advance:
+
+        def advance_unless_interrupted(amount: float = 1, note: str = "") -> None:
+            interrupt.check()
+            advance(amount, note)
+
+        yield advance_unless_interrupted
+
+
+def _silence() -> Iterator[Advance]:
+    yield lambda amount=1, note="": None
 
 
 def track(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from auscult import interrupt
 from auscult.errors import UserError
 from auscult.progress import logger, progress
 
@@ -70,6 +71,7 @@ class Serial:
             if len(items) > 1 and item.call:
                 address = item.upstream["address"]
                 logger.info(f"[{number}/{len(items)}] {item.title}, {address}")
+            interrupt.check()
             found = _unneeded(item, failed) or carry_out(item, desk)
             if isinstance(found, Failure):
                 failed[item.key] = found
@@ -119,6 +121,7 @@ class Pool:
                     else:
                         workers.begin(item)
                 for item, found in workers.ended():
+                    interrupt.check()
                     if isinstance(found, Failure):
                         failed[item.key] = found
                     ended.add(item.key)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,19 +63,7 @@ def pareto_front(
             label="evaluated",
         )
         if front:
-            x = np.array([scale * place.cost for place in front])
-            y = np.array([place.value for place in front])
-            ends = np.array([[place.low, place.high] for place in front]).T
-            axes.step(x, y, where="post", color=PALETTE[0], linewidth=1)
-            axes.errorbar(
-                x,
-                y,
-                np.abs(ends - y),
-                fmt="o",
-                color=PALETTE[0],
-                elinewidth=0.6,
-                label="front, 95 % interval",
-            )
+            _draw_front(axes, front, scale)
         for i, (name, place) in enumerate(named.items(), start=1):
             axes.plot(
                 scale * place.cost,
@@ -93,3 +82,19 @@ def pareto_front(
         if title:
             figure.suptitle(title, fontsize=9)
         legend_below(figure, [axes])
+
+
+def _draw_front(axes: Any, front: Sequence[Place], scale: float) -> None:
+    x = np.array([scale * place.cost for place in front])
+    y = np.array([place.value for place in front])
+    ends = np.array([[place.low, place.high] for place in front]).T
+    axes.step(x, y, where="post", color=PALETTE[0], linewidth=1)
+    axes.errorbar(
+        x,
+        y,
+        np.abs(ends - y),
+        fmt="o",
+        color=PALETTE[0],
+        elinewidth=0.6,
+        label="front, 95 % interval",
+    )

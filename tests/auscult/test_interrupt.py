@@ -34,6 +34,17 @@ def finaliser():
         time.sleep(0.05)
     print("went on")
 
+def swallowed():
+    from auscult.progress import progress
+    with progress("Working", 3) as advance:
+        for _ in range(3):
+            try:
+                stop()
+            except KeyboardInterrupt:  # what handles the error that a library made of it
+                pass
+            advance()
+            print("went on")
+
 cli._run = {work}
 cli.main()
 """
@@ -53,6 +64,13 @@ def test_error_that_a_library_makes_of_it_is_an_interrupt(error: str) -> None:
 
 def test_interrupt_of_a_finaliser_is_raised_again() -> None:
     done = _run("finaliser")
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert "went on" not in done.stdout
+
+
+def test_interrupt_that_is_swallowed_ends_the_work_at_its_next_step() -> None:
+    done = _run("swallowed")
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
     assert "went on" not in done.stdout
