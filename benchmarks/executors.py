@@ -95,7 +95,7 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--encoders", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=600.0, help="of audio")
+    parser.add_argument("--seconds", type=float, default=1200.0, help="of audio")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
