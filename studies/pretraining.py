@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from auscult.training_run import Run
     from auscult.upstreams.pretraining import Pretraining
 
+    Unlabelled = str | Path | Corpus | pd.DataFrame | Mapping[str, Iterable[Any]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pretrained:
@@ -59,7 +61,7 @@ def curve_of(folder: Path) -> "pd.DataFrame":
 
 def pretrain(
     family: str,
-    corpora: "str | Path | Corpus | Iterable[str | Path | Corpus]",
+    corpora: "Unlabelled | Iterable[Unlabelled]",
     *,
     out: str | Path,
     settings: Sequence[str] = (),
@@ -80,7 +82,7 @@ def pretrain(
     Args:
         family: ``mockingjay``, ``hubert``, ...
         corpora: Addresses such as ``tsv:my/speech`` or ``tsv:my/speech#split_column``, folders of
-            audio, or corpora.
+            audio, corpora, data frames, or cuts by split; one or several.
         out: Folder for the encoder, ``training.json``, the curve and checkpoints.
         settings: ``KEY=VALUE``, changes to the preset.
         config: TOML file of KEY = VALUE, before the others.
@@ -157,14 +159,16 @@ class _Speech:
 
     def __init__(
         self,
-        corpora: "str | Path | Corpus | Iterable[str | Path | Corpus]",
+        corpora: "Unlabelled | Iterable[Unlabelled]",
         splits: str,
         limit: int | None,
         skip_bad: bool,
     ) -> None:
-        if isinstance(corpora, str) or not isinstance(corpora, Iterable):
-            corpora = [corpora]
-        self.corpora = list(corpora)
+        one = isinstance(corpora, str | Mapping) or hasattr(corpora, "columns")  # a frame has them
+        several: list[Any] = (
+            list(corpora) if isinstance(corpora, Iterable) and not one else [corpora]
+        )
+        self.corpora = [_opened(corpus, skip_bad) for corpus in several]
         self.splits, self.limit, self.skip_bad = splits, limit, skip_bad
 
     @property
@@ -208,6 +212,16 @@ class _Speech:
         limited = corpus.limited(self.limit)
         cuts = [cut for name in names for cut in limited.split(name)]
         return cuts, [corpus.audio_sha256[name] for name in names]
+
+
+def _opened(corpus: "Unlabelled", skip_bad: bool) -> "str | Path | Corpus":
+    """Return a corpus of a frame or of cuts; what has a place is read later."""
+    import auscult
+    from auscult.dataset import Corpus
+
+    if isinstance(corpus, str | Path | Corpus):
+        return corpus
+    return auscult.corpus(corpus, skip_bad=skip_bad)
 
 
 def _assignments(path: str | Path | None) -> list[str]:

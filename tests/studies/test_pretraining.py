@@ -44,6 +44,24 @@ def test_as_the_verb(corpus: str, tmp_path: Path, run: Command) -> None:
         auscult.pretrain("mockingjay", corpus, out=tmp_path / "mine", **TINY)
 
 
+def test_a_frame_and_cuts_are_learned_from(corpus: str, tmp_path: Path) -> None:
+    import pandas as pd
+
+    folder = Path(corpus.removeprefix("tsv:"))
+    frame = pd.read_csv(folder / "MANIFEST.tsv", sep="\t", dtype=str, keep_default_na=False)
+    frame["path"] = [str(folder / path) for path in frame.path]
+    cuts = auscult.corpus(corpus).splits
+    options = {**TINY, "dry_run": True, "out": tmp_path / "out"}
+    (size,) = {
+        auscult.pretrain("mockingjay", speech, **options).configuration["utterances"]
+        for speech in (corpus, frame, [frame], cuts)
+    }
+    both = auscult.pretrain("mockingjay", [frame, corpus], **options)
+    assert both.configuration["utterances"] == 2 * size
+    with pytest.raises(UserError, match="is no corpus"):
+        auscult.pretrain("mockingjay", 3, **options)  # type: ignore[arg-type]
+
+
 def test_a_dry_run_makes_nothing(corpus: str, tmp_path: Path) -> None:
     folder = Path(corpus.removeprefix("tsv:"))
     (tmp_path / "mine.toml").write_text("dim = 48\nheads = 2\n")
