@@ -121,7 +121,6 @@ class Pool:
                     else:
                         workers.begin(item)
                 for item, found in workers.ended():
-                    interrupt.check()
                     if isinstance(found, Failure):
                         failed[item.key] = found
                     ended.add(item.key)
