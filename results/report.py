@@ -336,7 +336,7 @@ def _apart(one: Choice, other: Choice, compared: Sequence[Difference]) -> str:
         meta = difference.artifact.meta
         if (difference.label, difference.over, meta["probe"], meta["metric"]) == pair:
             under = "" if first.probe == second.probe else f" with {first.probe}"
-            return f", less by {difference.text}{under} on the same resamples"
+            return f"; their difference{under} is {difference.text} on the same resamples"
     (a, b), (c, d) = one.point.interval, other.point.interval
     return ", the intervals overlap" if a <= d and c <= b else ""
 

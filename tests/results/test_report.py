@@ -201,7 +201,8 @@ def test_the_summary_quotes_a_paired_difference(
     store.add(linear + dev, [make_difference(), make_difference("fbank")])
     write_report(store, tmp_path / "report.html")
     summary = Page(tmp_path / "report.html").text
-    assert re.search(r"next is \S+ with [^;]*, less by \+0\.200 \[\+0\.100, \+0\.300\]", summary)
+    apart = r"next is \S+ with [^;]*; their difference is \+0\.200 \[\+0\.100, \+0\.300\]"
+    assert re.search(apart, summary)
     assert "overlap" not in summary
 
 
