@@ -58,12 +58,8 @@ class Serial:
     @contextmanager
     def open(self, desk: Desk) -> Iterator[Map]:
         """See :class:`Executor`."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(desk.bench.threads or before)
-        try:
+        with _threads(desk.bench.threads):
             yield lambda items: self._map(items, desk)
-        finally:
-            torch.set_num_threads(before)
 
     def _map(self, items: Sequence[Item], desk: Desk) -> Iterator[Ended]:
         failed: dict[str, Failure] = {}
@@ -102,7 +98,12 @@ class Pool:
                 f"{next(iter(desk.bench.live))}; give an address, such as python:FILE.py:NAME, or "
                 "use the executor serial."
             )
-        with _Workers(self.workers, desk.bench, self.threads) as workers, _ended_with_us():
+        threads = desk.bench.threads or self.threads
+        with (
+            _threads(threads),  # of what is computed here beside the items, such as latencies
+            _Workers(self.workers, desk.bench, threads) as workers,
+            _ended_with_us(),
+        ):
             yield lambda items: self._map(items, workers)
 
     def _map(self, items: Sequence[Item], workers: "_Workers") -> Iterator[Ended]:
@@ -139,7 +140,7 @@ class _Workers:
         self.number = number
         self._context = multiprocessing.get_context("spawn")
         self._begun = self._context.Event()  # a worker has come as far as that
-        self._given = (bench, bench.threads or threads, logger.level, self._begun)
+        self._given = (bench, threads, logger.level, self._begun)
         self._pool: ProcessPoolExecutor | None = None
         self._queue: deque[Item] = deque()
         self._suspects: deque[Item] = deque()
@@ -234,6 +235,17 @@ class _Workers:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Have torch use so many threads in this process; as many as before where 0."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -25,6 +25,13 @@ def test_killed_verbs_end_as_unbroken_ones() -> None:
 
 
 @pytest.mark.slow
+def test_killed_processes_end_as_one_unbroken_one() -> None:
+    verbs = ("attention", "extract")
+    said = campaign(TOOLS / "kill.py", "--executor", "local:2", "--runs", 1, "--verb", *verbs)
+    assert said.count("1 of 1 held") == len(verbs)
+
+
+@pytest.mark.slow
 def test_verbs_on_a_bad_disk() -> None:
     said = campaign(TOOLS / "fault.py", "--runs", 2)
     assert said.count("2 of 2 held") == 3 * 8

@@ -81,8 +81,9 @@ def test_threads_are_set_and_put_back(tone_corpus: Callable[..., Path], tmp_path
     ]
     assert [plan.items[1].how["threads"] for plan in plans] == ["1", "3"]
     assert plans[0].items[1].key != plans[1].items[1].key
-    with studies.Serial().open(plans[1].desk):
-        assert torch.get_num_threads() == 3
+    for executor in (studies.Serial(), studies.Pool(2)):
+        with executor.open(plans[1].desk):
+            assert torch.get_num_threads() == 3
     assert torch.get_num_threads() == before
 
 

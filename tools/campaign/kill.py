@@ -2,11 +2,13 @@
 
 python tools/campaign/kill.py                        # every verb, 10 kills each
 python tools/campaign/kill.py --verb probe run --runs 3 --seed 7
+python tools/campaign/kill.py --executor local:2     # verbs that have one, against serial
 
 Each run begins in empty folders, gets SIGKILL, SIGINT or SIGTERM at a moment drawn from the time
 that an unbroken run takes (one in three is killed a second time), and is then typed again. It must
 end with status 0, with the records, weights and files of the unbroken run, without a traceback and
-without temporary files.
+without temporary files. With --executor the killed runs have several processes, and the unbroken
+one has not: the numbers are equal all the same.
 """
 
 import argparse
@@ -25,18 +27,24 @@ import verb as verbs  # noqa: E402
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 
 
-def kill_verb(name: str, runs: int, inputs: Path, folder: Path, chance: random.Random) -> list[str]:
+def kill_verb(
+    name: str, runs: int, inputs: Path, folder: Path, chance: random.Random, executor: str
+) -> list[str]:
     """Return one sentence for each run that did not end as the unbroken one."""
     verb = verbs.VERBS[name]
     log = folder / "log"
-    whole = verbs.run(verb.words(inputs, folder / "whole"), folder / "cache", log)
+    several = ("--executor", executor, "--threads", 1) if executor else ()
+    whole = verbs.run((*verb.words(inputs, folder / "whole"), *several[2:]), folder / "cache", log)
     if whole.status != 0:
         return [f"the unbroken run failed: {whole.said[-600:]}"]
     wanted = verbs.outcome(folder / "whole", verb.clocked)
+    if executor:  # for how long it takes; another cache, so that all is done
+        words = (*verb.words(inputs, folder / "several"), *several)
+        whole = verbs.run(words, folder / "cache-of-several", log)
     problems = []
     for number in range(runs):
         out, cache = folder / f"out{number}", folder / f"cache{number}"
-        words = verb.words(inputs, out)
+        words = (*verb.words(inputs, out), *several)
         told = []
         for _ in range(1 + (chance.random() < 1 / 3)):
             told.append(_killed(words, cache, log, chance, whole.seconds))
@@ -75,7 +83,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--verb", nargs="*", default=list(verbs.VERBS), choices=list(verbs.VERBS))
+    parser.add_argument("--verb", nargs="*", choices=list(verbs.VERBS), help="all where none")
+    parser.add_argument("--executor", default="", help="of the runs that are killed: local:N")
     parser.add_argument("--runs", type=int, default=10, help="of each verb")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -84,12 +93,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs"
         verbs.make_inputs(inputs)
-        for name in options.verb:
+        having = verbs.EXECUTED if options.executor else verbs.VERBS
+        for name in options.verb or having:
             place = Path(folder) / name.replace(" ", "-")
             place.mkdir()
             began = time.monotonic()
             chance = random.Random(f"{options.seed} {name}")
-            problems = kill_verb(name, options.runs, inputs, place, chance)
+            problems = kill_verb(name, options.runs, inputs, place, chance, options.executor)
             failed += len(problems)
             held = options.runs - len(problems)
             print(f"{name:14} {held} of {options.runs} held, {time.monotonic() - began:.0f} s")

@@ -140,6 +140,7 @@ VERBS: Mapping[str, Verb] = {
         )
     ),
 }
+EXECUTED = ("probe", "attention", "run", "extract", "subnet search", "superb run")  # --executor
 
 
 @dataclass(frozen=True, slots=True)
