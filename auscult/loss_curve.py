@@ -52,8 +52,13 @@ def read_curve(folder: Path) -> Iterator[dict[str, float]]:
 
 
 def _until(folder: Path, step: int) -> str:
+    """Return the lines of steps up to ``step``, each step's first."""
     lines = read_lines(folder / CURVE) if (folder / CURVE).exists() else []
-    return "".join(f"{line}\n" for line in lines if _step_of(line) <= step)
+    found: dict[float, str] = {}
+    for line in lines:
+        if _step_of(line) <= step:
+            found.setdefault(_step_of(line), f"{line}\n")
+    return "".join(found[number] for number in sorted(found))
 
 
 def _step_of(line: str) -> float:

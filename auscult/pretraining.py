@@ -105,9 +105,17 @@ def _check_finished(run: Run, states: Mapping[str, Any]) -> None:
     _restore_objective(run.objective, states)
     _mend(run, states)
     curve = run.folder / CURVE
-    if "curve" in states and (not curve.exists() or curve.read_text() != states["curve"]):
+    if "curve" in states and not _holds(curve, states["curve"]):
         logger.warning(f"{curve} was damaged since it was written; it is written again.")
         write_text(states["curve"], curve)
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Say whether a file holds a text, and nothing else."""
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
 
 
 def _restore_objective(objective: Objective, states: Mapping[str, Any]) -> None:

@@ -12,6 +12,8 @@ from auscult.kept import is_sealed, is_whole, seal
 from auscult.progress import logger
 from auscult.whole_file import whole_file, writing
 
+SUFFIX = ".ckpt"
+
 
 def write_snapshot(states: Mapping[str, Any], folder: Path, step: int, keep: int = 1) -> Path:
     """Write ``states-STEP.ckpt`` to ``folder``, then remove all but the ``keep`` newest.
@@ -21,12 +23,12 @@ def write_snapshot(states: Mapping[str, Any], folder: Path, step: int, keep: int
     Raises:
         UserError: The disk is full, or the folder cannot be written; older files stay.
     """
-    path = folder / f"states-{step}.ckpt"
+    path = folder / f"states-{step}{SUFFIX}"
     with whole_file(path) as temporary:
         _save(states, temporary)
         seal(temporary)
     with writing(path):
-        for old in _by_step(folder)[:-keep]:
+        for old in snapshots(folder)[:-keep]:
             old.unlink(missing_ok=True)
     return path
 
@@ -47,7 +49,7 @@ def newest_snapshot(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     Damaged ones are warned about and removed; those of older versions, which have no hash, are
     passed over where they cannot be read.
     """
-    for path in reversed(_by_step(folder)):
+    for path in reversed(snapshots(folder)):
         try:
             if is_sealed(path) and not is_whole(path):
                 continue
@@ -63,7 +65,7 @@ def newest_snapshot(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 def remove_snapshots(*folders: Path) -> None:
     """Remove all checkpoints of ``folders``: what they were made of is not what it should be."""
     for folder in folders:
-        for path in _by_step(folder):
+        for path in snapshots(folder):
             path.unlink(missing_ok=True)
 
 
@@ -72,8 +74,10 @@ def _save(content: Mapping[str, Any], path: Path) -> None:
         torch.save(dict(content), file)
 
 
-def _by_step(folder: Path) -> list[Path]:
+def snapshots(folder: Path) -> list[Path]:
     """Return the checkpoints of ``folder``, oldest first."""
-    found = {path: re.fullmatch(r"states-(\d+)\.ckpt", path.name) for path in folder.glob("*.ckpt")}
+    found = {
+        path: re.fullmatch(r"states-(\d+)\.ckpt", path.name) for path in folder.glob(f"*{SUFFIX}")
+    }
     steps = {path: int(match[1]) for path, match in found.items() if match}
     return sorted(steps, key=lambda path: steps[path])

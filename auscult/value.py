@@ -1,6 +1,8 @@
-"""Values that came as JSON or from a database, and may be anyone's."""
+"""Values that came as JSON or from a database, and may be anyone's; and how plain ones are told."""
 
+import hashlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 DEEPEST = 32  # lists and mappings in each other
@@ -55,3 +57,27 @@ def shorten(value: Any) -> str:
     except ValueError:  # a number of thousands of digits
         return "a number of too many digits"
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def as_text(value: Any) -> str | None:
+    """Return a text that is the same for equal plain values, and another for others.
+
+    Returns:
+        None for what is neither a number, a text, an array nor made of such.
+    """
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return repr(value)
+    if hasattr(value, "tolist") and hasattr(value, "dtype") and not isinstance(value, type):
+        content = b"" if getattr(value, "is_meta", False) else repr(value.tolist()).encode()
+        return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(content).hexdigest()}"
+    if isinstance(value, Mapping):
+        pairs = [(as_text(key), as_text(one)) for key, one in value.items()]
+        if any(text is None for pair in pairs for text in pair):
+            return None
+        return repr(sorted((str(key), str(one)) for key, one in pairs))
+    if isinstance(value, list | tuple | set | frozenset):
+        texts = [as_text(one) for one in value]
+        if any(text is None for text in texts):
+            return None
+        return repr(sorted(map(str, texts)) if isinstance(value, set | frozenset) else texts)
+    return None

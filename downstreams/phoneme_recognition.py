@@ -17,7 +17,7 @@ have none, unless ``silence=yes``: phone error rates of TIMIT are usually given 
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from .ctc import (
     label_sequences,
     word_errors,
 )
-from .schedule import Records
+from .schedule import FILES, Records
 from .score import ratio_score
 from .split import LabelledCorpus
 from .text import spelled
@@ -55,7 +55,7 @@ class PhonemeRecognitionConfig(CTCConfig):
     """SUPERB's protocol, and where phones come from."""
 
     label: str = "phone"  # an alignment, or a column
-    lexicon: str = ""  # files that turn transcripts into phones
+    lexicon: str = field(default="", metadata=FILES)  # that turn transcripts into phones
     stress: bool = True  # keep the digits of AA0, AA1, AA2
     silence: bool = False  # keep silences as phones
     projector_dim: int = 256

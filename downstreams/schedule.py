@@ -1,6 +1,7 @@
 """How long and how fast a head is trained, and what comes of it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,8 +9,10 @@ from numpy.typing import NDArray
 
 from auscult.errors import UserError, unknown
 from auscult.precision import PRECISIONS
+from auscult.watch import content_sha256
 
 Records = dict[str, list[Any]]
+FILES = {"files": True}  # metadata of a field that names files, with commas between
 OPTIMIZERS = {  # as s3prl's runner builds them; its AdamW has no weight decay and an eps of 1e-7
     "Adam": {"name": "TorchOptim", "torch_optim_name": "Adam"},
     "AdamW": {"name": "AdamW"},
@@ -65,3 +68,22 @@ def runner_config(schedule: Schedule) -> dict[str, Any]:
         "runner": runner,
         "optimizer": {**OPTIMIZERS[schedule.optimizer], "lr": schedule.learning_rate},
     }
+
+
+def files_sha256(config: Any) -> dict[str, str]:
+    """Return the fingerprints of the files that a configuration names, by ``FIELD_sha256``.
+
+    That of a file that cannot be read is empty; whoever reads it says why.
+    """
+    found = {}
+    for field in fields(config):
+        if field.metadata.get("files") and (names := getattr(config, field.name)):
+            found[f"{field.name}_sha256"] = ",".join(map(_file_sha256, names.split(",")))
+    return found
+
+
+def _file_sha256(name: str) -> str:
+    try:
+        return content_sha256(Path(name).expanduser())
+    except (UserError, ValueError, RuntimeError):
+        return ""

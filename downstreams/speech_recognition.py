@@ -36,7 +36,7 @@ from .ctc import (
     word_errors,
 )
 from .decoder import WORD_END, WordDecoder, check_decoder
-from .schedule import Records
+from .schedule import FILES, Records
 from .score import ratio_score
 from .split import LabelledCorpus, expect_label
 from .text import spelled
@@ -50,7 +50,7 @@ _DECODING = {"trained": False}  # of fields on which no weight depends: a traine
 class SpeechRecognitionConfig(CharacterConfig):
     """SUPERB's protocol, and how test is decoded with a language model."""
 
-    lm: str = field(default="", metadata=_DECODING)  # ARPA file, may be compressed by gzip
+    lm: str = field(default="", metadata=_DECODING | FILES)  # ARPA, may be compressed by gzip
     lm_weight: float = field(default=2.0, metadata=_DECODING)
     word_penalty: float = field(default=1.0, metadata=_DECODING)
     beam_size: int = field(default=5, metadata=_DECODING)

@@ -67,6 +67,22 @@ class Desk:
             )
         return encoder
 
+    def expect_code(self, item: Item, now: str) -> None:
+        """See that what carries an item out is what it was planned with.
+
+        Args:
+            item: What is to be done.
+            now: Fingerprint of the code and the libraries that do it.
+
+        Raises:
+            UserError: Somebody edited it before this worker began.
+        """
+        if item.how["code"] != now:
+            raise UserError(
+                f"The code behind {item.upstream['address']} is another than when this was "
+                "planned; run the command again."
+            )
+
     def corpus_of(self, item: Item) -> "Corpus":
         """Return an item's corpus.
 

@@ -146,6 +146,7 @@ def _looked_at(encoder: "Upstream") -> "tuple[UpstreamSpec, str]":
 def measure(item: Item, desk: Desk) -> Outcome:
     """Listen to all utterances of an item, going on where a killed run was."""
     encoder, corpus = desk.encoder_of(item), desk.corpus_of(item)
+    desk.expect_code(item, made_by(__name__, *encoder.modules()))
     split, base = item.what["split_name"], item.what["base"]
     cuts = list(corpus.split(split))
     made = provenance(item.command, desk.bench.device)

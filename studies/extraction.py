@@ -181,7 +181,7 @@ def _plan(desk: Desk, name: str, data: "Corpus", call: Call, dtype: str) -> Extr
     cuts, short = long_enough(encoder, cuts, skip_bad=bench.skip_bad)
     _say_size(encoder, cuts, dtype, bench.out)
     made = {"precision": precision_of(encoder, bench.precision), "dtype": dtype}
-    maker = made_by("auscult.feature", *encoder.modules())
+    maker = _maker(encoder)
     paths = paths_of([cut.id for cut in cuts], bench.out)
     targets = [Target.of(*pair, encoder, made, maker) for pair in zip(cuts, paths, strict=True)]
     batches = plan_batches([cut.duration for cut in cuts])
@@ -214,6 +214,11 @@ def _plan(desk: Desk, name: str, data: "Corpus", call: Call, dtype: str) -> Extr
     )
 
 
+def _maker(encoder: "Upstream") -> str:
+    """Return the fingerprint of the code that files are made by."""
+    return made_by("auscult.feature", *encoder.modules())
+
+
 def write(item: Item, desk: Desk) -> Outcome:
     """Write the files of a part, but for batches whose files are all there.
 
@@ -221,6 +226,7 @@ def write(item: Item, desk: Desk) -> Outcome:
         UserError: Audio is another than when this was planned, or a state cannot be written.
     """
     encoder, what = desk.encoder_of(item), item.what
+    desk.expect_code(item, _maker(encoder))
     cuts = cuts_of(what)
     made = {name: what[name] for name in ("precision", "dtype")}
     targets = [

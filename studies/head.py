@@ -11,8 +11,8 @@ from auscult import kept
 from auscult.dataset import Corpus
 from auscult.downstreams import HeadTask
 from auscult.downstreams.feature import CorpusUpstream
-from auscult.downstreams.prediction import PredictionRun, find_run, write_predictions
-from auscult.downstreams.schedule import HeadResult
+from auscult.downstreams.prediction import RUN, PredictionRun, find_run, write_predictions
+from auscult.downstreams.schedule import HeadResult, files_sha256
 from auscult.downstreams.search import Trial, search_learning_rate
 from auscult.downstreams.split import LabelledCorpus, drop_short
 from auscult.downstreams.training import HeadTraining, fit_head
@@ -21,7 +21,7 @@ from auscult.precision import precision_of
 from auscult.progress import logger
 from auscult.record import Artifact, Provenance, Record, fingerprint
 from auscult.score import record_of
-from auscult.snapshot import remove_snapshots
+from auscult.snapshot import remove_snapshots, snapshots
 from auscult.upstream import Upstream
 from auscult.watch import same_audio
 
@@ -75,6 +75,7 @@ class TrainedHead:
         """Return the configuration as a record has it."""
         found = {
             **_settings(self.run, self.encoder, self.config, self.finetuned),
+            **files_sha256(self.config),
             "limit": self.run.limit,
             "split_column": self.corpus.split_column,
             **self._made_with(),
@@ -218,7 +219,7 @@ def outcome_of(head: TrainedHead, key: str) -> Outcome:
         key=key,
         records=tuple(_records(head)),
         artifacts=(_weights(head),) if head.run.task.trains else (),
-        files=(_folder_of(head).relative_to(head.run.bench.out).as_posix(),),
+        files=tuple(path.relative_to(head.run.bench.out).as_posix() for path in _files(head)),
         notes={
             "finetuned": head.finetuned,
             "layer": int(result.layer_weights.argmax()),
@@ -276,6 +277,15 @@ def _folder(
 
 def _folder_of(head: TrainedHead) -> Path:
     return _folder(head.encoder, head.run, head.config, head.corpus, head.labelled, head.finetuned)
+
+
+def _files(head: TrainedHead) -> list[Path]:
+    """Return what a finished head consists of: its answers, and the last states of each rate."""
+    files = [_folder_of(head) / RUN]
+    rates = head.run.learning_rates or (head.config.learning_rate,) if head.run.task.trains else ()
+    for config in (replace(head.config, learning_rate=rate) for rate in rates):
+        files += snapshots(_folder_of(replace(head, config=config)))
+    return files
 
 
 def _write_answers(head: TrainedHead) -> None:

@@ -294,6 +294,7 @@ def _stores(
     from auscult.extraction import long_enough
 
     encoder = desk.encoder_of(item)
+    desk.expect_code(item, made_by(__name__, *encoder.modules()))
     corpus = desk.corpus_of(item)
     kept = {
         name: long_enough(encoder, list(corpus.split(name)), skip_bad=desk.bench.skip_bad)

@@ -16,6 +16,7 @@ from auscult import kept, tree
 from auscult.errors import UserError
 from auscult.record import Artifact, Provenance, Record
 from auscult.score import Tally
+from auscult.snapshot import SUFFIX
 
 from .item import Item, Outcome, TallyKey
 
@@ -60,7 +61,7 @@ class Ledger:
             return None
         tensors, about = found
         content = json.loads(about[_ABOUT])
-        if not all((self.folder.parent / name).exists() for name in content["files"]):
+        if not all(_stands(self.folder.parent / name) for name in content["files"]):
             return None
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         return Outcome(
@@ -97,6 +98,11 @@ class Ledger:
 
     def _path(self, item: Item) -> Path:
         return self.folder / f"{item.kind}-{item.key[:32]}-{FORMAT}.safetensors"
+
+
+def _stands(path: Path) -> bool:
+    """Say whether a file is there, and, where it was closed by a hash, to its end."""
+    return path.is_file() and (path.suffix != SUFFIX or kept.is_sealed(path))
 
 
 def _place(array: np.ndarray, arrays: dict[str, np.ndarray]) -> str:

@@ -329,7 +329,7 @@ def _latency(sharing: Sharing, path: Path, device: str) -> Latency:
         subnets = [space.smallest, sharing.default, space.largest]
         subnets += [space.sample(seed) for seed in range(_CHECKED_DRAWS)]
         whole = [sharing.cut(subnet) for subnet in dict.fromkeys(subnets)]
-        found = measure_latency(space, place, mode, whole)
+        found = measure_latency(space, place, device, mode, whole)
         found.write(path)
     return found
 

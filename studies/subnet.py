@@ -64,6 +64,7 @@ def measure(item: Item, desk: Desk) -> Outcome:
             "The supernet, its teacher or the speech is another than when the search began; run "
             "it again."
         )
+    desk.expect_code(item, criterion.code)
     subnet = parse_subnet(text, sharing.space, sharing.supernet.mode)
     return Outcome(key=item.key, records=(), notes={"score": asdict(criterion.score(subnet, part))})
 

@@ -11,6 +11,7 @@ from auscult.config import override, parse_rates, several, whole_number
 from auscult.dataset import check_speakers
 from auscult.device import choose_device
 from auscult.downstreams import find_task
+from auscult.downstreams.schedule import files_sha256
 from auscult.downstreams.search import SUPERB_RATES
 from auscult.errors import UserError
 from auscult.origin import made_by
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from auscult.dataset import Corpus
     from auscult.downstreams import HeadTask
     from auscult.downstreams.split import LabelledCorpus
+    from auscult.upstream import Upstream
 
 KIND = "head"
 
@@ -188,7 +190,6 @@ class Heads:
     def item(self, desk: Desk, upstream: str) -> Item:
         """Return the training of one encoder's head."""
         encoder = desk.encoder(upstream)
-        code = made_by(__name__, self.task.module, *encoder.modules())
         protocol, config = asdict(self.task.config()), asdict(self.config)
         return Item(
             kind=KIND,
@@ -204,13 +205,14 @@ class Heads:
                 "version": self.task.spec.version,
                 "origin": self.task.spec.origin,
                 "config": config,
+                "files": files_sha256(self.config),
                 "learning_rates": list(self.learning_rates),
                 "finetune": self.finetune,
                 "seed": self.seed,
                 "split": self.split,
                 "tested": self.tested,
             },
-            how={**desk.bench.how, "code": code},
+            how={**desk.bench.how, "code": self.code(encoder)},
             call=desk.bench.call(
                 "run",
                 [f"{key}={value}" for key, value in config.items() if value != protocol[key]],
@@ -229,6 +231,10 @@ class Heads:
             ),
             kept=False,
         )
+
+    def code(self, encoder: "Upstream") -> str:
+        """Return the fingerprint of the code that an encoder's head is trained by."""
+        return made_by(__name__, self.task.module, *encoder.modules())
 
     @classmethod
     def of(cls, item: Item, desk: Desk) -> "Heads":
@@ -251,6 +257,12 @@ class Heads:
 def measure(item: Item, desk: Desk) -> Outcome:
     """Train the head of an item, or find it trained, and ask it about test."""
     heads, encoder = Heads.of(item, desk), desk.encoder_of(item)
+    desk.expect_code(item, heads.code(encoder))
+    if files_sha256(heads.config) != item.what["files"]:
+        raise UserError(
+            f"A file that {item.title} reads is another than when this was planned; run the "
+            "command again."
+        )
     theirs = (encoder.spec.origin, heads.corpus.origin, heads.task.spec.origin)
     run = HeadRun(
         task=heads.task,

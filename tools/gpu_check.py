@@ -1,24 +1,29 @@
 """Check on a machine with a GPU that Auscult computes there what it computes on the CPU.
 
 ``python tools/gpu_check.py`` takes at most eight minutes, prints a table, and writes all numbers
-to ``benchmarks/results/gpu-CARD.json``, anew after each. ``--dry`` runs the same parts, as small
-as they get, on the CPU alone; ``--pretend`` there too, on tensors that say they are on a GPU. The
-exit status is 1 if anything failed.
+to ``benchmarks/results/gpu-CARD.json``, anew after each; those of some ``--parts`` to a file that
+names them. ``--dry`` runs the same parts, as small as they get, on the CPU alone; ``--pretend``
+there too, on tensors that say they are on a GPU. The exit status is 1 if anything failed. SIGTERM
+and Ctrl-C end it with a table of what was found by then.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -90,38 +95,123 @@ class Found:
         return not self.error and all(check.passed for check in self.checks)
 
 
+class Stopped(Exception):
+    """Somebody, or a time limit, wants the check to end."""
+
+
 def main() -> int:
     """Run the parts and return the exit status."""
+    started = time.monotonic()
     options = _options()
+    _expect_libraries()
     small = options.dry or options.pretend
     device = "cuda" if options.pretend or not small else "cpu"
-    os.environ["PYTHONPATH"] = os.pathsep.join([*HERE, os.environ.get("PYTHONPATH", "")])
+    path = os.environ.get("PYTHONPATH", "")  # an empty entry would be the folder we are in
+    os.environ["PYTHONPATH"] = os.pathsep.join([*HERE, *filter(None, path.split(os.pathsep))])
     os.environ.update({"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"})
     os.environ.setdefault("OMP_NUM_THREADS", "1" if small else "4")  # the same in all processes
     about = _about(device, options.pretend)
     out = options.out
     if out is None and not small:
-        card = re.sub(r"[^a-z0-9]+", "-", about["card"].lower()).strip("-")
-        out = ROOT / "benchmarks" / "results" / f"gpu-{card}.json"
+        out = _place(about["card"], options.parts or ())
     able = [part for part in PARTS if part.alone or not options.pretend]
     chosen = [part for part in able if part.name in (options.parts or [p.name for p in able])]
     found = {part.name: Found() for part in chosen}
     _write(out, about, found)  # what cannot be written is found out first
-    started = time.monotonic()
+    file = _File(out, about, found)
     worker = Worker(device, dry=small, pretend=options.pretend)
-    with tempfile.TemporaryDirectory(prefix="auscult-gpu-") as folder, closing(worker):
-        os.environ["AUSCULT_CACHE"] = str(Path(folder) / "cache")
-        for part in chosen:
-            print(f"{part.name}: {part.what}", file=sys.stderr, flush=True)
-            place = Path(folder) / part.name
-            place.mkdir()
-            seconds = min(part.seconds, started + SECONDS - time.monotonic())
-            seconds = PATIENCE * part.seconds if small else seconds
-            _run(part, found[part.name], worker, place, seconds, lambda: _write(out, about, found))
+    scratch = tempfile.TemporaryDirectory(prefix="auscult-gpu-", ignore_cleanup_errors=True)
+    try:
+        with _stopping(), scratch as folder, closing(worker):
+            os.environ["AUSCULT_CACHE"] = str(Path(folder) / "cache")
+            for part in chosen:
+                print(f"{part.name}: {part.what}", file=sys.stderr, flush=True)
+                place = Path(folder) / part.name
+                place.mkdir()
+                seconds = min(part.seconds, started + SECONDS - time.monotonic())
+                seconds = PATIENCE * part.seconds if small else seconds
+                _run(part, found[part.name], worker, place, seconds, file.note)
+    except Stopped as reason:
+        print(f"gpu_check: {reason}; what was found by then follows.", file=sys.stderr)
+        file.note()
     print(_table(found))
     if out is not None:
-        print(f"All numbers are in {out}.")
-    return 0 if all(one.passed for one in found.values()) else 1
+        print(file.problem or f"All numbers are in {out}.")
+    return 0 if all(one.passed for one in found.values()) and not file.problem else 1
+
+
+@dataclass(slots=True)
+class _File:
+    """Where all numbers are written, as soon as they are known."""
+
+    out: Path | None
+    about: Mapping[str, Any]
+    found: Mapping[str, Found]
+    problem: str = ""  # why the last writing failed
+
+    def note(self) -> None:
+        """Write what is known by now; where that fails, the table at the end has it still."""
+        from auscult.errors import UserError
+
+        try:
+            _write(self.out, self.about, self.found)
+            self.problem = ""
+        except (UserError, OSError) as error:
+            self.problem = f"The numbers are in no file: {error}"
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Raise Stopped at the first signal that asks for an end; what follows it is not disturbed."""
+    asking = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def stop(number: int, _: object) -> None:
+        for one in asking:
+            signal.signal(one, signal.SIG_IGN)
+        raise Stopped(f"stopped by {signal.Signals(number).name}")
+
+    before = {one: signal.signal(one, stop) for one in asking}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _expect_libraries() -> None:
+    """Look what this machine lacks before its time is used.
+
+    Raises:
+        SystemExit: Something.
+    """
+    lacking = []
+    with suppress(ImportError):
+        from gpu_carry import UNUSED
+
+        table = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        for wanted in table["project"]["dependencies"]:
+            name = re.split(r"[^\w.-]", wanted)[0]
+            if name.lower() not in UNUSED and not _is_there(name):
+                lacking.append(name)
+    if lacking:
+        sys.exit(
+            f"gpu_check: this machine lacks {', '.join(lacking)}. tools/gpu_carry.py, run where "
+            "Auscult is installed, puts that into a folder to name in PYTHONPATH here."
+        )
+
+
+def _is_there(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return importlib.util.find_spec(name) is not None
+    return True
+
+
+def _place(card: str, parts: Sequence[str]) -> Path:
+    """Return where numbers go by themselves; those of some parts are not in the place of all."""
+    name = re.sub(r"[^a-z0-9]+", "-", "-".join(["gpu", card, *parts]).lower()).strip("-")
+    return ROOT / "benchmarks" / "results" / f"{name}.json"
 
 
 def _options() -> argparse.Namespace:
@@ -188,7 +278,11 @@ def _run(
             note()
     except Failed as error:
         found.error = str(error)
-    found.seconds = time.monotonic() - started
+    except Stopped as error:
+        found.error = str(error)
+        raise
+    finally:
+        found.seconds = time.monotonic() - started
     note()
 
 

@@ -204,7 +204,12 @@ def test_a_checkpoint_of_an_older_version_is_gone_on_from(
     settings = json.loads((folder / "training.json").read_text())
     del settings["content_sha256"], settings["made_by"]
     (folder / "training.json").write_text(json.dumps(settings))
+    curve = folder / "curve.jsonl"
+    (first, *_) = curve.read_text().splitlines()
+    lines = [first, "[]", '{"step": null}', "by hand", first, '{"step": 3, "loss": 9.0}', first[:9]]
+    curve.write_text("\n".join(lines))
     pretrain(make(cuts, folder))
+    assert curve.read_text().splitlines()[0] == first
     whole = contents(tmp_path / "whole")
     assert (folder / "toy.pt").read_bytes() == whole["toy.pt"]
     points = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
@@ -217,7 +222,7 @@ def test_a_checkpoint_of_an_older_version_is_gone_on_from(
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone", "no text"])
 def test_damage_to_a_finished_run_is_noticed_and_mended(
     name: str, how: str, cuts: list[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -228,6 +233,7 @@ def test_damage_to_a_finished_run_is_noticed_and_mended(
     damaged = {
         "flipped": content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :],
         "cut": content[:half],
+        "no text": b"\xff\xfe\x00" + content,
     }
     (tmp_path / name).unlink()
     if how in damaged:

@@ -90,6 +90,45 @@ def test_other_weights_are_another_fingerprint() -> None:
     assert wrap(module, blocks="encoder.layers").spec.sha256 != before
 
 
+class Plain(nn.Module):
+    """Keeps all sorts of values beside its weights, and notes what it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv1d(1, 6, 400, stride=320)
+        self.scales = (1.0, [2.0, 3.0])
+        self._gain = 1.0
+        self.window = torch.ones(6)
+        self.names: dict[str, Any] = {"a": None}
+        self.register_buffer("shift", torch.zeros(6), persistent=False)
+        self.seen, self.calls = torch.zeros(1), 0
+
+    def forward(self, waves: Tensor) -> Tensor:
+        self.seen, self.calls = waves.abs().mean(), self.calls + 1
+        return self.conv(waves[:, None]).mT * self.window * self._gain + self.shift
+
+
+def test_other_values_beside_the_weights_are_another_fingerprint() -> None:
+    module = Plain()
+    encoder = wrap(module)
+    found = [encoder.fingerprint()]
+    with torch.no_grad():
+        module(torch.randn(1, 9000))
+    assert encoder.fingerprint() == found[0], "what a pass leaves behind is no part of an encoder"
+    for name, value in {
+        "scales": (1.0, [2.0, 4.0]),
+        "_gain": 2.0,
+        "window": torch.full((6,), 2.0),
+        "shift": torch.ones(6),
+        "names": {"a": 1},
+    }.items():
+        setattr(module, name, value)
+        found.append(encoder.fingerprint())
+    assert len(set(found)) == len(found)
+    assert wrap(Plain()).fingerprint() == wrap(Plain()).fingerprint() == found[0]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -1,12 +1,16 @@
 """The check of a GPU, on the CPU: all of its parts, and what it does when one of them fails."""
 
+import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
@@ -15,9 +19,11 @@ import pytest
 import torch
 from torch import nn
 
+from auscult.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = """
-import os, time
+import os, subprocess, time
 from gpu.part import Check
 
 def pass_(setting):
@@ -31,6 +37,11 @@ def err(setting):
 
 def hang(setting):
     yield Check("process", float(os.getpid()))
+    time.sleep(100)
+
+def start(setting):
+    started = subprocess.Popen(["sleep", "100"], start_new_session=True)
+    yield Check("process", float(started.pid))
     time.sleep(100)
 
 def die(setting):
@@ -68,10 +79,11 @@ def check(
 ) -> Iterator[Callable[..., tuple[int, dict[str, Any]]]]:
     """Return a function that runs the check with fake parts of a few seconds."""
     script, part = tools("gpu_check"), tools("gpu.part").Part
+    slow = ("hang", "start")
 
     def run(out: Path, *names: str, seconds: float = 60.0) -> tuple[int, dict[str, Any]]:
         parts = [
-            part(name=n, work=f"fake_parts:{n}", seconds=seconds if n == "hang" else 60, what=n)
+            part(name=n, work=f"fake_parts:{n}", seconds=seconds if n in slow else 60, what=n)
             for n in names
         ]
         monkeypatch.setattr(script, "PARTS", parts)
@@ -121,6 +133,90 @@ def test_what_fails_does_not_stop_the_rest(
     said = capsys.readouterr().out
     assert "FAILED in exceed: much: 3, to 2" in said and "measured in pass_: measured: 7" in said
     assert "RuntimeError: CUDA error" in said and str(out) in said
+
+
+def _is_gone(process: float) -> bool:
+    """Say whether a process has ended; one that nobody has asked about yet is a zombie."""
+    try:
+        return "Z" in Path(f"/proc/{process:.0f}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+
+
+def test_what_a_part_has_started_ends_with_it(check: Any, tmp_path: Path) -> None:
+    """It would hold the GPU, in a session of its own as torchrun's processes are."""
+    _, found = check(tmp_path / "gpu.json", "start", seconds=5)
+    part = found["parts"]["start"]
+    assert "more than 5 s" in part["error"] and _is_gone(part["checks"][0]["value"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_what_was_found(
+    number: signal.Signals, check: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "gpu.json"
+
+    def stop() -> None:
+        while not (out.exists() and '"process"' in out.read_text()):
+            time.sleep(0.1)
+        os.kill(os.getpid(), number)
+
+    Thread(target=stop, daemon=True).start()
+    status, found = check(out, "pass_", "start", "who")
+    parts = found["parts"]
+    assert status == 1 and parts["pass_"]["passed"]
+    assert parts["start"]["error"] == f"stopped by {number.name}"
+    assert _is_gone(parts["start"]["checks"][0]["value"])
+    assert parts["who"]["error"] == "it was not reached"
+    said = capsys.readouterr().out
+    assert f"FAILED in start: stopped by {number.name}" in said and str(out) in said
+
+
+def test_a_disk_that_fills_takes_only_the_file(
+    check: Any,
+    tools: Callable[[str], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    script = tools("gpu_check")
+    inner, calls = script._write, itertools.count()
+
+    def write(*args: Any) -> None:
+        if next(calls):
+            raise UserError("the disk is full.")
+        inner(*args)
+
+    monkeypatch.setattr(script, "_write", write)
+    status, _ = check(tmp_path / "gpu.json", "pass_", "exceed")
+    said = capsys.readouterr().out
+    assert status == 1 and "measured in pass_: measured: 7" in said
+    assert "FAILED in exceed" in said and "The numbers are in no file: the disk is full." in said
+
+
+def test_what_a_machine_lacks_is_said_at_once(
+    check: Any, tools: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tools("gpu_check")
+    monkeypatch.setattr(script, "_is_there", lambda name: name not in ("jiwer", "plotly"))
+    with pytest.raises(SystemExit, match=r"lacks jiwer\. tools/gpu_carry\.py"):
+        check(tmp_path / "gpu.json", "pass_")
+    assert not (tmp_path / "gpu.json").exists()
+
+
+def test_some_parts_do_not_take_the_place_of_all(tools: Callable[[str], Any]) -> None:
+    place = tools("gpu_check")._place
+    assert place("NVIDIA H100 80GB HBM3", ()).name == "gpu-nvidia-h100-80gb-hbm3.json"
+    assert place("H200", ["heads", "probe"]).name == "gpu-h200-heads-probe.json"
+
+
+def test_the_folder_that_it_is_run_from_is_not_imported_from(
+    check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("", f"{tmp_path}{os.pathsep}"):
+        monkeypatch.setenv("PYTHONPATH", path)
+        check(tmp_path / "gpu.json", "pass_")
+        assert "" not in os.environ["PYTHONPATH"].split(os.pathsep)
 
 
 def test_what_passes_keeps_its_process(check: Any, tmp_path: Path) -> None:

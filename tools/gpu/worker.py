@@ -5,13 +5,19 @@ part fails in it.
 """
 
 import multiprocessing
+import os
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from .part import Check, Part, Setting, last_lines
+
+WAIT = 10.0  # seconds for a process that was killed; what a driver holds may never end
 
 
 class Failed(Exception):
@@ -34,8 +40,8 @@ class Worker:
         """
         until = time.monotonic() + seconds
         spoilt = True  # but where it comes to its end without a fault
-        end = self._end or self._start()
         try:
+            end = self._end or self._start()
             end.send((part, Setting(self._device, self._dry, folder, self._pretend)))
             failed = False
             while True:
@@ -49,37 +55,62 @@ class Worker:
                 failed = failed or not said.passed
                 yield said
             spoilt = failed
-        except (EOFError, OSError):
-            self._process.join()
+        except (EOFError, OSError) as error:
+            if self._process is None:
+                raise Failed(f"no process can be started for it: {error}") from None
+            self._process.join(WAIT)
             raise Failed(f"its process died with status {self._process.exitcode}") from None
         finally:
             if spoilt:
                 self.close()
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, whatever it does, and what it has started."""
         if self._process is not None:
+            with suppress(ImportError):
+                _kill_started(self._process.pid)
             self._process.kill()
-            self._process.join()
+            self._process.join(WAIT)
         self._process = self._end = None
 
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
-        self._end, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, self._pretend), daemon=True)
-        self._process.start()
+        end, other = context.Pipe()
+        process = context.Process(target=_serve, args=(other, self._pretend), daemon=True)
+        process.start()
+        self._process, self._end = process, end
         other.close()
-        return self._end
+        return end
+
+
+def _kill_started(process: int) -> None:
+    """Kill the processes below one, those in sessions of their own too."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        for one in psutil.Process(process).children(recursive=True):
+            one.kill()
 
 
 def _serve(end: Connection, pretend: bool) -> None:
     """Run the parts that come, and send what they find; None after each, or how it failed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the check is asked, and ends this process
+    Thread(target=_end_with_parent, daemon=True).start()
     if not pretend:
         return _answer(end)
     from .pretended import pretended_gpu
 
     with pretended_gpu():
         _answer(end)
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the check; where it is killed, it can tell nobody."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        with suppress(ImportError):
+            _kill_started(os.getpid())
+        os._exit(1)
 
 
 def _answer(end: Connection) -> None:

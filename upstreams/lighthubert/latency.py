@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from auscult.contracts import SAMPLE_RATE, Waveforms
 from auscult.kept import read_object, write_object
 from auscult.measurement import LENGTHS, processor_name
+from auscult.origin import code_of
 from auscult.progress import logger, progress
 
 from .network import LightHubert, num_frames
@@ -38,10 +39,11 @@ Part = tuple[int, ...]  # (): the convolutions; embed_dim: positions; embed_dim,
 class Place:
     """What the times of a table hold for."""
 
-    device: str
+    device: str  # its kind; of the index, as in cuda:1, nothing depends
     processor: str
     threads: int
     torch: str
+    code: str  # fingerprint
     extractor_mode: str
     space: Mapping[str, Any]
     lengths: tuple[int, ...]  # samples of the utterances, one at a time
@@ -52,10 +54,11 @@ def place_of(space: SearchSpace, mode: ExtractorMode, device: str) -> Place:
     """Return what a table of ``space`` would hold for on this machine."""
     choices = {name: list(getattr(space, name)) for name in ("embed_dims", "heads", "ratios")}
     return Place(
-        device=device,
+        device=torch.device(device).type,
         processor=processor_name(torch.device(device)),
         threads=torch.get_num_threads(),
         torch=str(torch.__version__),
+        code=code_of(__name__),
         extractor_mode=mode,
         space={**choices, "stored": asdict(space.stored)},
         lengths=LENGTHS,
@@ -112,14 +115,18 @@ def read_latency(path: Path, place: Place) -> Latency | None:
 
 
 def measure_latency(
-    space: SearchSpace, place: Place, mode: ExtractorMode, whole: Sequence[LightHubertUpstream]
+    space: SearchSpace,
+    place: Place,
+    device: str,
+    mode: ExtractorMode,
+    whole: Sequence[LightHubertUpstream],
 ) -> Latency:
     """Return the real-time factors of the parts of every subnet, over noise of some lengths.
 
     Parts take turns, and the subnets in ``whole`` that they are checked with too, so that a slow
     moment of the machine meets them all and weights come from memory as in a whole pass.
     """
-    modules = _Modules(space, mode, torch.device(place.device))
+    modules = _Modules(space, mode, torch.device(device))
     taken: defaultdict[tuple[int, Part | Subnet], list[float]] = defaultdict(list)
     rounds = [(run, samples) for run in range(place.runs + 1) for samples in place.lengths]
     began = time.perf_counter(), time.process_time()
