@@ -7,7 +7,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from torch import Tensor
@@ -62,8 +62,8 @@ class WordDecoder:
             raise UserError(f"None of the words of {path} is spelled with the characters of train.")
         with TemporaryDirectory() as folder:
             lexicon = Path(folder) / "lexicon.txt"
-            lexicon.write_text("\n".join(lines) + "\n", encoding="utf-8")
             try:
+                lexicon.write_text("\n".join(lines) + "\n", encoding="utf-8")
                 self._decode = _ctc_decoder()(
                     lexicon=str(lexicon),
                     tokens=[BLANK, *characters],
@@ -75,6 +75,11 @@ class WordDecoder:
                     blank_token=BLANK,
                     sil_token=WORD_END,
                 )
+            except OSError as error:
+                raise UserError(
+                    f"The temporary folder {gettempdir()} cannot take the words of {path} "
+                    f"({error.strerror}); set TMPDIR to a larger one."
+                ) from error
             except RuntimeError as error:  # KenLM's, which says where in its sources first
                 reason = str(error).strip().splitlines()[-1]
                 raise UserError(f"KenLM cannot read {path}: {reason}.") from error

@@ -1,5 +1,6 @@
 """Beam search with a language model, against a search of all word sequences."""
 
+import errno
 import gzip
 import itertools
 import math
@@ -193,6 +194,16 @@ def test_files_that_are_no_models_are_named(arpa: Path, tmp_path: Path) -> None:
         WordDecoder(arpa, ("X", "|"), **settings)
     with pytest.raises(UserError, match="KenLM cannot read .*cut.arpa: "):
         WordDecoder(cut, CHARACTERS, **settings)
+
+
+def test_a_full_temporary_folder_is_named(arpa: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "lexicon.txt")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    settings: dict[str, Any] = dict(lm_weight=1, word_penalty=0, beam_size=5, beam_threshold=9)
+    with pytest.raises(UserError, match=r"temporary folder .* \(No space left.*set TMPDIR"):
+        WordDecoder(arpa, CHARACTERS, **settings)
 
 
 def test_a_missing_decoder_says_what_to_install(

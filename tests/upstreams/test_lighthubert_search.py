@@ -309,7 +309,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Latency:
         LightHubertUpstream(supernet.cut(subnet), TINY, name="", source="").eval()
         for subnet in (TINY.smallest, TINY.largest)
     ]
-    return measure_latency(TINY, place_of(TINY, "layer_norm", "cpu"), "layer_norm", whole)
+    return measure_latency(TINY, place_of(TINY, "layer_norm", "cpu"), "cpu", "layer_norm", whole)
 
 
 def test_every_part_has_a_time_and_no_larger_one_takes_less(measured: Latency) -> None:
@@ -324,12 +324,18 @@ def test_every_part_has_a_time_and_no_larger_one_takes_less(measured: Latency) -
         assert one.error == pytest.approx(one.predicted / one.measured - 1)
 
 
-def test_a_table_comes_back_on_the_same_machine_only(measured: Latency, tmp_path: Path) -> None:
+def test_a_table_comes_back_on_the_same_machine_only(
+    measured: Latency, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "latency.json"
     assert read_latency(path, measured.place) is None
     measured.write(path)
     assert read_latency(path, measured.place) == measured
     assert read_latency(path, place_of(TINY, "group_norm", "cpu")) is None
+    monkeypatch.setattr(latency_module, "code_of", lambda *_: "other code")
+    assert read_latency(path, place_of(TINY, "layer_norm", "cpu")) is None
+    monkeypatch.setattr(latency_module, "processor_name", lambda device: "card")
+    assert place_of(TINY, "layer_norm", "cuda:0") == place_of(TINY, "layer_norm", "cuda:1")
     for damage in (lambda text: text[:-30], lambda text: text.replace("0.0", "0.1", 1)):
         measured.write(path)
         path.write_text(damage(path.read_text()))
