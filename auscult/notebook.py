@@ -5,7 +5,7 @@ it was made, as a hook does.
 """
 
 import dis
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -48,7 +48,7 @@ def compiled(*values: object) -> tuple[list[object], set[str]]:
     return parts, modules - {MAIN, "builtins"}
 
 
-def _taken_apart(value: object) -> tuple[str, object, list[object]]:
+def _taken_apart(value: object) -> tuple[str, object, Sequence[object]]:
     """Return what an object is called, what it was compiled to, and what that names."""
     module = getattr(value, "__module__", None) or type(value).__module__
     name = f"{module}.{getattr(value, '__qualname__', type(value).__qualname__)}"
