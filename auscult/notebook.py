@@ -54,7 +54,7 @@ def _taken_apart(value: object) -> tuple[str, object, Sequence[object]]:
     name = f"{module}.{getattr(value, '__qualname__', type(value).__qualname__)}"
     inner = [getattr(value, part) for part in _WITHIN if getattr(value, part, None) is not None]
     if isinstance(value, FunctionType):
-        named = [inner, value.__defaults__, value.__kwdefaults__, _around(value)]
+        named: list[object] = [inner, value.__defaults__, value.__kwdefaults__, _around(value)]
         if module == MAIN:
             named += _globals(value.__code__, value.__globals__)
         return name, _plain(value.__code__), named

@@ -64,8 +64,8 @@ def code_of(*made_by: object) -> str:
         names |= {kind.__module__ for kind in kinds}
         loose = [*_put_in(one), *filter(_without_file, kinds)]
         if loose:
-            parts, modules = compiled(*loose)
-            names |= modules
+            parts, named = compiled(*loose)
+            names |= named
             digest.update(f"{parts}\n".encode())
     modules = _reached(frozenset(names))
     for name in sorted(modules):
