@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from auscult.dataset import Corpus
+    from auscult.errors import UserError
     from auscult.studies import (
         attention,
         compare,
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Corpus",
     "Upstream",
+    "UserError",
     "attention",
     "compare",
     "corpus",
@@ -86,6 +88,7 @@ _LAZY = {  # names of this face -> where they are; nothing heavy before one is a
     **dict.fromkeys(_STUDIES, "auscult.studies"),
     "Corpus": "auscult.dataset",
     "Upstream": "auscult.upstream",
+    "UserError": "auscult.errors",
     "wrap": "auscult.wrapped",
 }
 
@@ -152,3 +155,8 @@ def __getattr__(name: str) -> "Any":
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(_import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return what a notebook completes: also what is not imported yet."""
+    return sorted({*globals(), *__all__})

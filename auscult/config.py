@@ -1,6 +1,6 @@
 """Configurations: frozen dataclasses whose defaults are the protocol, changed by KEY=VALUE."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
@@ -99,6 +99,13 @@ def whole_number(name: str, value: object, least: int = 1) -> None:
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UserError(f"{name}={value!r}: expected a whole number of at least {least}.")
+
+
+def assignments(value: "str | Iterable[str] | Mapping[str, object]") -> list[str]:
+    """Return settings as texts ``KEY=VALUE``: of one text, several, or values by key."""
+    if isinstance(value, Mapping):
+        return [f"{key}={one}" for key, one in value.items()]
+    return [value] if isinstance(value, str) else list(value)
 
 
 def several(value: "str | Sequence[str]") -> list[str]:

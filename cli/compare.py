@@ -64,7 +64,8 @@ def compare(
         store=store,
     )
     frame = found.compared()
-    output.table(difference.TITLE, list(frame.columns), frame.itertuples(index=False))
+    title = f"{difference.TITLE}: {ours} minus {ours if theirs is None else theirs}"
+    output.table(title, list(frame.columns), frame.itertuples(index=False))
     output.finish(
         margins=[difference.flat_difference(artifact) for artifact in found.differences],
         failures=[str(failure) for failure in found.failures],

@@ -79,6 +79,10 @@ def show_plan(output: Output, plan: "Plan") -> None:
             for row in rows
         ],
     )
+    if all(row["state"] == "there" for row in rows):
+        output.print(f"{len(rows)} items; all are there, nothing is left to do.")
+        output.finish(plan=rows)
+        return
     seconds, disk = (sum(row[name] or 0 for row in rows) for name, _ in _TAKES[:2])
     output.print(
         f"{len(rows)} items; encoding takes very roughly {duration(seconds)} and features take "

@@ -224,13 +224,15 @@ def read_object(
     from .assembly import assemble
     from .plugin import list_object
 
+    if not isinstance(name, str) or not name:
+        raise UserError(f"name={name!r}: expected the text that records call the corpus.")
     if ":" in name or name in READERS:
         raise UserError(f"{name!r} reads like an address; give the corpus another name.")
     listing = list_object(content, split)
     if listing is None:
         raise UserError(
-            f"A {type(content).__name__} is no corpus; expected an address, a pandas data frame, "
-            "lhotse cuts by split, or auscult.corpora.Items."
+            f"An object of type {type(content).__name__} is no corpus; expected an address, a "
+            "pandas data frame, lhotse cuts by split, or auscult.corpora.Items."
         )
     return _said(assemble(name, listing, skip_bad=skip_bad))
 

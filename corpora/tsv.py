@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STANDARD = ("path", "utt", "speaker", "sex", "transcript", "language", "slots_json")
+FRAME = "the data frame"  # what stands for a path where there is none
 DEV_NAMES = ("valid", "val", "validation", "development")  # other names for dev
 
 
@@ -98,7 +99,7 @@ def list_frame(frame: "pd.DataFrame", split: str | None, root: Path) -> Listing:
         UserError: Its columns are not what they should be.
     """
     header = [str(name) for name in frame.columns]
-    table = _Table(Path("the data frame"), header)
+    table = _Table(Path(FRAME), header)
     _check_header(table.path, header, required=("path",))
     for number, row in enumerate(frame.itertuples(index=False), start=1):
         table.rows.append((number, dict(zip(header, map(_cell, row), strict=True))))
@@ -163,8 +164,9 @@ def _read_table(path: Path, required: Sequence[str]) -> _Table:
 def _check_header(path: Path, header: Sequence[str], required: Sequence[str]) -> None:
     if missing := [name for name in required if name not in header]:
         raise UserError(
-            f"{path} has no column {missing[0]!r}; its first line must name the columns, "
-            f"separated by tabs (found: {', '.join(header)[:200]})."
+            f"{path} has no column {missing[0]!r}; "
+            + "its first line must name the columns, separated by tabs " * (str(path) != FRAME)
+            + f"(found: {', '.join(header)[:200]})."
         )
     if twice := [name for name, count in Counter(header).items() if count > 1]:
         raise UserError(f"{path} has the column {twice[0]!r} more than once.")

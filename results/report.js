@@ -50,11 +50,12 @@ function layout(extra) {
 
 // Layer curves
 
-function curveTraces(curve, layers) {
+function curveTraces(curve, layers, beside) {
   const { place, twin } = figures.looks[curve.label];
   const tint = palette()[place % palette().length];
   const flat = curve.flat && layers.length > 1;
-  const x = flat ? layers : curve.layers;
+  const single = !flat && curve.layers.length === 1;  // stands beside the others of one layer
+  const x = flat ? layers : single ? [curve.layers[0] + beside] : curve.layers;
   const over = (values) => (flat ? layers.map(() => values[0]) : values);
   const edge = { x, mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false, legendgroup: curve.label };
   return [
@@ -63,9 +64,13 @@ function curveTraces(curve, layers) {
     {
       x, y: over(curve.values), name: plain(curve.label), legendgroup: curve.label,
       text: over(curve.notes.map(plain)),
-      hovertemplate: `<b>${plain(curve.label)}</b><br>${flat ? "one representation" : "layer %{x}"}<br>%{text}<extra></extra>`,
+      hovertemplate: `<b>${plain(curve.label)}</b><br>${flat ? "one representation" : single ? `layer ${curve.layers[0]}` : "layer %{x}"}<br>%{text}<extra></extra>`,
       mode: flat ? "lines" : "lines+markers",
-      line: { color: tint, width: 2, dash: flat ? "dash" : twin ? "dashdot" : "solid" },
+      line: { color: tint, width: 2, dash: twin ? "dashdot" : flat ? "dash" : "solid" },
+      ...(single && { error_y: {
+        type: "data", symmetric: false, color: tint,
+        array: [curve.high[0] - curve.values[0]], arrayminus: [curve.values[0] - curve.low[0]],
+      } }),
       marker: { color: tint, size: 7, symbol: SYMBOLS[Math.floor(place / palette().length) % SYMBOLS.length] + (twin ? "-open" : "") },
     },
   ];
@@ -81,7 +86,8 @@ function drawCurves() {
   fill(probe, distinct(panels.map((panel) => panel.probe)));
   const panel = panels.find((one) => one.probe === chosen(probe));
   const layers = distinct(panel.curves.flatMap((curve) => curve.layers)).sort((a, b) => a - b);
-  const traces = panel.curves.flatMap((curve) => curveTraces(curve, layers));
+  const traces = panel.curves.flatMap((curve, i) =>
+    curveTraces(curve, layers, ((i + 0.5) / panel.curves.length - 0.5) * 0.6));
   if (panel.majority !== null) {
     const ends = layers.length > 1 ? layers : [layers[0] - 0.5, layers[0] + 0.5];
     traces.push({

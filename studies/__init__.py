@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from auscult.config import parse_rates, several, whole_number
 from auscult.errors import UserError
 
-from .bench import Bench, Where
+from .bench import Bench, Where, expect_keywords
 from .company import with_baselines
 from .description import Description, describe
 from .desk import Desk
@@ -96,6 +96,7 @@ def probe(
     """
     from . import comparison
 
+    expect_keywords("probe", plan_probe, options)
     Bench.of(out=out, store=store).prepare()  # neither fails after work was done
     options |= {"out": out, "store": store, "executor": executor}
     plan = plan_probe(upstreams, corpus, tasks, **options)
@@ -149,6 +150,7 @@ def plan_probe(
     from . import layer
     from .live import named
 
+    expect_keywords("plan_probe", plan_probe, where)
     bench = Bench.of(**where)
     names, address, bench = named(bench, upstreams, corpus, split)
     wanted = [tasks] if isinstance(tasks, str) or not isinstance(tasks, Iterable) else list(tasks)
@@ -201,6 +203,7 @@ def attention(
     """
     from .divergence import Maps, draw
 
+    expect_keywords("attention", plan_attention, options, where=False)
     Bench.of(out=out, store=store).prepare()
     options |= {"out": out, "store": store, "executor": executor}
     plan = plan_attention(upstreams, corpus, **options)

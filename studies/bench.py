@@ -1,15 +1,16 @@
 """Where and how work is done; none of it changes a number beyond its last bits."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from auscult.cache import cache_folder
 from auscult.config import parse_bytes
 from auscult.device import choose_device
-from auscult.errors import UserError
+from auscult.errors import UserError, unknown
 from auscult.precision import Precision, check_precision
 from auscult.process import ALONE, Processes
 from auscult.progress import logger
@@ -52,6 +53,28 @@ class Where(TypedDict, total=False):
     budget: str | int
     skip_bad: bool
     allow_shared_speakers: bool
+
+
+def expect_keywords(
+    verb: str, plan: Callable[..., object], given: Iterable[str], *, where: bool = True
+) -> None:
+    """Refuse keywords that a verb hands on and its plan does not take.
+
+    Args:
+        verb: Name of the function that was called.
+        plan: What takes them.
+        given: Their names.
+        where: Whether it takes those of :class:`Where`, too.
+
+    Raises:
+        UserError: One of them is not known.
+    """
+    kinds = signature(plan).parameters.items()
+    known = [name for name, one in kinds if one.kind is Parameter.KEYWORD_ONLY]
+    known += Where.__annotations__ if where else ()
+    for name in given:
+        if name not in known:
+            raise unknown(f"keyword of {verb}()", name, known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

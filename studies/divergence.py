@@ -41,7 +41,7 @@ TASK = TaskSpec(
 _ARRAYS = ("all_pairs", "block_of", "head_of", "same_head", "mean")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Maps(Findings):
     """Maps of attention, one for each encoder."""
 

@@ -16,7 +16,7 @@ from auscult.precision import precision_of
 from auscult.progress import logger, track
 from auscult.whole_file import expect_folder, make_folder
 
-from .bench import Bench
+from .bench import Bench, expect_keywords
 from .call import Call, unless_default
 from .desk import Desk
 from .execution import execute
@@ -35,7 +35,7 @@ KIND = "extract"
 PARTS = 128  # of a large corpus; at least a batch each
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ExtractionPlan(Plan):
     """Parts of a corpus to encode; their files remember what was done."""
 
@@ -51,7 +51,7 @@ class ExtractionPlan(Plan):
         return set(self.there)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Extracted(Findings):
     """The files of an extraction, one for each utterance."""
 
@@ -102,6 +102,7 @@ def extract(
     Raises:
         UserError: Nothing could be extracted as asked; the sentence says why.
     """
+    expect_keywords("extract", plan_extract, options, where=False)
     make_folder(Path(out))  # before anything is encoded
     plan = plan_extract(upstream, corpus, out=out, executor=executor, **options)
     todo = replace(plan, items=tuple(i for i in plan.items if i.key not in plan.there))
@@ -153,6 +154,10 @@ def plan_extract(
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
+    if isinstance(upstream, list | tuple):
+        raise UserError(
+            "extract() takes one encoder; call it once for each, each with its own out."
+        )
     files = _files(corpus)
     bench = Bench.of(
         device=device, executor=executor, threads=threads, precision=precision, skip_bad=skip_bad
@@ -294,10 +299,16 @@ def _files(corpus: Speech | Iterable[str | Path]) -> list[Path]:
         return []
     if hasattr(corpus, "itertuples"):  # a data frame, which is a corpus
         return []
-    files = [Path(file) for file in corpus]
+    files = list(corpus)
+    for file in files:
+        if not isinstance(file, str | Path):
+            raise UserError(
+                f"An object of type {type(file).__name__} is no audio file; expected paths, or a "
+                "corpus such as tsv:data/mine."
+            )
     if not files:
         raise UserError("Give either audio files or a corpus, such as tsv:data/mine.")
-    return files
+    return [Path(file) for file in files]
 
 
 def _with_files(call: Call, files: Sequence[Path]) -> Call:

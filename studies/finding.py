@@ -1,7 +1,7 @@
 """What a study found: numbers as a table, the best layers, differences, figures, a page."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +20,15 @@ FIRST = (  # columns of to_pandas, in front
 SELECTIVITY = "selectivity"  # a metric: accuracy minus that on a control task, where one was read
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Findings:
     """Records and what belongs to them."""
 
-    outcomes: tuple[Outcome, ...] = field(repr=False)
+    outcomes: tuple[Outcome, ...]
     differences: tuple[Artifact, ...] = ()  # from random twins and log-mel
     failures: tuple[Failure, ...] = ()
     files: tuple[Path, ...] = ()  # figures and arrays that were written
-    plan: Plan | None = field(default=None, repr=False)
+    plan: Plan | None = None
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -94,11 +94,26 @@ class Findings:
 
         open_store(store).add(self.records, (*self.artifacts, *self.differences))
 
+    def __repr__(self) -> str:
+        """Count what there is; the numbers are in ``to_pandas()`` and ``best()``."""
+        counts = {
+            "numbers": self.records,
+            "arrays": self.artifacts,
+            "differences": self.differences,
+            "failures": self.failures,
+            "files": self.files,
+        }
+        told = ", ".join(f"{len(found):,} {name}" for name, found in counts.items() if found)
+        return f"<{type(self).__name__}: {told or 'nothing was measured'}>"
+
     def _repr_html_(self) -> str:
         """Show the best layers and the differences in a notebook."""
         parts: Sequence[str] = [
-            frame.to_html(index=False, border=0)
-            for frame in (self.best(), self.compared())
+            f"<p>{title}</p>{frame.to_html(index=False, border=0)}"
+            for title, frame in (
+                ("Best layer by dev, scored on test", self.best()),
+                ("Differences of accuracies, on the same resamples of speakers", self.compared()),
+            )
             if len(frame)
         ]
         if self.failures:

@@ -1,10 +1,11 @@
 """The fine-tuning study: a pretrained encoder learns to transcribe."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from auscult.config import assignments
 from auscult.dataset import check_speakers
 from auscult.errors import UserError, unknown
 from auscult.record import fingerprint, with_origins
@@ -33,7 +34,7 @@ TASK = "speech_recognition_transducer"
 COLUMNS = ("split", "beam", "metric", "value", "low", "high", "num_items", "num_speakers")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Finetuned(Findings):
     """A recogniser that was made, and its error rates."""
 
@@ -65,7 +66,7 @@ def finetune(
     corpus: "str | Corpus",
     *,
     out: str | Path,
-    settings: Sequence[str] = (),
+    settings: str | Sequence[str] | Mapping[str, object] = (),
     preset: str = "published",
     beam: int = 4,
     split: str | None = None,
@@ -86,7 +87,7 @@ def finetune(
         upstream: ``w2v_bert:FOLDER``, or the encoder that was loaded from there.
         corpus: Address such as ``tsv:my/speech``, or a corpus.
         out: Folder for the recogniser, the store, curves and checkpoints.
-        settings: ``KEY=VALUE``, changes to the preset.
+        settings: ``KEY=VALUE``, changes to the preset; or values by key.
         preset: ``published``, or ``tiny``, which is made for a CPU.
         beam: Hypotheses kept, beside greedy decoding.
         split: Split column, where a corpus has several.
@@ -100,6 +101,7 @@ def finetune(
     Raises:
         UserError: Something cannot be as asked; the sentence says why.
     """
+    settings = assignments(settings)
     config = _configure(preset, settings)
     address = upstream if isinstance(upstream, str) else upstream.spec.name
     _encoder_folder(address)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from auscult.contracts import TaskSpec, UpstreamSpec
 from auscult.dataset import SPLITS, check_speakers
-from auscult.errors import UserError, unknown
+from auscult.errors import UserError, quoted, unknown
 from auscult.feature import FeatureStore, encode_stores, open_stores
 from auscult.origin import made_by
 from auscult.precision import precision_of
@@ -230,6 +230,11 @@ def _tasks(bench: Bench, corpus: "Corpus", wanted: Sequence[str | ProbeTask]) ->
     flat = [cut for found in cuts.values() for cut in found]
     tasks: list[ProbeTask] = []
     for one in dict.fromkeys(wanted):
+        if not isinstance(one, str | ProbeTask):
+            raise UserError(
+                f"{quoted(one)} is no probing task; expected a name such as phone39 or "
+                "label:COLUMN, or a ProbeTask."
+            )
         tasks += [movable(one)] if isinstance(one, ProbeTask) else resolve_tasks(one, flat)
     for task in tasks:
         check_labels(task, cuts, skip_unlabelled=bench.skip_bad)

@@ -11,7 +11,7 @@ from .item import Failure, Item
 from .ledger import Ledger
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Plan:
     """Items in an order in which they can be carried out."""
 
@@ -63,6 +63,12 @@ class Plan:
             }
             for item in self.items
         ]
+
+    def __repr__(self) -> str:
+        """Count what there is to do; ``to_dicts()`` names each item and what it takes."""
+        to_do = len(self.to_do(self.done()))
+        failed = f", {len(self.failures)} cannot be planned" * bool(self.failures)
+        return f"<{type(self).__name__}: {len(self.items)} items, {to_do} to do{failed}>"
 
     def _repr_html_(self) -> str:
         """Show the plan in a notebook."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from auscult.config import assignments
 from auscult.device import choose_device
 from auscult.errors import UserError
 from auscult.process import Processes
@@ -64,7 +65,7 @@ def pretrain(
     corpora: "Unlabelled | Iterable[Unlabelled]",
     *,
     out: str | Path,
-    settings: Sequence[str] = (),
+    settings: str | Sequence[str] | Mapping[str, object] = (),
     config: str | Path | None = None,
     preset: str = "published",
     splits: str = "train",
@@ -84,7 +85,7 @@ def pretrain(
         corpora: Addresses such as ``tsv:my/speech`` or ``tsv:my/speech#split_column``, folders of
             audio, corpora, data frames, or cuts by split; one or several.
         out: Folder for the encoder, ``training.json``, the curve and checkpoints.
-        settings: ``KEY=VALUE``, changes to the preset.
+        settings: ``KEY=VALUE``, changes to the preset; or values by key.
         config: TOML file of KEY = VALUE, before the others.
         preset: ``published``, or ``tiny`` and ``small``, which are made for a CPU.
         splits: Splits of the corpora to train on, such as ``train,dev``; or ``all``.
@@ -103,7 +104,7 @@ def pretrain(
     folder = Path(out)
     expect_folder(folder)
     row = find_pretraining(family)
-    training = row.configure(preset, [*_assignments(config), *settings])
+    training = row.configure(preset, [*_assignments(config), *assignments(settings)])
     speech = _Speech(corpora, splits, limit, skip_bad)
     processes = Processes.of_environment()
     where = processes.device(choose_device(device))

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 _CHECKED_DRAWS = 1  # subnets drawn to check the table of latencies with, beside the named ones
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Found(Findings):
     """What a search found: beside its records, which are of the front on test."""
 

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from auscult.address import parse_address
+from auscult.config import assignments, several
 from auscult.corpora import READERS
 from auscult.dataset import check_speakers
 from auscult.downstreams import TASKS, HeadTask, find_task, protocols
-from auscult.errors import UserError
+from auscult.errors import UserError, quoted
 from auscult.progress import logger
 from auscult.results.figure import draw
 from auscult.results.superb.official import OFFICIAL
 
-from .bench import Bench, Where
+from .bench import Bench, Where, expect_keywords
 from .company import with_baselines
 from .cost import Cost, Job, cost
 from .desk import Desk
@@ -206,7 +207,7 @@ def _not_found(task: str) -> str:
     return f"no {place.reader} corpus; looked for {', '.join(place.folders)}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class SuperbPlan(Plan):
     """Heads of all tasks and encoders, what they take, and tasks without a corpus."""
 
@@ -261,6 +262,7 @@ def superb(
     Raises:
         UserError: There is nothing to run.
     """
+    expect_keywords("superb", plan_superb, options)
     Bench.of(out=out, store=store).prepare()  # neither fails after work was done
     options |= {"out": out, "store": store, "executor": executor}
     plan = plan_superb(upstreams, data, **options)
@@ -281,11 +283,11 @@ def plan_superb(
     upstreams: Encoder | Iterable[Encoder],
     data: str | Path,
     *,
-    tasks: Sequence[str] = (),
+    tasks: str | Sequence[str] = (),
     corpora: Mapping[str, str] = {},
-    splits: Mapping[str, Sequence[str]] = {},
+    splits: Mapping[str, str | Sequence[str]] = {},
     test_splits: Mapping[str, str] = {},
-    settings: Sequence[str] = (),
+    settings: str | Sequence[str] | Mapping[str, object] = (),
     steps: int | None = None,
     learning_rates: str | Sequence[float] | None = None,
     finetune: bool = False,
@@ -303,7 +305,7 @@ def plan_superb(
         corpora: Addresses by task, instead of what is below ``data``.
         splits: Split columns by task.
         test_splits: The split that is scored by task, instead of test.
-        settings: ``TASK.KEY=VALUE``, changes to the protocol of a task.
+        settings: ``TASK.KEY=VALUE``, changes to the protocol of a task; or values by that key.
         steps: See :func:`auscult.studies.plan_run`, as all that follow.
         learning_rates: Of which dev chooses.
         finetune: Train the encoders too.
@@ -315,13 +317,22 @@ def plan_superb(
     Raises:
         UserError: There is no encoder or no corpus, an unknown task or setting.
     """
+    expect_keywords("plan_superb", plan_superb, where)
+    if not isinstance(data, str | Path):
+        raise UserError(
+            f"data={quoted(data)}: expected the folder that holds SUPERB's corpora; corpora= "
+            "names the address of one by its task."
+        )
+    for name, value in {"corpora": corpora, "splits": splits, "test_splits": test_splits}.items():
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name}={quoted(value)}: expected a dictionary by task.")
     choice = Choice(
         root=Path(data),
-        tasks=tuple(dict.fromkeys(tasks)),
+        tasks=tuple(dict.fromkeys(several(tasks))),
         corpora=corpora,
-        columns={task: tuple(names) for task, names in splits.items()},
+        columns={task: tuple(several(names)) for task, names in splits.items()},
         tests=test_splits,
-        settings=settings_by_task(settings),
+        settings=settings_by_task(assignments(settings)),
         steps=steps,
         learning_rates=learning_rates,
         finetune=finetune,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import distributed
 
-from auscult.config import override, parse_rates, several, whole_number
+from auscult.config import assignments, override, parse_rates, whole_number
 from auscult.dataset import check_speakers
 from auscult.device import choose_device
 from auscult.downstreams import find_task
@@ -19,7 +19,7 @@ from auscult.process import ALONE, Processes
 from auscult.record import with_origins
 from auscult.results.figure import draw
 
-from .bench import Bench, Where
+from .bench import Bench, Where, expect_keywords
 from .call import unless_default
 from .company import with_baselines
 from .desk import Desk
@@ -70,6 +70,7 @@ def run(
     Raises:
         UserError: Nothing could be trained as asked; the sentence says why.
     """
+    expect_keywords("run", plan_run, options)
     processes = Processes.of_environment()
     with processes.joined(processes.device(choose_device(device))):
         if processes.leads:
@@ -93,7 +94,7 @@ def plan_run(
     corpus: Speech,
     task: str,
     *,
-    settings: str | Sequence[str] = (),
+    settings: str | Sequence[str] | Mapping[str, object] = (),
     steps: int | None = None,
     learning_rates: str | Sequence[float] | None = None,
     finetune: bool = False,
@@ -110,7 +111,7 @@ def plan_run(
         upstreams: See :func:`run`.
         corpus: See :func:`run`.
         task: See :func:`run`.
-        settings: ``KEY=VALUE``, changes to the published protocol.
+        settings: ``KEY=VALUE``, changes to the published protocol; or values by key.
         steps: Train this long instead; dev is looked at 40 times, as in the protocol, but at most
             every 25 steps.
         learning_rates: Several, each trained in full, of which dev chooses, also as text with
@@ -126,10 +127,11 @@ def plan_run(
     Raises:
         UserError: Something cannot be trained as asked.
     """
+    expect_keywords("plan_run", plan_run, where)
     for name, value in {"steps": steps, "limit": limit}.items():
         whole_number(name, value)
     whole_number("seed", seed, 0)
-    settings = several(settings)
+    settings = assignments(settings)
     found = find_task(task)
     _check_training(found, steps=steps, learning_rates=learning_rates, finetune=finetune)
     config = configure(found, steps, settings)

@@ -21,7 +21,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from auscult.errors import unknown
+from auscult.errors import UserError, unknown
 from auscult.record import Artifact, Record
 from auscult.shown import shown
 from auscult.whole_file import whole_file
@@ -74,7 +74,8 @@ def layer_curves(
     """Draw scores over layers: tasks as rows, probes as columns, encoders as colours.
 
     Lines are means over seeds, bands the means of the seeds' 95 % intervals. An encoder with one
-    representation is a dashed line across its panel, the commonest class a dotted one. Scores on
+    representation is a dashed line across its panel (its random twin a dash-dotted one), and a
+    point beside the others where all have one; the commonest class is a dotted line. Scores on
     the split that chose the epoch are left out.
 
     Raises:
@@ -82,6 +83,11 @@ def layer_curves(
     """
     every = [r for r in held_out(records) if isinstance(r.layer, int) and r.head is None]
     curves = gather(record for record in every if record.metric == metric)
+    if not every:
+        raise UserError(
+            "There is no score of a single layer to draw a curve of; `auscult probe` measures "
+            "some, heads have layer weights instead."
+        )
     if not curves:
         raise unknown("metric of a layer curve", metric, {record.metric for record in every})
     rows = list(dict.fromkeys(curve.subject for curve in curves))
@@ -200,20 +206,31 @@ def _width(columns: int) -> float:
 def _curve_panel(
     axes: Axes, curves: Sequence[Curve], styles: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Draw one task under one probe."""
+    """Draw one task under one probe; curves of one point stand side by side about their layer."""
+    single = [c.label for c in curves if len(c.layers) == 1 and not styles[c.label]["flat"]]
     for curve in curves:
         style = styles[curve.label]
         values = np.array([point.value for point in curve.layers])
         low, high = np.array([point.interval for point in curve.layers]).T
         if style["flat"]:
             axes.axhspan(low[0], high[0], color=style["color"], alpha=0.12, linewidth=0)
-            axes.axhline(values[0], color=style["color"], linestyle="--", label=style["label"])
+            axes.axhline(
+                values[0],
+                color=style["color"],
+                linestyle=style.get("linestyle", "--"),
+                label=style["label"],
+            )
             continue
-        layers = curve.layer_numbers
+        layers = np.array(curve.layer_numbers, np.float64)
+        if curve.label in single:  # a band of no width would not be seen
+            layers += ((single.index(curve.label) + 0.5) / len(single) - 0.5) * 0.6
+            axes.errorbar(
+                layers, values, (values - low, high - values), fmt="none", ecolor=style["color"]
+            )
         axes.fill_between(layers, low, high, color=style["color"], alpha=0.18, linewidth=0)
         axes.plot(layers, values, **{name: x for name, x in style.items() if name != "flat"})
-        if len(layers) == 1:  # a band of no width would not be seen
-            axes.errorbar(layers, values, (values - low, high - values), color=style["color"])
+    if single:
+        axes.margins(x=0.2)
     for majority in sorted({c.first.majority for c in curves if c.first.majority is not None}):
         axes.axhline(majority, color=GREY, linestyle=":", label="majority class")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

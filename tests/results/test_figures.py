@@ -211,3 +211,33 @@ def test_an_unknown_format_is_refused(records: list[Record], tmp_path: Path) -> 
     with pytest.raises(UserError, match="Unknown format of a figure 'docx'"):
         layer_curves(records, tmp_path / "a.docx")
     assert not list(tmp_path.iterdir())
+
+
+def test_encoders_of_one_layer_stand_side_by_side(
+    records: list[Record], tmp_path: Path, drawn: list[Figure]
+) -> None:
+    flat = [replace(r, layer=0) for r in records if r.layer == 0 and r.head is None]
+    assert len({r.upstream for r in flat}) > 1
+    layer_curves(flat, tmp_path / "curves.png")
+    for axes in drawn[-1].axes:
+        lines = [x for x in axes.lines if x.get_marker() == "o" and not x.get_label()[0] == "_"]
+        places = [float(line.get_xdata()[0]) for line in lines]
+        assert len(set(places)) == len(places)
+        assert all(abs(place) < 0.5 for place in places)
+
+
+def test_the_twin_of_an_encoder_of_one_layer_is_told_apart(
+    records: list[Record], tmp_path: Path, drawn: list[Figure]
+) -> None:
+    mine = next(r for r in records if r.upstream == "fbank" and r.head is None)
+    twin = replace(mine, upstream="random(fbank)", upstream_sha256="1" * 64)
+    layer_curves([*records, twin], tmp_path / "curves.png")
+    shown = {x.get_label(): x for axes in drawn[-1].axes for x in axes.lines}
+    assert shown["random(fbank)"].get_linestyle() == "-."
+    assert shown["fbank"].get_linestyle() == "--"
+
+
+def test_heads_have_no_layer_curves(records: list[Record], tmp_path: Path) -> None:
+    heads = [replace(r, layer=None, head="s3prl:UtteranceLevel") for r in records]
+    with pytest.raises(UserError, match="no score of a single layer"):
+        layer_curves(heads, tmp_path / "curves.png")
