@@ -67,7 +67,7 @@ def parse_bytes(text: str) -> int:
     except (ValueError, OverflowError):
         size = -1
     if size < 0:
-        raise UserError(f"--budget {text!r}: expected a size such as 500MB or 8GB.")
+        raise UserError(f"budget (--budget) {text!r}: expected a size such as 500MB or 8GB.")
     return size
 
 
@@ -83,8 +83,8 @@ def parse_rates(text: str) -> tuple[float, ...]:
         rates = ()
     if not all(0 < rate < 1e6 for rate in rates) or not rates:
         raise UserError(
-            f"--learning-rates {text!r}: expected positive numbers with commas between, "
-            "such as 1e-2,1e-3."
+            f"learning_rates (--learning-rates) {text!r}: expected positive numbers with commas "
+            "between, such as 1e-2,1e-3."
         )
     return tuple(dict.fromkeys(rates))
 

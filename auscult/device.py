@@ -25,7 +25,5 @@ def choose_device(name: "str | torch.device") -> str:
     count = torch.cuda.device_count()
     if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
         found = f"{count} GPUs" if count else "no GPU"
-        raise UserError(
-            f"Device {name!r} was asked for, but torch finds {found}; try --device cpu."
-        )
+        raise UserError(f"Device {name!r} was asked for, but torch finds {found}; try device cpu.")
     return name

@@ -120,7 +120,7 @@ def expect_folder(out: Path) -> None:
         UserError: It is one.
     """
     if out.is_file():
-        raise UserError(f"--out {out} is a file; expected a folder, which may be new.")
+        raise UserError(f"out= (--out) {out} is a file; expected a folder, which may be new.")
 
 
 def make_folder(folder: Path) -> None:

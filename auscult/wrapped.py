@@ -48,8 +48,8 @@ def wrap(
         blocks: Dotted path of a ``ModuleList``, or the paths of the blocks in order. The states
             are the first block's input and every block's output, (batch, frame, dim); where None,
             what the module returns is the one state.
-        attention: Dotted path of a module below each block, or one path for each block, whose
-            output has the weights (batch, head, frame, frame) in it.
+        attention: Dotted path of a module below each block, or one path for each: an
+            ``nn.MultiheadAttention``, or one that gives the weights (batch, head, frame, frame).
         name: What records call it; the class's name where None.
 
     Raises:
@@ -234,8 +234,11 @@ class Wrapped(Upstream):
 
         with ExitStack() as scope:
             for path in self._attention:
-                hook = self.module.get_submodule(path).register_forward_hook(partial(keep, path))
-                scope.callback(hook.remove)
+                module = self.module.get_submodule(path)
+                scope.callback(module.register_forward_hook(partial(keep, path)).remove)
+                if isinstance(module, nn.MultiheadAttention):  # torch's own layers ask for none
+                    hook = module.register_forward_pre_hook(_with_weights, with_kwargs=True)
+                    scope.callback(hook.remove)
             self.module(waves)
         return (found[path] for path in self._attention if path in found)
 
@@ -332,6 +335,11 @@ def _attention_paths(
             f"{label}: {len(paths)} attention modules for {len(blocks)} blocks; name one each."
         )
     return paths
+
+
+def _with_weights(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Let torch's own attention return its weights, each head's."""
+    return args, {**kwargs, "need_weights": True, "average_attn_weights": False}
 
 
 def _submodule(module: nn.Module, path: str, label: str) -> nn.Module:

@@ -105,7 +105,9 @@ def _stop_unless(skip_bad: bool, problems: Sequence[str]) -> None:
     if not problems or skip_bad:
         return
     count = "" if len(problems) == 1 else f" (the first of {len(problems)} bad items)"
-    raise UserError(f"{problems[0]}{count}; mend it, or leave bad items out with --skip-bad.")
+    raise UserError(
+        f"{problems[0]}{count}; mend it, or leave bad items out with skip_bad (--skip-bad)."
+    )
 
 
 def _check_not_empty(

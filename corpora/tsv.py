@@ -190,7 +190,8 @@ def _choose_split(table: _Table, asked: str | None) -> str:
     if "split" in columns:
         return "split"
     raise UserError(
-        f"{table.path} has several split columns; choose one with --split: {', '.join(columns)}."
+        f"{table.path} has several split columns; choose one with split= or --split: "
+        f"{', '.join(columns)}."
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from auscult.dataset import (
     alignment_symbols,
     frame_labels,
+    label_names,
     supervision_of,
 )
 from auscult.errors import UserError
@@ -64,14 +65,14 @@ def check_labels(
     seen = {
         name: set().union(*(_classes(task, cut) for cut in cuts)) for name, cuts in splits.items()
     }
-    _check_classes(task, seen)
+    _check_classes(task, seen, splits)
     for name, cuts in splits.items():
         bare = [cut.id for cut in cuts if not _classes(task, cut)]
         if bare and not skip_unlabelled:
             raise UserError(
                 f"Utterance {bare[0]} has no label {task.label!r} for task {task.spec.name!r} "
-                f"({len(bare)} of {len(cuts)} in {name} have none); --skip-bad leaves them out, "
-                "counted."
+                f"({len(bare)} of {len(cuts)} in {name} have none); skip_bad (--skip-bad) "
+                "leaves them out, counted."
             )
 
 
@@ -136,20 +137,31 @@ def _labels(
     return [label] * (num_frames if task.frames else 1)
 
 
-def _check_classes(task: ProbeTask, seen: Mapping[str, set[str]]) -> None:
+def _there(task: ProbeTask, splits: Mapping[str, Sequence[Any]]) -> str:
+    """Say what could be read instead: alignments of a task of frames, else labels."""
+    cuts = [cut for found in splits.values() for cut in found]
+    if task.aligned:
+        names = sorted({name for cut in cuts for name in supervision_of(cut).alignment or ()})
+        return f"alignments here: {', '.join(names) or 'none'}"
+    return f"labels here: {', '.join(label_names(cuts)) or 'none'}"
+
+
+def _check_classes(
+    task: ProbeTask, seen: Mapping[str, set[str]], splits: Mapping[str, Sequence[Any]]
+) -> None:
     name = task.spec.name
     for split, labels in seen.items():
         if not labels:
             raise UserError(
                 f"Task {name!r} needs the label {task.label!r}, and no utterance of the "
-                f"{split} split has it; `auscult corpora SPEC` lists what there is."
+                f"{split} split has it; {_there(task, splits)}."
             )
         strange = sorted(labels - seen["train"])
         if task.about_speakers and strange:
             raise UserError(
                 f"Task {name!r} needs the same speakers in every split, but {split} has "
                 f"{len(strange)} that train lacks ({', '.join(strange[:3])}, ...); choose a split "
-                "column by utterance with --split, such as sid_split."
+                "column by utterance with split= (--split), such as sid_split."
             )
         if strange:
             logger.warning(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from auscult.contracts import TaskSpec
-from auscult.dataset import supervision_of, utterance_label
+from auscult.dataset import label_names, supervision_of, utterance_label
 from auscult.errors import UserError, unknown
 from auscult.foreign import blamed, instance
 from auscult.registry import Table
@@ -98,6 +98,10 @@ def resolve_tasks(name: str, cuts: Sequence[Any]) -> list[ProbeTask]:
         return [_frame(name, rest)]
     if not TABLE.is_foreign(kind):
         others = (row.name for row in TABLE.listed())
+        if name in label_names(cuts):
+            raise UserError(
+                f"Unknown probing task {name!r}; the label of this name is label:{name}."
+            )
         raise unknown("probing task", name, [*TASKS, *PATTERNS, *others])
     found = TABLE.find(name)
     task = instance(found, ProbeTask)

@@ -234,7 +234,7 @@ class Store:
                 query = query.where(table.c[name] == _encodable(value))
         if self._file and not self._file.is_file():
             raise UserError(
-                f"There is no store {self._file}; name the folder that --out was given, or run "
+                f"There is no store {self._file}; name the folder that was out= (--out), or run "
                 "a command that measures something first."
             )
         with (

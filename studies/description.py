@@ -92,7 +92,10 @@ def describe(
         upstream = wrap(upstream)
 
     if device != "cpu" and not measure:
-        raise UserError("--device says where to measure; add --measure, or leave it out.")
+        raise UserError(
+            "device= (--device) says where to measure; add --measure (measure=True), or leave it "
+            "out."
+        )
     where = choose_device(device)
     encoder = outline_upstream(upstream) if isinstance(upstream, str) else upstream
     macs, reason = _count(encoder)

@@ -195,10 +195,10 @@ def read_layers(text: str, spec: UpstreamSpec) -> list[int]:
         first = int(ends[1]) if ends else 1
         final = int(ends[2] or first) if ends else 0
         if final < first:
-            raise UserError(f"--layers {text[:80]!r}: expected all, or such as 0,3,6-12.")
+            raise UserError(f"layers (--layers) {text[:80]!r}: expected all, or such as 0,3,6-12.")
         if final > last:
             raise UserError(
-                f"--layers {text[:80]!r}: {spec.name} has hidden states 0 to {last} only."
+                f"layers (--layers) {text[:80]!r}: {spec.name} has hidden states 0 to {last} only."
             )
         found |= set(range(first, final + 1))
     return sorted(found)

@@ -104,7 +104,7 @@ def _read(folder: Path, tasks: Sequence[str]) -> list[Outcome]:
     if not found:
         raise UserError(
             f"{folder} holds no counts of a probing study ({folder / FOLDER}); give a folder that "
-            "was --out of `auscult probe`."
+            "was --out of `auscult probe` or out= of auscult.probe()."
         )
     known = sorted({_about(outcome).task for outcome in found})
     for task in tasks:

@@ -93,7 +93,7 @@ def _task(objective: str, speech: Speech, bench: Bench) -> ProbeTask:
     task, *others = resolve_tasks(name, speech.all_cuts)
     if others:
         names = ", ".join(one.spec.name for one in (task, *others))
-        raise UserError(f"--objective {objective} stands for several tasks; choose of {names}.")
+        raise UserError(f"The objective {objective} stands for several tasks; choose of {names}.")
     check_labels(task, speech.cuts, skip_unlabelled=bench.skip_bad)
     if not task.about_speakers:
         check_speakers(speech.corpus, bench.allow_shared_speakers)

@@ -69,7 +69,9 @@ def read_jobs(choice: Choice, desk: Desk) -> Iterator[Job | Missing | Failure]:
         UserError: An unknown task or setting, or the folder does not exist.
     """
     if not choice.root.is_dir():
-        raise UserError(f"--data {choice.root} is no folder; expected one that holds the corpora.")
+        raise UserError(
+            f"The data folder {choice.root} is no folder; expected one that holds the corpora."
+        )
     tasks = [find_task(name) for name in choice.tasks or {**OFFICIAL, **choice.corpora}]
     _refuse_unused(choice, [task.spec.name for task in tasks])
     # mistakes in settings come before hours of reading
@@ -163,7 +165,7 @@ def _refuse_unused(choice: Choice, tasks: Sequence[str]) -> None:
     for name in (*choice.corpora, *choice.columns, *choice.tests, *settings):
         if name not in tasks:
             raise UserError(
-                f"{name} was given a corpus, split or setting, but is not run; add it to --tasks."
+                f"{name} was given a corpus, split or setting, but is not run; add it to the tasks."
             )
 
 
@@ -202,7 +204,7 @@ def _columns(task: str, spec: str, choice: Choice) -> Sequence[str | None]:
 
 def _not_found(task: str) -> str:
     if task not in OFFICIAL:
-        return "SUPERB has no corpus for it; name one with --corpus"
+        return "SUPERB has no corpus for it; name one with corpora= (--corpus)"
     place = OFFICIAL[task]
     return f"no {place.reader} corpus; looked for {', '.join(place.folders)}"
 
@@ -231,7 +233,7 @@ class SuperbPlan(Plan):
         if not self.jobs and not unread:
             raise UserError(
                 f"No corpus of SUPERB was found in {data}; the plan says which folders were "
-                "looked for. --corpus TASK=READER:FOLDER names one elsewhere."
+                "looked for. corpora= (--corpus TASK=READER:FOLDER) names one elsewhere."
             )
 
 

@@ -314,7 +314,10 @@ def read_rates(rates: str | Sequence[float] | None, settings: Sequence[str]) -> 
     if rates is None:
         return ()
     if any(setting.startswith("learning_rate=") for setting in settings):
-        raise UserError("--learning-rates and learning_rate= were both given; choose one.")
+        raise UserError(
+            "learning_rates (--learning-rates) and the setting learning_rate= were both given; "
+            "choose one."
+        )
     if rates == "superb":
         return SUPERB_RATES
     return parse_rates(rates if isinstance(rates, str) else ",".join(map(str, rates)))

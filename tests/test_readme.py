@@ -54,7 +54,7 @@ def test_the_python_of_the_readme(
     monkeypatch.chdir(tmp_path)
     given: dict[str, Any] = {"my_module": MyModule(), "frame": speech(tone_corpus())}
     block = block.replace("steps=50", "steps=25")
-    exec(block.replace('label=dialect"', 'label=dialect", "batch_size=4"'), given)
+    exec(block.replace('"label": "dialect"', '"label": "dialect", "batch_size": 4'), given)
     found = given["found"].to_pandas()
     assert {"MyModule", "tiny_hubert", "random(tiny_hubert)", "log_mel"} == set(found.upstream)
     assert set(found.seed) == {0, 1} and (tmp_path / "report.html").stat().st_size > 10_000

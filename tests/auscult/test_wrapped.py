@@ -206,3 +206,34 @@ def test_rows_that_change_each_other_are_encoded_one_by_one(fault: str) -> None:
     upstream = wrap(Odd(fault))
     assert not upstream.together and upstream.groups(torch.tensor([900, 900])) == [[0], [1]]
     assert failures(upstream) == []
+
+
+class Stock(nn.Module):
+    """Torch's own layers, which ask their attention for no weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv1d(1, 8, 400, stride=320)
+        self.encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, enable_nested_tensor=False
+        )
+
+    def forward(self, waves: Tensor) -> Tensor:
+        return self.encoder(self.conv(waves[:, None]).mT)
+
+
+def test_attention_of_torchs_own_layers_gives_its_weights() -> None:
+    module = Stock()
+    upstream = wrap(module, blocks="encoder.layers", attention="self_attn")
+    assert upstream.spec.heads == (2, 2)
+    waves = torch.randn(1, 4000)
+    maps: list[Tensor] = []
+    audio = Waveforms(waves, torch.tensor([4000]))
+    states = upstream.visit_attention(audio, lambda found: maps.append(found.weights))
+    assert [tuple(x.shape) for x in maps] == [(1, 2, 12, 12)] * 2
+    assert torch.allclose(torch.stack(maps).sum(-1), torch.ones(2, 1, 2, 12))
+    x = states.layers[0]
+    _, wanted = module.encoder.layers[0].self_attn(x, x, x, average_attn_weights=False)
+    assert torch.allclose(maps[0], wanted, atol=1e-6)
+    assert not module.encoder.layers[0].self_attn._forward_pre_hooks

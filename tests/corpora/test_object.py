@@ -73,7 +73,10 @@ def test_a_piece_of_a_recording_keeps_its_times(folder: Path) -> None:
         ({"": []}, "A split is called ''"),
         ({"train": []}, "holds no utterances"),
         (7, "An object of type int is no corpus; expected an address, a pandas data frame"),
-        (pd.DataFrame({"file": ["a.wav"]}), "the data frame has no column 'path'"),
+        (
+            pd.DataFrame({"file": ["a.wav"]}),
+            r"the data frame has no column 'path'; \(found: file\)",
+        ),
         (pd.DataFrame({"path": ["a.wav"]}), "has no column whose name begins or ends with 'split'"),
         (pd.DataFrame({"path": ["a.wav"], "split": ["train"]}), "a.wav does not exist"),
         (pd.DataFrame([[1, 2, 3]], columns=["path", "path", "split"]), "'path' more than once"),

@@ -145,6 +145,16 @@ def test_frame_speaker_gives_every_frame_the_speaker() -> None:
     assert [x.tolist() for x in targets["train"].labels] == [[0, 0, 0], [1, 1, 1]]
 
 
+def test_what_could_be_read_instead_is_named() -> None:
+    cuts = [cut("1", phones=[("a", 0, 99)], dialect="x"), cut("2", dialect="y")]
+    with pytest.raises(UserError, match=r"'accent'.*labels here: speaker, dialect\."):
+        targets_of("label:accent", cuts, cuts)
+    with pytest.raises(UserError, match=r"'phone39'.*alignments here: phone\."):
+        targets_of("phone39", cuts, cuts)
+    with pytest.raises(UserError, match=r"the label of this name is label:dialect\."):
+        targets_of("dialect", cuts, cuts)
+
+
 @pytest.mark.parametrize(
     ("task", "train", "test", "message"),
     [

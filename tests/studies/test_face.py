@@ -13,6 +13,11 @@ import auscult
 QUICK: dict[str, Any] = {"probes": "linear", "max_epochs": 1, "baselines": False}
 
 
+def odd(value: Any) -> Any:
+    """Return what has another type than it should."""
+    return value
+
+
 class Frames(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -45,12 +50,15 @@ def test_a_notebook_completes_all_names() -> None:
         (lambda c: auscult.run("fbank", c, "keyword_spotting", setting=()), "settings"),
         (lambda c: auscult.superb("fbank", ".", task="x"), r"superb\(\) 'task'.*tasks"),
         (lambda c: auscult.extract("fbank", c, out="x", dtyp="float16"), "dtype"),
-        (lambda c: auscult.probe("fbank", c, 3), "3 is no probing task; expected a name"),
-        (lambda c: auscult.superb("fbank", {"keyword_spotting": c}), "expected the folder"),
-        (lambda c: auscult.superb("fbank", ".", corpora=["x=y"]), "dictionary by task"),
-        (lambda c: auscult.corpus([], name=3), "name=3: expected the text"),
-        (lambda c: auscult.extract("fbank", torch.zeros(2, 9), out="x"), "Tensor is no audio file"),
-        (lambda c: auscult.extract(["fbank"], c, out="x"), "takes one encoder"),
+        (lambda c: auscult.probe("fbank", c, odd(3)), "3 is no probing task; expected a name"),
+        (lambda c: auscult.superb("fbank", odd({"keyword_spotting": c})), "expected the folder"),
+        (lambda c: auscult.superb("fbank", ".", corpora=odd(["x=y"])), "dictionary by task"),
+        (lambda c: auscult.corpus([], name=odd(3)), "name=3: expected the text"),
+        (
+            lambda c: auscult.extract("fbank", odd(torch.zeros(2, 9)), out="x"),
+            "Tensor is no audio file",
+        ),
+        (lambda c: auscult.extract(odd(["fbank"]), c, out="x"), "takes one encoder"),
     ],
 )
 def test_a_wrong_argument_is_one_sentence(
