@@ -160,6 +160,7 @@ def test_probes_heads_and_the_report(run: Run) -> None:
     }
 
 
+@pytest.mark.slow
 def test_files_and_processes_give_the_same_numbers(site: Path) -> None:
     file = f"python:{site / 'auscult_example.py'}"
     tones, probes = "example_tones:wavs", ["example_narrow"]

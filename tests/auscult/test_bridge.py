@@ -61,6 +61,7 @@ def hub(toy: Any) -> Any:
     delattr(hub, bridge.ENTRY)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_is_mended_and_others_see_nothing_of_it() -> None:
     done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

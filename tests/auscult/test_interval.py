@@ -12,6 +12,7 @@ def test_resamples_draw_whole_speakers() -> None:
     assert set(np.unique(by_speaker[1])) <= {0.0, 2.0, 4.0}
 
 
+@pytest.mark.slow
 def test_coverage_of_the_mean() -> None:
     """About 95 of 100 intervals hold the true mean when speakers are many."""
     generator = np.random.default_rng(1)

@@ -99,6 +99,7 @@ def test_an_out_that_cannot_be_written_is_found_first(
     assert status == 2 and "file" in stderr and "Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_demo_runs_its_steps_and_prints_the_report_last(
     run: Run, tone_corpus: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

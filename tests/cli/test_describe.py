@@ -135,6 +135,7 @@ def test_refusals(run: Any, words: tuple[str, ...], message: str) -> None:
     assert len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_measured_in_a_process_of_its_own(run: Any) -> None:
     status, out, err = run("describe", "log_mel", "--measure", "--json")
     found = json.loads(out)["measured"]

@@ -310,6 +310,7 @@ def test_audio_that_is_swapped_in_a_search(
     assert len((out / "scores.jsonl").read_text().splitlines()) == (4 if shown else 0)
 
 
+@pytest.mark.slow
 def test_the_order_of_hashes_has_no_say(run: Run, words: list[object], tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     assert run("subnet", "search", *words, "--out", here)[0] == 0

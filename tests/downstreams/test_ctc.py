@@ -156,6 +156,7 @@ def test_phones_are_learned_and_scored_on_test(tones: Any, bands: Any, tmp_path:
     assert result.step == max(result.curve, key=lambda point: point[1])[0]
 
 
+@pytest.mark.slow
 def test_characters_are_learned(tones: Any, bands: Any, tmp_path: Path) -> None:
     config = SpeechRecognitionConfig(
         projector_dim=64,

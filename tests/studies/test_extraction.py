@@ -56,6 +56,7 @@ def test_as_the_verb(corpus: str, tmp_path: Path, run: Command) -> None:
         auscult.extract("fbank", corpus, out=tmp_path / "out", limit=0)
 
 
+@pytest.mark.slow
 def test_processes_write_the_same_bits(corpus: str, tmp_path: Path) -> None:
     one = auscult.extract("fbank", corpus, out=tmp_path / "one")
     two = auscult.extract("fbank", corpus, out=tmp_path / "two", executor="local:2")

@@ -169,6 +169,7 @@ def test_the_ledger_keeps_tallies(corpus: str, toy: Any, tmp_path: Path) -> None
     assert record.value == value and set(counted.speakers) == {"s3", "s7"}
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_numbers(corpus: str, tmp_path: Path) -> None:
     options = {**OPTIONS, "layers": "0"}
     words = (["fbank", "mfcc"], corpus, ["keyword", "phone"])

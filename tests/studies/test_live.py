@@ -205,6 +205,7 @@ class Mortal(torch.nn.Module):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("always", [True, False])
 def test_one_worker_that_dies_does_not_stop_the_others(
     always: bool, corpus: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -226,6 +227,7 @@ def test_one_worker_that_dies_does_not_stop_the_others(
         assert "worker was ended from outside, twice" in failed[0].reason
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_begin_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +252,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "killed.py"
     script.write_text(KILLED)

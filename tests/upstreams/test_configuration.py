@@ -114,6 +114,7 @@ def test_all_of_it_at_once_on_every_architecture(tiny: Any, tmp_path: Path) -> N
         assert bool(torch.isfinite(upstream(audio).layers[-1]).all())
 
 
+@pytest.mark.slow
 def test_no_kernel_is_fetched(hubert_folder: Path, tmp_path: Path) -> None:
     """Where the package is installed, transformers would: also the names in upper case do."""
     package = tmp_path / "site" / "kernels"

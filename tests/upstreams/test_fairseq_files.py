@@ -72,6 +72,7 @@ def test_random_twin_keeps_the_shape_alone(address: str) -> None:
     assert outline.num_parameters == loaded.num_parameters and outline.sha256 == ""
 
 
+@pytest.mark.slow
 def test_filterbanks_work_after_an_outline() -> None:
     """torchaudio's constants have values although transformers imports it under an outline."""
     code = (

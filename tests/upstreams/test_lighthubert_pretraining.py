@@ -169,6 +169,7 @@ def test_padding_changes_nothing() -> None:
     assert float(together.count) == sum(float(terms["masked"].count) for terms in alone)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_in_both_stages(tmp_path: Path) -> None:
     first = objective()
     found = losses(first, 30)

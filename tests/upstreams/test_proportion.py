@@ -131,6 +131,7 @@ def of_lighthubert(folder: Path) -> list[str]:
     return specs
 
 
+@pytest.mark.slow
 def test_refusals_take_little_memory_and_time(foreign: Any, tmp_path: Path) -> None:
     specs = []
     for make in (of_mockingjay, of_w2v_bert, of_lighthubert):

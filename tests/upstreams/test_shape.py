@@ -47,6 +47,7 @@ def test_normalisation_goes_with_the_extractors_norm() -> None:
         assert shape.normalize == (norm == "layer"), shape.name
 
 
+@pytest.mark.slow
 def test_weights_are_the_same_in_another_process() -> None:
     here = auscult.load("random(hubert_tiny, seed=5)").spec
     torch.manual_seed(99)

@@ -216,6 +216,7 @@ def test_the_loss_of_a_fixed_batch_falls() -> None:
         assert last < 0.9 * first, name
 
 
+@pytest.mark.slow
 def test_codes_collapse_without_the_contrastive_loss() -> None:
     """Features drift until all have one code, which is then predicted perfectly.
 
