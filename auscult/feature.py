@@ -219,7 +219,8 @@ def _size_note(
     upstream: Upstream, size: int, budget: int, frames: bool, keep: bool, folder: Path
 ) -> str:
     states = upstream.spec.num_layers + 1
-    text = f"{upstream.spec.name}: {states} states x {upstream.spec.dim} dims in float16"
+    plural = "s" * (states != 1)
+    text = f"{upstream.spec.name}: {states} state{plural} x {upstream.spec.dim} dims in float16"
     if not frames:
         return f"{text}: only means and deviations are kept, in {folder}."
     if keep:

@@ -191,7 +191,7 @@ def _told_apart(alike: Sequence[Artifact]) -> list[tuple[str, Artifact]]:
     """Return differences of the same encoders, each with a remark on what no other of them has."""
     settings = [_settings(artifact) for artifact in alike]
     several = len({artifact.upstream_sha256 for artifact in alike}) > 1
-    several |= any(_other_weights(artifact) != "" for artifact in alike)
+    several |= any("weights" in _other_weights(artifact) for artifact in alike)
     told = []
     for artifact, mine in zip(alike, settings, strict=True):
         remark = own_settings(mine, settings)
@@ -203,7 +203,11 @@ def _told_apart(alike: Sequence[Artifact]) -> list[tuple[str, Artifact]]:
 def _other_weights(artifact: Artifact) -> str:
     """Return a remark on the encoder that is subtracted, where it goes by the same name."""
     meta = artifact.meta
-    return f" (weights {meta['over_sha256'][:8]})" if artifact.upstream == meta["over"] else ""
+    if artifact.upstream != meta["over"]:
+        return ""
+    if artifact.upstream_sha256 == meta["over_sha256"]:
+        return " (in the other study)"
+    return f" (weights {meta['over_sha256'][:8]})"
 
 
 def _settings(artifact: Artifact) -> dict[str, set[str]]:

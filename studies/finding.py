@@ -103,7 +103,9 @@ class Findings:
             "failures": self.failures,
             "files": self.files,
         }
-        told = ", ".join(f"{len(found):,} {name}" for name, found in counts.items() if found)
+        told = ", ".join(
+            f"{len(x):,} {name[: len(name) - (len(x) == 1)]}" for name, x in counts.items() if x
+        )
         return f"<{type(self).__name__}: {told or 'nothing was measured'}>"
 
     def _repr_html_(self) -> str:

@@ -234,6 +234,7 @@ def test_attention_of_torchs_own_layers_gives_its_weights() -> None:
     assert [tuple(x.shape) for x in maps] == [(1, 2, 12, 12)] * 2
     assert torch.allclose(torch.stack(maps).sum(-1), torch.ones(2, 1, 2, 12))
     x = states.layers[0]
-    _, wanted = module.encoder.layers[0].self_attn(x, x, x, average_attn_weights=False)
+    attend = module.encoder.layers[0].get_submodule("self_attn")
+    _, wanted = attend(x, x, x, average_attn_weights=False)
     assert torch.allclose(maps[0], wanted, atol=1e-6)
-    assert not module.encoder.layers[0].self_attn._forward_pre_hooks
+    assert not attend._forward_pre_hooks

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import auscult
+from auscult.cli.app import app
 
 QUICK: dict[str, Any] = {"probes": "linear", "max_epochs": 1, "baselines": False}
 
@@ -43,7 +45,7 @@ def test_a_notebook_completes_all_names() -> None:
     [
         (lambda c: auscult.probe("fbank", c, "keyword", seed=3), r"of probe\(\) 'seed'.*seeds"),
         (
-            lambda c: auscult.plan_probe("fbank", c, "keyword", lim=3),
+            lambda c: auscult.plan_probe("fbank", c, "keyword", **odd({"lim": 3})),
             r"plan_probe\(\) 'lim'.*limit",
         ),
         (lambda c: auscult.attention("fbank", c, budget=3), r"attention\(\) 'budget'"),
@@ -89,3 +91,14 @@ def test_settings_may_be_a_dictionary(corpus: str) -> None:
         for settings in (["batch_size=2", "balanced=true"], {"batch_size": 2, "balanced": True})
     ]
     assert plans[0].items == plans[1].items
+
+
+def test_a_plan_with_nothing_to_do_says_so(corpus: str, tmp_path: Path) -> None:
+    words = ["probe", "-u", "fbank", "-c", corpus, "-t", "keyword", "--probe", "linear"]
+    words += ["--max-epochs", "1", "--no-baselines", "--out", str(tmp_path)]
+    before = CliRunner().invoke(app, [*words, "--plan"]).output
+    assert "encoding takes very roughly" in before
+    assert CliRunner().invoke(app, words).exit_code == 0
+    after = CliRunner().invoke(app, [*words, "--plan"]).output
+    assert "2 items; all are there, nothing is left to do." in after
+    assert "very roughly" not in after
