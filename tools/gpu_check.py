@@ -106,7 +106,8 @@ def main() -> int:
     _expect_libraries()
     small = options.dry or options.pretend
     device = "cuda" if options.pretend or not small else "cpu"
-    path = os.environ.get("PYTHONPATH", "")  # an empty entry would be the folder we are in
+    os.environ["PYTHONSAFEPATH"] = "1"  # nothing comes from the folder that it is run from
+    path = os.environ.get("PYTHONPATH", "")  # where an empty entry is that folder, too
     os.environ["PYTHONPATH"] = os.pathsep.join([*HERE, *filter(None, path.split(os.pathsep))])
     os.environ.update({"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"})
     os.environ.setdefault("OMP_NUM_THREADS", "1" if small else "4")  # the same in all processes

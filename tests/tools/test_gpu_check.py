@@ -213,10 +213,15 @@ def test_some_parts_do_not_take_the_place_of_all(tools: Callable[[str], Any]) ->
 def test_the_folder_that_it_is_run_from_is_not_imported_from(
     check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path in ("", f"{tmp_path}{os.pathsep}"):
+    """Neither by the check's processes nor by those that torchrun starts."""
+    (tmp_path / "random.py").write_text("raise SystemExit('the wrong one')\n")
+    monkeypatch.chdir(tmp_path)
+    for path in ("", f"{ROOT}{os.pathsep}"):
         monkeypatch.setenv("PYTHONPATH", path)
         check(tmp_path / "gpu.json", "pass_")
-        assert "" not in os.environ["PYTHONPATH"].split(os.pathsep)
+        words = [sys.executable, "-m", "random"], [sys.executable, "-c", "import random"]
+        for command in words:
+            assert subprocess.run(command, env=os.environ, capture_output=True).returncode == 0
 
 
 def test_what_passes_keeps_its_process(check: Any, tmp_path: Path) -> None:
