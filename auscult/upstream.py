@@ -1,8 +1,10 @@
 """The contract of an encoder: waveforms in, every layer out, attention maps one by one."""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from auscult.contracts import AttentionMap, HiddenStates, UpstreamSpec, Waveform
 from auscult.cost import Macs
 from auscult.errors import UserError
 
+CHANGED = " (changed)"  # after the name of an encoder that is not what it was loaded as
 AttentionVisitor = Callable[[AttentionMap], None]
 
 
@@ -23,6 +26,7 @@ class Upstream(nn.Module, ABC):
 
     spec: UpstreamSpec
     autocast: bool = True  # whether it may compute below float32
+    as_loaded: "tuple[str, Mapping[str, float]] | None" = None  # fingerprint, sums of the weights
 
     @abstractmethod
     def forward(self, audio: Waveforms) -> HiddenStates:
@@ -88,10 +92,45 @@ class Upstream(nn.Module, ABC):
             "count multiply-accumulates."
         )
 
+    def note_weights(self) -> "Upstream":
+        """Remember what the weights are, so that :meth:`refresh` sees where they are others."""
+        self.as_loaded = self.spec.sha256, weight_sums(self)
+        return self
+
+    def refresh(self) -> None:
+        """Give an encoder whose weights were changed since it was loaded another fingerprint.
+
+        It is not what its address leads to any more, and says so in its name.
+        """
+        if self.as_loaded is None:
+            return
+        sha256, before = self.as_loaded
+        name, now = self.spec.name.removesuffix(CHANGED), weight_sums(self)
+        same = before.keys() == now.keys() and all(
+            math.isclose(before[key], now[key], rel_tol=1e-9, abs_tol=1e-9) for key in now
+        )
+        if not same:
+            tensors = {k: x for k, x in self.state_dict().items() if isinstance(x, Tensor)}
+            sha256, name = fingerprint_weights(tensors, [sha256]), f"{name}{CHANGED}"
+        if not same or name != self.spec.name:
+            self.spec = replace(self.spec, name=name, sha256=sha256)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are; the CPU for an encoder without weights."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+
+def weight_sums(module: nn.Module) -> dict[str, float]:
+    """Return a number for each tensor of a module that is another for other values."""
+    found = {}
+    for name, tensor in module.state_dict().items():
+        if isinstance(tensor, Tensor) and not tensor.is_meta and not tensor.is_complex():
+            flat = tensor.detach().flatten()
+            # the second sum tells values apart that have only changed places
+            sums = [part.sum(dtype=torch.float64) for part in (flat, flat[::7])]
+            found[name] = float(sums[0]) + float(sums[1]) / 3
+    return found
 
 
 def fingerprint_weights(tensors: Mapping[str, Tensor], configuration: Iterable[str] = ()) -> str:

@@ -208,7 +208,7 @@ def load_upstream(spec: str, *, seed: int = 0) -> Upstream:
         address = replace(address, seed=seed or None)
     loader = _loader(address)
     try:
-        return loader(address, seed).eval()
+        return loader(address, seed).eval().note_weights()
     except UserError as error:
         made = _pretrained_as(address.checkpoint) if address.checkpoint else ""
         if made not in FAMILIES or made == address.family:

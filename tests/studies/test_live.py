@@ -72,6 +72,29 @@ def test_a_module_that_was_trained_since_is_another(corpus: str) -> None:
     assert len({before, after, other}) == 3
 
 
+def test_an_encoder_that_was_loaded_and_changed_is_another(corpus: str) -> None:
+    """Pruned or trained in place, it has neither the kept features nor the address of the file."""
+    encoder = auscult.load("tiny_hubert")
+    weight = next(encoder.parameters())
+    before = weight.detach().clone()
+
+    def item() -> Item:
+        return studies.plan_probe(encoder, corpus, "keyword", **OPTIONS).items[1]
+
+    first = item()
+    assert first.upstream["address"] == "tiny_hubert"
+    weight.data[0] = 0.0
+    second = item()
+    weight.data[1] = 0.0
+    third = item()
+    assert len({one.upstream["sha256"] for one in (first, second, third)}) == 3
+    for one in (second, third):
+        assert one.upstream["address"] == "tiny_hubert (changed)"
+        assert one.command.startswith("auscult.probe(")
+    weight.data.copy_(before)
+    assert item() == first
+
+
 def test_a_part_of_a_corpus_is_another(corpus: str) -> None:
     whole = auscult.corpus(corpus)
     keys = [
