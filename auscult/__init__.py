@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         report,
         run,
     )
-    from auscult.studies.search import search_subnets as search
+    from auscult.studies.search import search
     from auscult.studies.superb import plan_superb, superb
     from auscult.upstream import Upstream
     from auscult.wrapped import wrap

@@ -21,7 +21,7 @@ from .live import Encoder, Speech
 from .pairing import compare
 from .plan import Plan
 from .pretraining import Pretrained, pretrain
-from .search import search_subnets as search
+from .search import search
 from .stored import findings, report
 from .superb import plan_superb, superb
 from .task import plan_run, run

@@ -27,8 +27,10 @@ from auscult.upstreams.lighthubert.search import (
     check_limits,
     front,
     parse_limits,
-    search,
     tabulate,
+)
+from auscult.upstreams.lighthubert.search import (
+    search as candidates_of,
 )
 from auscult.upstreams.lighthubert.sharing import Sharing
 from auscult.upstreams.lighthubert.space import Subnet
@@ -59,7 +61,7 @@ class Found(Findings):
     latency: Latency
 
 
-def search_subnets(
+def search(
     supernet: str,
     corpus: "str | Corpus",
     objective: str,
@@ -233,7 +235,7 @@ class _Search:
                 advance(0, f"best {sign * highest:.4f}")
                 return values
 
-            self.candidates = search(
+            self.candidates = candidates_of(
                 self.sharing.space,
                 self.costs,
                 self.limits,
