@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from auscult.errors import UserError, quoted
+from auscult.value import shorten
 
 MOST_SEED = 2**64 - 1  # of torch's generators
 
@@ -39,9 +40,11 @@ def parse_address(spec: str) -> Address:
     """Take an upstream spec apart.
 
     Raises:
-        UserError: Empty spec, unbalanced parenthesis, ``random`` of ``random``, or a seed that no
-            generator takes.
+        UserError: No text, empty spec, unbalanced parenthesis, ``random`` of ``random``, or a seed
+            that no generator takes.
     """
+    if not isinstance(spec, str):
+        raise UserError(f"{shorten(spec)} is no address; expected a text, such as hf:FOLDER.")
     text = spec.strip()
     wrapped = re.fullmatch(r"random\((.*?)(?:,\s*(?:seed\s*=\s*)?(\d+)\s*)?\)", text)
     if wrapped:

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 from auscult.errors import UserError, unknown
+from auscult.value import shorten
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -102,12 +103,23 @@ def whole_number(name: str, value: object, least: int = 1) -> None:
 
 
 def assignments(value: "str | Iterable[str] | Mapping[str, object]") -> list[str]:
-    """Return settings as texts ``KEY=VALUE``: of one text, several, or values by key."""
+    """Return settings as texts ``KEY=VALUE``: of one text, several, or values by key.
+
+    Raises:
+        UserError: It is none of these.
+    """
     if isinstance(value, Mapping):
         return [f"{key}={one}" for key, one in value.items()]
-    return [value] if isinstance(value, str) else list(value)
+    return several(value)
 
 
-def several(value: "str | Sequence[str]") -> list[str]:
-    """Return one text or several as a list."""
-    return [value] if isinstance(value, str) else list(value)
+def several(value: "str | Iterable[str]") -> list[str]:
+    """Return one text or several as a list.
+
+    Raises:
+        UserError: It is neither.
+    """
+    found = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    if wrong := [one for one in found if not isinstance(one, str)]:
+        raise UserError(f"Expected a text or several, got {shorten(wrong[0])}.")
+    return found

@@ -14,6 +14,7 @@ from auscult.value import as_text
 MAIN = "__main__"
 _WITHIN = ("__func__", "fget", "fset", "func", "__wrapped__")  # of methods, properties, partials
 _MISSING = object()
+MOST = 10_000  # objects that are looked at
 
 
 def compiled(*values: object) -> tuple[list[object], set[str]]:
@@ -23,16 +24,16 @@ def compiled(*values: object) -> tuple[list[object], set[str]]:
     """
     parts: list[object] = []
     modules: set[str] = set()
-    seen: list[object] = []
+    seen: dict[int, object] = {}  # held, so that no other gets the place of one
     waiting = list(values)
-    while waiting:
+    while waiting and len(seen) < MOST:
         one = waiting.pop()
         if (text := as_text(one)) is not None:
             parts.append(text)
             continue
-        if any(one is other for other in seen):
+        if id(one) in seen:
             continue
-        seen.append(one)
+        seen[id(one)] = one
         if isinstance(one, ModuleType):
             modules.add(one.__name__)
         elif isinstance(one, Mapping):
@@ -61,9 +62,21 @@ def _taken_apart(value: object) -> tuple[str, object, Sequence[object]]:
     if isinstance(value, type):
         own = sorted((key, x) for key, x in vars(value).items()) if module == MAIN else []
         shown = [x for key, x in own if not key.startswith("__") or isinstance(x, FunctionType)]
-        return name, [key for key, _ in own], shown
+        return name, [key for key, _ in own], [*shown, *(value.__bases__ if own else ())]
+    owner = getattr(value, "__self__", None)  # of a method
+    if owner is not None and not isinstance(owner, ModuleType | type):
+        inner.append(owner)
     more = [getattr(value, "args", None), getattr(value, "keywords", None)] if inner else []
-    return name, "", [*inner, *more, *([type(value)] if module == MAIN else [])]
+    kind = [type(value)] if type(value).__module__ == MAIN else []
+    return name, "", [*inner, *more, *kind, *_held(value)]
+
+
+def _held(value: object) -> list[object]:
+    """Return what an object holds under names, but for a network, which has a fingerprint."""
+    held = getattr(value, "__dict__", {})
+    if isinstance(value, type) or not isinstance(held, Mapping) or "_parameters" in held:
+        return []
+    return [part for key in sorted(held, key=str) for part in (key, held[key])]
 
 
 def _around(function: FunctionType) -> list[object]:

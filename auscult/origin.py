@@ -12,11 +12,10 @@ import importlib.util
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import FunctionType, MethodType
 
 from auscult.notebook import MAIN, compiled
 from auscult.progress import logger
@@ -86,8 +85,12 @@ def _put_in(one: object) -> Iterator[object]:
         value = values[name]
         if name in _HOOKS:
             yield from value.values()
-        elif isinstance(value, FunctionType | MethodType | partial):
+        elif callable(value) and not isinstance(value, type) and not _is_network(value):
             yield value
+
+
+def _is_network(value: object) -> bool:
+    return "_parameters" in getattr(value, "__dict__", {})
 
 
 def _reached(names: frozenset[str]) -> frozenset[str]:
@@ -164,13 +167,15 @@ def _state(name: str, file: Path) -> tuple[int, int]:
 @cache
 def _imported_by(name: str, file: Path, state: tuple[int, int]) -> frozenset[str]:
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    if name == MAIN:  # python -m PACKAGE.MODULE
+        package = getattr(getattr(sys.modules.get(MAIN), "__spec__", None), "parent", None) or ""
     found: set[str] = set()
-    for node in _running(ast.parse(_content(file))):
+    for node in _running(_parsed(file)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             start = "." * node.level + (node.module or "")
-            module = importlib.util.resolve_name(start, package) if node.level else start
+            module = _resolved(start, package)
             for alias in node.names:
                 inside = f"{module}.{alias.name}"
                 is_module = _is_followed(inside) and _file_of(inside) is not None
@@ -181,6 +186,14 @@ def _imported_by(name: str, file: Path, state: tuple[int, int]) -> frozenset[str
     return frozenset(found)
 
 
+def _parsed(file: Path) -> ast.AST:
+    """Return the code of a file; nothing of one that does not parse, and is not run either."""
+    try:
+        return ast.parse(_content(file))
+    except (SyntaxError, ValueError, RecursionError):
+        return ast.Module(body=[], type_ignores=[])
+
+
 def _imported_by_call(node: ast.Call, package: str) -> set[str]:
     """Return the module that ``import_module("NAME")`` names."""
     called = ast.unparse(node.func).rpartition(".")[2]
@@ -188,7 +201,15 @@ def _imported_by_call(node: ast.Call, package: str) -> set[str]:
     if called not in ("import_module", "__import__") or not isinstance(first, ast.Constant):
         return set()
     name = str(first.value)
-    return {importlib.util.resolve_name(name, package) if name.startswith(".") else name}
+    return {_resolved(name, package)}
+
+
+def _resolved(name: str, package: str) -> str:
+    """Return a module's whole name; a relative one that leads nowhere stands for itself."""
+    try:
+        return importlib.util.resolve_name(name, package)
+    except (ImportError, ValueError):
+        return name
 
 
 def _is_silent(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 DEEPEST = 32  # lists and mappings in each other
@@ -59,25 +59,56 @@ def shorten(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
-def as_text(value: Any) -> str | None:
+def as_text(value: Any, depth: int = 0) -> str | None:
     """Return a text that is the same for equal plain values, and another for others.
 
+    Args:
+        value: Anything.
+        depth: In how many others it stands.
+
     Returns:
-        None for what is neither a number, a text, an array nor made of such.
+        None for what is neither a number, a text, an array nor made of such, or is nested deep.
     """
+    if depth > DEEPEST:
+        return None
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return repr(value)
     if hasattr(value, "tolist") and hasattr(value, "dtype") and not isinstance(value, type):
-        content = b"" if getattr(value, "is_meta", False) else repr(value.tolist()).encode()
-        return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(content).hexdigest()}"
+        return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(_content(value)).hexdigest()}"
     if isinstance(value, Mapping):
-        pairs = [(as_text(key), as_text(one)) for key, one in value.items()]
-        if any(text is None for pair in pairs for text in pair):
+        keys, values = _texts(value, depth), _texts(value.values(), depth)
+        if keys is None or values is None:
             return None
-        return repr(sorted((str(key), str(one)) for key, one in pairs))
+        return repr(sorted(zip(keys, values, strict=True)))
     if isinstance(value, list | tuple | set | frozenset):
-        texts = [as_text(one) for one in value]
-        if any(text is None for text in texts):
+        texts = _texts(value, depth)
+        if texts is None:
             return None
-        return repr(sorted(map(str, texts)) if isinstance(value, set | frozenset) else texts)
+        return repr(sorted(texts) if isinstance(value, set | frozenset) else texts)
     return None
+
+
+def _texts(values: Iterable[Any], depth: int) -> list[str] | None:
+    """Return the text of each value; None where one has none, without a look at the others."""
+    found = []
+    for value in values:
+        text = as_text(value, depth + 1)
+        if text is None:
+            return None
+        found.append(text)
+    return found
+
+
+def _content(array: Any) -> bytes:
+    """Return what an array holds, of which nothing where it is on the meta device."""
+    if getattr(array, "is_meta", False):
+        return b""
+    if hasattr(array, "detach"):
+        import torch
+
+        if array.layout == torch.strided and not array.is_quantized:
+            flat = array.detach().cpu().contiguous().flatten()
+            return bytes(flat.view(torch.uint8).numpy().data)
+    elif getattr(array.dtype, "kind", "O") != "O" and hasattr(array, "tobytes"):
+        return bytes(array.tobytes())
+    return repr(array.tolist()).encode()

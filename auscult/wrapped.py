@@ -15,16 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from auscult.attribute import attributes
 from auscult.config import whole_number
 from auscult.contracts import SAMPLE_RATE, AttentionMap, HiddenStates, UpstreamSpec, Waveforms
 from auscult.errors import UserError
 from auscult.frame import FrameGeometry
 from auscult.upstream import AttentionVisitor, Upstream, fingerprint_weights
-from auscult.value import as_text
 
 EXACT = 1e-5  # relative to the states: what a row may change beside a longer one
 _LONGEST = 2 * SAMPLE_RATE  # samples in which a module must have given a frame
-_OF_TORCH = frozenset(vars(nn.Module()))
 _TRIED = (4000, 7777)  # samples of the two rows that exactness is tried on
 
 
@@ -84,7 +83,7 @@ class Wrapped(Upstream):
     ) -> None:
         super().__init__()
         self.module = module
-        before = _attributes(module)
+        before = attributes(module)
         self.rate = sample_rate
         label = name or type(module).__name__
         self._blocks = _paths(module, blocks, label)
@@ -94,7 +93,7 @@ class Wrapped(Upstream):
             states = self._states(silence, label)
         _check_shapes(states, silence, label)
         geometry = _measured_geometry(partial(self._count, label), stride, sample_rate, label)
-        used = _attributes(module)  # what a pass leaves behind, as the last attention, is no part
+        used = attributes(module)  # what a pass leaves behind, as the last attention, is no part
         self._noted = {name for name, text in used.items() if before.get(name) != text}
         weights = sum(parameter.numel() for parameter in module.parameters())
         self.spec = UpstreamSpec(
@@ -117,7 +116,7 @@ class Wrapped(Upstream):
         Training in place changes it; whoever names this encoder in a study asks anew.
         """
         said = [type(self.module).__qualname__, str(self.rate), *self._blocks, "|"]
-        kept = {name: x for name, x in _attributes(self.module).items() if name not in self._noted}
+        kept = {name: x for name, x in attributes(self.module).items() if name not in self._noted}
         said += [*self._attention, *(f"{name}={text}" for name, text in kept.items())]
         return fingerprint_weights(_named(self.module), said)
 
@@ -381,18 +380,6 @@ def _tensor(output: Any) -> Tensor:
     found = next((part for part in parts if isinstance(part, Tensor)), None)
     if found is None:
         raise UserError(f"Expected a tensor among {type(output).__name__}, and there is none.")
-    return found
-
-
-def _attributes(module: nn.Module) -> dict[str, str]:
-    """Return the plain values that the parts of a module keep beside their weights, by name."""
-    found = {}
-    for name, part in module.named_modules():
-        values = {key: value for key, value in vars(part).items() if key not in _OF_TORCH}
-        values |= {key: part.get_buffer(key) for key in part._non_persistent_buffers_set}
-        for key, value in sorted(values.items()):
-            if (text := as_text(value)) is not None:
-                found[f"{name}.{key}"] = text
     return found
 
 

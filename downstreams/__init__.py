@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from auscult.contracts import TaskSpec
-from auscult.errors import unknown
+from auscult.errors import UserError, unknown
 from auscult.foreign import instance
 from auscult.registry import Table
 
@@ -223,6 +223,8 @@ def find_task(name: str) -> HeadTask:
     Raises:
         UserError: There is none.
     """
+    if not isinstance(name, str):
+        raise UserError(f"{name!r} is no task; expected its name, such as keyword_spotting.")
     if name in TASKS:
         return TASKS[name]
     if not TABLE.is_foreign(name.partition(":")[0]):

@@ -220,12 +220,15 @@ class Bench:
         return provenance(command, device)
 
     def encoder(self, address: str) -> "Upstream":
-        """Return the encoder that goes under ``address``, on this bench's device."""
+        """Return the encoder that goes under ``address``, on this bench's device, to be measured.
+
+        An object is put into evaluation mode: with dropout no two encodings are the same.
+        """
         import auscult
 
         live = self.live.get(address)
         encoder: Upstream = auscult.load(address) if live is None else live
-        return encoder.to(self.device)
+        return encoder.to(self.device).eval()
 
     def corpus(self, address: str, split: str | None = None) -> "Corpus":
         """Return the corpus that goes under ``address``."""

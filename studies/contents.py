@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from auscult.corpora import check_corpus
 from auscult.corpora.assembly import EmptySplit
 from auscult.corpora.summary import summarize_alignments, summarize_labels, summarize_splits
+from auscult.errors import UserError
 
 from .table import Table, to_html
 
@@ -80,8 +81,13 @@ def inspect_corpus(corpus: str, *, split: str | None = None) -> Contents:
         split: Split column, where a corpus has several.
 
     Raises:
-        UserError: There is no such reader, folder or split column.
+        UserError: No address, or there is no such reader, folder or split column.
     """
+    if not isinstance(corpus, str):
+        raise UserError(
+            f"A {type(corpus).__name__} has no address to look at; expected one such as "
+            "tsv:my/speech. auscult.corpus(...) checks what is in Python."
+        )
     try:
         found = check_corpus(corpus, split=split, skip_bad=True)
     except EmptySplit as error:

@@ -25,6 +25,7 @@ from auscult.progress import logger, progress
 from .bench import Bench
 from .desk import Desk
 from .item import Failure, Item, Outcome
+from .ledger import Ledger
 from .work import carry_out
 
 if TYPE_CHECKING:
@@ -145,7 +146,8 @@ class _Workers:
         self._queue: deque[Item] = deque()
         self._suspects: deque[Item] = deque()
         self._alone = False  # whether a suspect is under way
-        self._running: dict[Future[Outcome | Failure], Item] = {}
+        self._running: dict[Future[Outcome | Failure | None], Item] = {}
+        self._ledger = Ledger(bench.out)
 
     def __enter__(self) -> "_Workers":
         return self
@@ -175,8 +177,12 @@ class _Workers:
             except BrokenProcessPool:  # so are all that are still under way
                 broken.append(item)
                 done |= wait(self._running).done
+                continue
+            outcome = self._ledger.read(item) if found is None else found
+            if outcome is None:
+                broken.append(item)
             else:
-                yield item, found
+                yield item, outcome
         if broken:
             yield from self._begin_again(broken)
 
@@ -185,7 +191,9 @@ class _Workers:
             self._alone = True
             self._submit(self._suspects.popleft())
         elif not self._suspects:
-            self._alone = self._alone and bool(self._running)
+            if self._alone and not self._running:  # no suspect is left
+                self._alone = False
+                self._dismiss()
             while self._queue and len(self._running) < self.number and not self._alone:
                 self._submit(self._queue.popleft())
 
@@ -199,8 +207,9 @@ class _Workers:
 
     def _workers(self) -> ProcessPoolExecutor:
         if self._pool is None:
+            number = 1 if self._alone else self.number  # no other may be taken for a suspect's
             self._pool = ProcessPoolExecutor(
-                self.number, mp_context=self._context, initializer=_begin, initargs=self._given
+                number, mp_context=self._context, initializer=_begin, initargs=self._given
             )
         return self._pool
 
@@ -308,9 +317,20 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _carry_out_here(item: Item) -> Outcome | Failure:
-    """Carry an item out in a worker; an error that nobody foresaw is said here and stays here."""
-    found = carry_out(item, _desk_here()[0])
+def _carry_out_here(item: Item) -> Outcome | Failure | None:
+    """Carry an item out in a worker; an error that nobody foresaw is said here and stays here.
+
+    What the ledger keeps goes there, and None is sent: a worker that is ended while it sends more
+    than a pipe holds would leave the reader waiting.
+    """
+    desk = _desk_here()[0]
+    found = carry_out(item, desk)
+    if isinstance(found, Outcome) and item.kept:
+        try:
+            Ledger(desk.bench.out).write(item, found)
+        except (UserError, OSError) as error:
+            return Failure.of(error, item.title, item.upstream["address"], item.command)
+        return None
     if isinstance(found, Failure) and found.error is not None:
         found.say()
         return replace(found, error=None)

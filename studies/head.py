@@ -178,12 +178,15 @@ def _as_measured_before(head: TrainedHead) -> TrainedHead:
     """Return a head that was found finished, its provenance that of the command that finished it.
 
     That holds where the earlier command asked it the same; where this one decodes otherwise, say,
-    its answers are this one's. A head that several commands trained says the last of them.
+    its answers are this one's. A head that several commands trained says the last of them. What the
+    earlier one did not note of its files is taken to be the same.
     """
     earlier = find_run(_folder_of(head))
     if earlier is None or earlier.provenance is None:
         return head
-    same = fingerprint(earlier.config) == fingerprint(head.settings())
+    named = {key: x for key, x in head.settings().items() if key in earlier.config}
+    added = head.settings().keys() - named.keys() - files_sha256(head.config).keys()
+    same = not added and fingerprint(earlier.config) == fingerprint(named)
     return replace(head, provenance=earlier.provenance) if same else head
 
 

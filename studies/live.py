@@ -79,7 +79,8 @@ def _name(encoder: "Upstream", addresses: set[str], live: dict[str, Any]) -> str
 
     if isinstance(encoder, Wrapped):  # it may have been trained since
         encoder.spec = replace(encoder.spec, sha256=encoder.fingerprint())
-    encoder.refresh()
+    else:
+        encoder.refresh()
     name = encoder.spec.name
     if name in addresses or live.get(name, encoder) is not encoder:
         raise UserError(f"Two encoders go under the name {name!r}; wrap(..., name=) tells apart.")

@@ -14,6 +14,7 @@ from auscult.errors import UserError, quoted
 from auscult.progress import logger
 from auscult.results.figure import draw
 from auscult.results.superb.official import OFFICIAL
+from auscult.value import shorten
 
 from .bench import Bench, Where, expect_keywords
 from .company import with_baselines
@@ -202,6 +203,12 @@ def _columns(task: str, spec: str, choice: Choice) -> Sequence[str | None]:
     return place.columns if place is not None and official else (None,)
 
 
+def _address(task: str, spec: object) -> str:
+    if not isinstance(spec, str):
+        raise UserError(f"corpora={{{task!r}: ...}}: expected an address, got {shorten(spec)}.")
+    return spec
+
+
 def _not_found(task: str) -> str:
     if task not in OFFICIAL:
         return "SUPERB has no corpus for it; name one with corpora= (--corpus)"
@@ -331,7 +338,7 @@ def plan_superb(
     choice = Choice(
         root=Path(data),
         tasks=tuple(dict.fromkeys(several(tasks))),
-        corpora=corpora,
+        corpora={task: _address(task, spec) for task, spec in corpora.items()},
         columns={task: tuple(several(names)) for task, names in splits.items()},
         tests=test_splits,
         settings=settings_by_task(assignments(settings)),

@@ -214,3 +214,32 @@ def test_a_pass_through_an_encoder_changes_no_code(address: str) -> None:
     with torch.no_grad():
         encoder(Waveforms.of([torch.randn(8000)]))
     assert origin.code_of(*encoder.modules()) == before
+
+
+class Steer:
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+    def __call__(self, module: torch.nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
+        return output * self.by
+
+
+def test_what_an_object_that_was_hooked_on_holds_counts() -> None:
+    def code(*hooks: Callable[..., object], **put: object) -> str:
+        layer = torch.nn.Linear(2, 2)
+        for hook in hooks:
+            layer.register_forward_hook(hook)
+        for name, value in put.items():
+            setattr(layer, name, value)
+        return origin.code_of(layer)
+
+    found = [code(), code(Steer(1.0)), code(Steer(2.0)), code(Steer(2.0).__call__, Steer(3.0))]
+    found += [code(Steer(2.0).__call__), code(act=torch.relu), code(act=torch.tanh)]
+    assert len(set(found)) == len(found)
+    assert code(Steer(2.0)) == found[2] and code(act=torch.relu) == found[5]
+
+
+def test_what_does_not_parse_is_what_it_says(theirs: Callable[..., str]) -> None:
+    encoder = "def f():\n    from PKG import helper\n    from ....... import nothing\n"
+    found = theirs(__init__="", helper="print 'of another Python'\n", encoder=encoder)
+    assert found != theirs(helper="print 'of yet another'\n")

@@ -1,5 +1,6 @@
 """Somebody's own module as an encoder: hooked, measured, held to the contract."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -238,3 +239,18 @@ def test_attention_of_torchs_own_layers_gives_its_weights() -> None:
     _, wanted = attend(x, x, x, average_attn_weights=False)
     assert torch.allclose(maps[0], wanted, atol=1e-6)
     assert not attend._forward_pre_hooks
+
+
+def test_settings_and_functions_in_attributes_count() -> None:
+    def sha256(**values: object) -> str:
+        module = Mine()
+        for name, value in values.items():
+            setattr(module, name, value)
+        return wrap(module).spec.sha256
+
+    around: dict[str, object] = {}
+    around["self"] = around
+    values = [SimpleNamespace(scale=1), SimpleNamespace(scale=2), torch.relu, torch.tanh, around]
+    found = [sha256(), *(sha256(held=value) for value in values)]
+    assert len(set(found)) == len(found)
+    assert sha256(held=SimpleNamespace(scale=2)) == found[2]

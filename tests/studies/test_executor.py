@@ -53,7 +53,8 @@ def test_a_kill_among_processes_changes_nothing(
     while not list((out / ".work").glob("probe-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     killed.send_signal(number)
-    assert killed.wait(60) != 0
+    ended = killed.wait(60)
+    assert ended != 0 or len(list((out / ".work").glob("probe-*"))) == 4  # it was faster
     done = subprocess.run(
         command(corpus, out, "local:2"), env=environment, capture_output=True, text=True
     )

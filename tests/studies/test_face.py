@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 import auscult
 from auscult.cli.app import app
+from auscult.studies.contents import inspect_corpus
+from auscult.studies.supernet import draw_subnets
 
 QUICK: dict[str, Any] = {"probes": "linear", "max_epochs": 1, "baselines": False}
 
@@ -55,6 +57,14 @@ def test_a_notebook_completes_all_names() -> None:
         (lambda c: auscult.probe("fbank", c, odd(3)), "3 is no probing task; expected a name"),
         (lambda c: auscult.superb("fbank", odd({"keyword_spotting": c})), "expected the folder"),
         (lambda c: auscult.superb("fbank", ".", corpora=odd(["x=y"])), "dictionary by task"),
+        (lambda c: auscult.run("fbank", c, "keyword_spotting", settings=odd(3)), "got 3"),
+        (lambda c: auscult.run("fbank", c, "keyword_spotting", settings=odd([1])), "got 1"),
+        (lambda c: auscult.run("fbank", c, odd(None)), "None is no task; expected its name"),
+        (lambda c: auscult.superb("fbank", ".", tasks=odd(3)), "Expected a text or several, got 3"),
+        (lambda c: auscult.superb("fbank", ".", splits=odd({"asr": 3})), "text or several, got 3"),
+        (lambda c: auscult.superb("fbank", ".", corpora=odd({"x": 3})), "an address, got 3"),
+        (lambda c: inspect_corpus(odd(None)), "A NoneType has no address to look at"),
+        (lambda c: draw_subnets(odd(3)), "3 is no address"),
         (lambda c: auscult.corpus([], name=odd(3)), "name=3: expected the text"),
         (
             lambda c: auscult.extract("fbank", odd(torch.zeros(2, 9)), out="x"),

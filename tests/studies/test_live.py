@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import auscult
 from auscult import studies
+from auscult.contracts import HiddenStates, Waveforms
 from auscult.errors import UserError
 from auscult.studies.bench import Bench
 from auscult.studies.desk import Desk
@@ -93,6 +95,74 @@ def test_an_encoder_that_was_loaded_and_changed_is_another(corpus: str) -> None:
         assert one.command.startswith("auscult.probe(")
     weight.data.copy_(before)
     assert item() == first
+
+
+def test_values_that_change_places_are_other_weights(corpus: str) -> None:
+    encoder = auscult.load("tiny_hubert")
+    weight = encoder.get_parameter("model.encoder.layers.0.attention.q_proj.weight")
+    weight.data[0, 5] = torch.nan  # equal to itself here
+
+    def sha256() -> str:
+        item = studies.plan_probe(encoder, corpus, "keyword", **OPTIONS).items[1]
+        return str(item.upstream["sha256"])
+
+    first = sha256()
+    assert sha256() == first
+    weight.data[0, [1, 2]] = weight.data[0, [2, 1]]
+    assert sha256() != first
+
+
+class ByHand(auscult.Upstream):
+    def __init__(self) -> None:
+        super().__init__()
+        inner = auscult.load("random(hubert_tiny)")
+        self.inner, self.spec = inner, replace(inner.spec, name="ByHand", sha256="0" * 64)
+
+    def forward(self, audio: Waveforms) -> HiddenStates:
+        return self.inner.forward(audio)
+
+    def num_frames(self, lengths: Tensor) -> Tensor:
+        return self.inner.num_frames(lengths)
+
+
+def test_an_encoder_made_by_hand_is_what_its_weights_are(corpus: str) -> None:
+    encoders = [ByHand(), ByHand()]
+    next(encoders[1].parameters()).data[0] = 0.0  # before it was seen
+
+    def sha256(encoder: auscult.Upstream) -> str:
+        item = studies.plan_probe(encoder, corpus, "keyword", **OPTIONS).items[1]
+        return str(item.upstream["sha256"])
+
+    found = [sha256(encoder) for encoder in encoders]
+    assert found[0] != found[1] and found == [sha256(encoder) for encoder in encoders]
+    next(encoders[0].parameters()).data[1] = 0.0
+    assert sha256(encoders[0]) not in found
+
+
+class Dropped(Frames):
+    def forward(self, waves: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(waves), 0.5, self.training)
+
+
+def test_modules_in_training_are_measured_as_they_are_used(corpus: str, tmp_path: Path) -> None:
+    encoder = auscult.wrap(Dropped())
+    values = []
+    for name in ("a", "b"):
+        encoder.train()
+        found = studies.probe(encoder, corpus, "keyword", out=tmp_path / name, **OPTIONS)
+        values.append([record.value for record in found.records])
+    assert values[0] == values[1] and not encoder.module.training
+
+
+def test_a_hook_that_collects_stops_no_study(corpus: str, tmp_path: Path) -> None:
+    encoder, kept = auscult.load("tiny_hubert"), {}
+
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        kept["last"] = output
+
+    encoder.get_submodule("model.encoder.layers.0.final_layer_norm").register_forward_hook(hook)
+    found = studies.probe(encoder, corpus, ["keyword", "phone"], out=tmp_path, **OPTIONS)
+    assert not found.failures and kept
 
 
 def test_a_part_of_a_corpus_is_another(corpus: str) -> None:
