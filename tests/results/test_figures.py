@@ -220,8 +220,12 @@ def test_encoders_of_one_layer_stand_side_by_side(
     assert len({r.upstream for r in flat}) > 1
     layer_curves(flat, tmp_path / "curves.png")
     for axes in drawn[-1].axes:
-        lines = [x for x in axes.lines if x.get_marker() == "o" and not x.get_label()[0] == "_"]
-        places = [float(line.get_xdata()[0]) for line in lines]
+        lines = [
+            x
+            for x in axes.lines
+            if x.get_marker() == "o" and not str(x.get_label()).startswith("_")
+        ]
+        places = [float(np.asarray(line.get_xdata())[0]) for line in lines]
         assert len(set(places)) == len(places)
         assert all(abs(place) < 0.5 for place in places)
 
