@@ -152,6 +152,8 @@ def register_s3prl() -> None:
 
 def __getattr__(name: str) -> "Any":
     """Return what studies offer, imported when it is asked for (PEP 562)."""
+    if name == "results":  # a room, and a function
+        return _import_module("auscult.results")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(_import_module(_LAZY[name]), name)

@@ -1,6 +1,8 @@
 """The only place where numbers live: store, tables, figures, report."""
 
-from typing import TYPE_CHECKING
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,3 +25,16 @@ def open_store(where: "str | Path") -> "Store":
     from .store import open_store
 
     return open_store(where)
+
+
+class _Room(ModuleType):
+    """This room, which is a function too: what a store holds, by the name that people expect."""
+
+    def __call__(self, *stores: "str | Path", **wanted: Any) -> Any:
+        """Return what ``auscult.findings`` returns."""
+        import auscult
+
+        return auscult.findings(*stores, **wanted)
+
+
+sys.modules[__name__].__class__ = _Room

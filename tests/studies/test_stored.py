@@ -1,5 +1,8 @@
 """A store as findings, the page of it, and which runs go into a submission."""
 
+import importlib
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,16 @@ def test_a_store_is_what_the_study_returned(out: Path, tones: Path, tmp_path: Pa
     assert found.compared().equals(measured.compared()) and len(found.compared()) == 1
     assert found.plot(tmp_path / "a.png").is_file() and "<table" in found._repr_html_()
     assert found.to_html(tmp_path / "a.html").is_file()
+
+
+def test_the_room_is_a_function_too(out: Path) -> None:
+    code = f"import auscult; print(len(auscult.results({str(out)!r}).to_pandas()))"
+    words = [sys.executable, "-c", code]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert int(said) == len(auscult.findings(out).to_pandas())
+    results: Any = importlib.import_module("auscult.results")
+    assert len(results(out, upstream="fbank").records) < int(said)
+    assert results.open_store is open_store
 
 
 def test_some_of_a_store(out: Path, tmp_path: Path) -> None:
