@@ -27,7 +27,16 @@ def test_the_wheel_holds_one_name_and_every_module(dist: Path) -> None:
     assert len(list(dist.glob("*.tar.gz"))) == 1
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"auscult"}
-    rooms = ("corpora", "upstreams", "downstreams", "probing", "analysis", "results", "studies")
+    rooms = (
+        "cli",
+        "corpora",
+        "upstreams",
+        "downstreams",
+        "probing",
+        "analysis",
+        "results",
+        "studies",
+    )
     on_disk = {f"auscult/{p.relative_to(ROOT / 'auscult')}" for p in ROOT.glob("auscult/**/*.py")}
     for room in rooms:
         on_disk |= {f"auscult/{p.relative_to(ROOT)}" for p in ROOT.glob(f"{room}/**/*.py")}
